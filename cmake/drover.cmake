@@ -1,0 +1,59 @@
+# Helpers that keep each folder's CMakeLists.txt to a list of its files.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+
+# What every file of Drover is compiled with. Products and sums are never contracted behind our
+# back: the same source must give the same bits on every instruction set.
+add_library(drover_options INTERFACE)
+target_compile_options(drover_options INTERFACE -Wall -Wextra -ffp-contract=off)
+if(DROVER_WARNINGS_AS_ERRORS)
+  target_compile_options(drover_options INTERFACE -Werror)
+endif()
+if(DROVER_SANITIZE)
+  target_compile_options(drover_options INTERFACE
+    -fsanitize=${DROVER_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(drover_options INTERFACE -fsanitize=${DROVER_SANITIZE})
+endif()
+target_include_directories(drover_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
+
+# drover_library(formats SOURCES a.cpp b.cpp DEPS tensor base LINK Boost::json)
+# makes the target drover::formats from files of the current folder.
+function(drover_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LINK" ${ARGN})
+  list(TRANSFORM ARG_DEPS PREPEND drover::)
+  add_library(drover_${name} STATIC ${ARG_SOURCES})
+  add_library(drover::${name} ALIAS drover_${name})
+  target_link_libraries(drover_${name} PUBLIC drover_options ${ARG_DEPS} ${ARG_LINK})
+endfunction()
+
+# Instruction-set flags belong to the one file that needs them.
+function(drover_avx2)
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+endfunction()
+function(drover_avx512)
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS
+    "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni;-mavx2;-mfma;-mf16c")
+endfunction()
+
+# drover_test(gguf SOURCES gguf_test.cpp DEPS formats) makes and registers the test gguf_test.
+# Tests run in the source root, so that they find tests/data and ../shared.
+function(drover_test name)
+  if(NOT DROVER_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LINK" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 600)
+  endif()
+  list(TRANSFORM ARG_DEPS PREPEND drover::)
+  add_executable(${name}_test ${ARG_SOURCES})
+  target_link_libraries(${name}_test PRIVATE ${ARG_DEPS} ${ARG_LINK} GTest::gtest_main)
+  gtest_discover_tests(${name}_test WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
+    DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+endfunction()

@@ -1,0 +1,92 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdio>
+#include <filesystem>
+#include <numeric>
+
+#include "base/byte_reader.h"
+#include "base/checked.h"
+#include "base/error.h"
+#include "base/mapped_file.h"
+#include "base/threads.h"
+
+namespace drover {
+namespace {
+
+TEST(Error, SaysMessageAndHint) {
+  const Error error(ErrorKind::kBadData, "x: expected 1, got 2", "try 1");
+  EXPECT_STREQ(error.what(), "x: expected 1, got 2 (hint: try 1)");
+  EXPECT_EQ(exit_code(error.kind()), 65);
+}
+
+TEST(Printable, EscapesControlAndBrokenBytes) {
+  EXPECT_EQ(printable("a\x1b[31m\xff\xc3\xa9"), "a\\x1b[31m\\xff\xc3\xa9");
+  EXPECT_EQ(printable("\xc2\x9b"), "\\xc2\\x9b");  // C1 control
+  EXPECT_EQ(printable("abcdef", 3), "abc...");
+  EXPECT_EQ(printable("\xf0\x9f"), "\\xf0\\x9f");  // cut short
+}
+
+TEST(Checked, OverflowIsNothing) {
+  EXPECT_EQ(checked_mul(1ull << 32, 1ull << 31), 1ull << 63);
+  EXPECT_FALSE(checked_mul(1ull << 32, 1ull << 32));
+  EXPECT_FALSE(checked_add(~0ull, 1));
+}
+
+TEST(ByteReader, NeverReadsPastTheEnd) {
+  const std::byte bytes[5] = {std::byte{1}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{7}};
+  ByteReader reader(bytes, "five");
+  EXPECT_EQ(reader.scalar<uint32_t>("count"), 1u);
+  EXPECT_THROW(reader.take(~0ull, "huge"), Error);
+  EXPECT_THROW(reader.scalar<uint16_t>("tail"), Error);
+  EXPECT_EQ(reader.scalar<uint8_t>("tail"), 7);
+}
+
+TEST(MappedFile, MapsWhatWasWrittenAndRefusesFolders) {
+  const auto path = std::filesystem::temp_directory_path() / "drover_base_test.bin";
+  write_file_atomically(path, "hello");
+  MappedFile file(path);
+  ASSERT_EQ(file.bytes().size(), 5u);
+  EXPECT_EQ(static_cast<char>(file.bytes()[4]), 'o');
+  EXPECT_EQ(read_file(path, 5), "hello");
+  EXPECT_THROW(read_file(path, 4), Error);
+  std::filesystem::remove(path);
+  EXPECT_THROW(MappedFile("/"), Error);
+  try {
+    MappedFile missing("no/such/file");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kNotFound);
+  }
+}
+
+TEST(ThreadPool, RunsEveryTaskOnceOnAnyNumberOfThreads) {
+  for (int threads : {1, 2, 4, 7}) {
+    ThreadPool pool(threads);
+    for (int round = 0; round < 200; ++round) {
+      std::vector<std::atomic<int>> hits(round);
+      pool.run(round, [&](int64_t task, int worker) {
+        EXPECT_LT(worker, threads);
+        ++hits[task];
+      });
+      for (auto& hit : hits) EXPECT_EQ(hit, 1);
+    }
+  }
+}
+
+TEST(ThreadPool, RethrowsAndStaysUsable) {
+  ThreadPool pool(3);
+  EXPECT_THROW(pool.run(100, [](int64_t task, int) { if (task == 17) throw_error(ErrorKind::kLimit, "seventeen"); }),
+               Error);
+  std::atomic<int> sum = 0;
+  pool.run(10, [&](int64_t task, int) { sum += static_cast<int>(task); });
+  EXPECT_EQ(sum, 45);
+}
+
+TEST(ThreadPool, RefusesSillySizes) {
+  EXPECT_THROW(ThreadPool(0), Error);
+  EXPECT_THROW(ThreadPool(100000), Error);
+}
+
+}  // namespace
+}  // namespace drover

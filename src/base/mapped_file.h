@@ -1,0 +1,40 @@
+// A file mapped read-only into memory. The object owns the mapping; spans of it live as long as it
+// does. Pages are shared between processes and read from disk when first touched.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+
+namespace drover {
+
+class MappedFile {
+ public:
+  // Maps the whole file. An empty file gives an empty span. Throws kNotFound, kPermission or kIo; a
+  // folder or a device is refused.
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::string& path() const { return path_; }
+
+  // Asks the system to read ahead; a hint that may be ignored.
+  void will_need() const;
+
+ private:
+  std::string path_;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// The whole file as a string; refuses files over `limit` bytes with kLimit.
+std::string read_file(const std::filesystem::path& path, size_t limit);
+
+// Writes the file so that readers see the old one or the new one, never a part: a temporary beside
+// it, flushed, then renamed.
+void write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
+
+}  // namespace drover

@@ -1,0 +1,41 @@
+#include "base/progress.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "fmt/format.h"
+
+namespace drover {
+
+using Clock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
+
+ProgressBar::ProgressBar(std::string title, std::string unit)
+    : title_(std::move(title)),
+      unit_(std::move(unit)),
+      terminal_(::isatty(STDERR_FILENO) == 1),
+      start_(Clock::now()),
+      last_(start_) {}
+
+ProgressBar::~ProgressBar() {
+  if (drawn_) fmt::print(stderr, "\r\033[K");
+}
+
+void ProgressBar::update(uint64_t done, uint64_t total) {
+  if (!terminal_ || total == 0) return;
+  const auto now = Clock::now();
+  if (now - start_ < 200ms || now - last_ < 50ms) return;
+  last_ = now;
+  drawn_ = true;
+  constexpr int kWidth = 30;
+  const double fraction = static_cast<double>(done) / static_cast<double>(total);
+  const int filled = static_cast<int>(fraction * kWidth);
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  const double left = fraction > 0 ? seconds / fraction - seconds : 0;
+  fmt::print(stderr, "\r\033[K{} [{:#<{}}{:.<{}}] {}/{} {}, {:.0f} s left", title_, "", filled, "",
+             kWidth - filled, done, total, unit_, left);
+  std::fflush(stderr);
+}
+
+}  // namespace drover

@@ -1,0 +1,26 @@
+// Which instruction set the kernels use. It is chosen once, when a Context is made, and passed down:
+// one binary runs anywhere, and a test can ask for each set in turn.
+#pragma once
+
+#include <optional>
+#include <string_view>
+#include <vector>
+
+namespace drover {
+
+enum class Isa {
+  kPlain,   // portable C++, the reference
+  kAvx2,    // AVX2, FMA, F16C
+  kAvx512,  // AVX-512 F, BW, VL, DQ, VNNI
+};
+
+std::string_view isa_name(Isa isa);
+std::optional<Isa> isa_from_name(std::string_view name);
+
+// The best set that this processor and operating system support.
+Isa detect_isa();
+
+// Every set that this machine can run, plain first.
+std::vector<Isa> available_isas();
+
+}  // namespace drover
