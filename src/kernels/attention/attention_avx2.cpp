@@ -1,0 +1,3 @@
+#define DROVER_ATTENTION_ISA attention_avx2
+#define DROVER_VECTOR_FLOATS 8
+#include "kernels/attention/attention_impl.h"

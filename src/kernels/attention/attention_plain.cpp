@@ -1,0 +1,3 @@
+#define DROVER_ATTENTION_ISA attention_plain
+#define DROVER_VECTOR_FLOATS 4
+#include "kernels/attention/attention_impl.h"

@@ -1,0 +1,15 @@
+// The gate of a feed-forward network.
+#pragma once
+
+#include "kernels/context.h"
+#include "tensor/view.h"
+
+namespace drover {
+
+// gate[t,i] = silu(gate[t,i]) * up[t,i],  silu(x) = x / (1 + e^-x)
+// gate, up: [T,F]; gate is overwritten. Element by element, so bits do not depend on T, threads or
+// instruction set. Does not fail.
+// Source: Shazeer 2020, arXiv 2002.05202; spec section 2.1.
+void swiglu(Context& context, MatrixView gate, ConstMatrixView up);
+
+}  // namespace drover
