@@ -1,0 +1,169 @@
+#include "cli/command.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <random>
+
+#include "base/progress.h"
+
+namespace drover {
+
+void ModelFlags::add_model(CLI::App& command) {
+  command
+      .add_option("model,-m,--model", model,
+                  "A GGUF file, a Hugging Face folder, or a name in the local model folder")
+      ->envname("DROVER_MODEL")
+      ->required();
+}
+
+void ModelFlags::add_machine(CLI::App& command) {
+  command.add_option("-t,--threads", threads, "Threads to compute with; 0 means the physical cores")
+      ->envname("DROVER_THREADS")
+      ->capture_default_str();
+  command
+      .add_option("--isa", isa,
+                  "Instruction set of the kernels: plain, avx2 or avx512; the best there is if unset")
+      ->envname("DROVER_ISA");
+}
+
+void ModelFlags::add_session(CLI::App& command) {
+  command
+      .add_option("-c,--context,--ctx-size", context,
+                  "Most tokens of a conversation; 0 means the model's own, at most 32768")
+      ->envname("DROVER_CONTEXT")
+      ->capture_default_str();
+  command.add_option("-b,--batch", batch, "Tokens of a prompt that are computed together")
+      ->envname("DROVER_BATCH")
+      ->capture_default_str();
+  command
+      .add_option("--cache-type", cache_type,
+                  "Type of cached keys and values: f32 or bf16; f32 for f32 weights, else bf16")
+      ->envname("DROVER_CACHE_TYPE");
+}
+
+std::unique_ptr<Model> ModelFlags::load() const {
+  ProgressBar bar("loading", "bytes");
+  return Model::load(model, bar.callback());
+}
+
+std::unique_ptr<Context> ModelFlags::make_context() const {
+  Isa chosen = detect_isa();
+  if (!isa.empty()) {
+    const auto named = isa_from_name(isa);
+    if (!named) throw_error(ErrorKind::kUsage, "isa: expected plain, avx2 or avx512, got {}", isa);
+    const auto available = available_isas();
+    if (std::find(available.begin(), available.end(), *named) == available.end()) {
+      throw_error(ErrorKind::kUnsupported, "isa: this processor has no {}, its best is {}", isa,
+                  isa_name(chosen));
+    }
+    chosen = *named;
+  }
+  return std::make_unique<Context>(threads == 0 ? physical_cores() : threads, chosen);
+}
+
+SessionOptions ModelFlags::session_options() const {
+  SessionOptions options{.context = context, .batch = batch, .cache_type = {}};
+  if (!cache_type.empty()) {
+    options.cache_type = dtype_from_name(cache_type);
+    if (!options.cache_type) {
+      throw_error(ErrorKind::kUsage, "cache type: expected f32 or bf16, got {}", cache_type);
+    }
+  }
+  return options;
+}
+
+void SamplingFlags::add(CLI::App& command) {
+  const std::string group = "Sampling";
+  command.add_option("--temp,--temperature", temperature, "0 takes the most probable token")
+      ->group(group);
+  command.add_option("--top-k", top_k, "Keep the k most probable tokens; 0 keeps all")->group(group);
+  command.add_option("--top-p", top_p, "Keep the fewest tokens that hold this much probability")
+      ->group(group);
+  command.add_option("--min-p", min_p, "Drop tokens less probable than this times the best")
+      ->group(group);
+  command.add_option("--repeat-penalty", repeat_penalty, "Above 1, recent tokens become less likely")
+      ->group(group);
+  command.add_option("--repeat-last-n", repeat_last_n, "How many tokens are recent; -1 means all")
+      ->group(group);
+  command.add_option("--presence-penalty", presence_penalty, "Off the logit of what was said")
+      ->group(group);
+  command.add_option("--frequency-penalty", frequency_penalty, "The same, for each time it was said")
+      ->group(group);
+  command.add_option("-s,--seed", seed, "The same seed gives the same answer")->group(group);
+  command.add_option("-n,--max-tokens,--n-predict", max_tokens, "Most tokens of an answer; -1: no limit")
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--stop", stop, "A string that ends the answer; may be given several times")
+      ->group(group);
+}
+
+GenerateOptions SamplingFlags::options(const Model& model, ChatFormat format) const {
+  const GenerationDefaults& advice = model.generation();
+  GenerateOptions out;
+  SamplingOptions& s = out.sampling;
+  if (advice.temperature) s.temperature = static_cast<float>(*advice.temperature);
+  if (advice.greedy) s.temperature = 0;
+  if (advice.top_k) s.top_k = *advice.top_k;
+  if (advice.top_p) s.top_p = static_cast<float>(*advice.top_p);
+  if (advice.min_p) s.min_p = static_cast<float>(*advice.min_p);
+  if (advice.repeat_penalty) s.repeat_penalty = static_cast<float>(*advice.repeat_penalty);
+  s.temperature = temperature.value_or(s.temperature);
+  s.top_k = top_k.value_or(s.top_k);
+  s.top_p = top_p.value_or(s.top_p);
+  s.min_p = min_p.value_or(s.min_p);
+  s.repeat_penalty = repeat_penalty.value_or(s.repeat_penalty);
+  s.repeat_last_n = repeat_last_n.value_or(s.repeat_last_n);
+  s.presence_penalty = presence_penalty.value_or(s.presence_penalty);
+  s.frequency_penalty = frequency_penalty.value_or(s.frequency_penalty);
+  s.seed = seed ? *seed : std::random_device{}();
+  if (max_tokens < -1) {
+    throw_error(ErrorKind::kUsage, "max-tokens: expected -1 or more, got {}", max_tokens);
+  }
+  out.max_tokens = max_tokens;
+  out.stop = stop;
+  out.stop_tokens = model.stop_tokens(format);
+  return out;
+}
+
+ChatFormat choose_chat_format(const Model& model, const std::string& name) {
+  return name.empty() ? model.chat_format() : chat_format_from_name(name);
+}
+
+namespace {
+
+std::atomic<bool> interrupted{false};
+
+extern "C" void on_interrupt(int) {
+  if (interrupted.exchange(true)) ::_exit(130);
+}
+
+}  // namespace
+
+std::atomic<bool>& InterruptGuard::flag() { return interrupted; }
+
+InterruptGuard::InterruptGuard() : old_(new struct sigaction) {
+  interrupted = false;
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  sigaction(SIGINT, &action, old_);
+}
+
+InterruptGuard::~InterruptGuard() {
+  sigaction(SIGINT, old_, nullptr);
+  delete old_;
+}
+
+std::string speed_line(const Answer& answer) {
+  const int64_t read = answer.prompt_tokens - answer.cached_tokens;
+  const auto rate = [](int64_t tokens, double seconds) {
+    return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
+  };
+  return fmt::format(
+      "prompt {} tokens ({} from the cache), {:.1f} tokens/s; answer {} tokens, {:.1f} tokens/s; {}",
+      answer.prompt_tokens, answer.cached_tokens, rate(read, answer.prompt_seconds),
+      answer.tokens.size(), rate(static_cast<int64_t>(answer.tokens.size()), answer.answer_seconds),
+      finish_reason_name(answer.finish));
+}
+
+}  // namespace drover

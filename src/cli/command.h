@@ -1,0 +1,78 @@
+// What the subcommands share: their common flags, how they open a model, and how they print.
+// One file per subcommand; each adds itself to the option tree and runs when it is chosen.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "engine/session.h"
+#include "kernels/context.h"
+#include "model/model.h"
+
+namespace drover {
+
+// MODEL and the flags of the machine.
+struct ModelFlags {
+  std::string model;
+  int threads = 0;              // 0: the physical cores
+  std::string isa;              // empty: the best there is
+  int64_t context = 0;
+  int64_t batch = 512;
+  std::string cache_type;
+
+  void add_model(CLI::App& command);    // MODEL
+  void add_machine(CLI::App& command);  // --threads, --isa
+  void add_session(CLI::App& command);  // --context, --batch, --cache-type
+
+  std::unique_ptr<Model> load() const;  // with a progress bar
+  std::unique_ptr<Context> make_context() const;
+  SessionOptions session_options() const;
+};
+
+// The flags of sampling. What the user does not set comes from the model's own advice, then from
+// the family's.
+struct SamplingFlags {
+  std::optional<float> temperature, top_p, min_p, repeat_penalty, presence_penalty,
+      frequency_penalty;
+  std::optional<int64_t> top_k, repeat_last_n;
+  std::optional<uint64_t> seed;  // unset: drawn from the system, and reported
+  int64_t max_tokens = -1;
+  std::vector<std::string> stop;
+
+  void add(CLI::App& command);
+  GenerateOptions options(const Model& model, ChatFormat format) const;
+};
+
+// The chat format by name, or what the model's file says when the name is empty.
+ChatFormat choose_chat_format(const Model& model, const std::string& name);
+
+// While one of these lives, Ctrl-C sets the flag instead of ending the program; a second Ctrl-C
+// before the flag was cleared ends it.
+class InterruptGuard {
+ public:
+  InterruptGuard();
+  ~InterruptGuard();
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+
+  static std::atomic<bool>& flag();
+
+ private:
+  struct sigaction* old_;
+};
+
+// "42.1 tokens/s"-style line about an answer, for standard error.
+std::string speed_line(const Answer& answer);
+
+void add_run(CLI::App& app);
+void add_chat(CLI::App& app);
+void add_inspect(CLI::App& app);
+void add_tokenize(CLI::App& app);
+void add_detokenize(CLI::App& app);
+void add_score(CLI::App& app);
+void add_convert(CLI::App& app);
+
+}  // namespace drover

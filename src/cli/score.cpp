@@ -1,0 +1,126 @@
+// drover score MODEL: perplexity of a text, or the logits of given tokens.
+
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <charconv>
+#include <iostream>
+#include <iterator>
+
+#include "base/mapped_file.h"
+#include "cli/command.h"
+#include "eval/score.h"
+
+namespace drover {
+namespace {
+
+struct Score {
+  ModelFlags model_flags;
+  std::string text_file;
+  std::string tokens;
+  std::string logits_file;
+  bool json = false;
+
+  void operator()() const;
+  void perplexity(const Model& model, Session& session) const;
+};
+
+// "1,2,3" with any white space.
+std::vector<Token> parse_tokens(const std::string& text) {
+  std::vector<Token> out;
+  const char* p = text.data();
+  const char* end = p + text.size();
+  const auto skip = [&](auto what) {
+    while (p < end && what(*p)) ++p;
+  };
+  const auto separates = [](char c) { return c == ',' || std::isspace(static_cast<unsigned char>(c)); };
+  for (skip(separates); p < end; skip(separates)) {
+    Token token;
+    const auto [next, error] = std::from_chars(p, end, token);
+    if (error != std::errc() || (next < end && !separates(*next))) {
+      throw_error(ErrorKind::kUsage, "tokens: expected numbers with commas between, got '{}'",
+                  printable(std::string_view(p, end - p), 40));
+    }
+    out.push_back(token);
+    p = next;
+  }
+  if (out.empty()) throw_error(ErrorKind::kUsage, "tokens: expected at least one, got none");
+  return out;
+}
+
+void Score::perplexity(const Model& model, Session& session) const {
+  const std::string text = text_file == "-"
+                               ? std::string(std::istreambuf_iterator<char>(std::cin), {})
+                               : read_file(text_file, size_t{1} << 30);
+  const Tokenizer& tokenizer = model.tokenizer();
+  const Vocabulary& vocabulary = tokenizer.vocabulary();
+  const std::vector<Token> ids = tokenizer.encode(text);
+  TextScore score;
+  {
+    ProgressBar bar("scoring", "tokens");
+    score = score_text(session, ids, vocabulary.add_bos ? vocabulary.bos : std::nullopt,
+                       bar.callback());
+  }
+  if (json) {
+    boost::json::object out;
+    out["model"] = model.path().filename().string();
+    out["tokens"] = score.tokens;
+    out["nll"] = score.nll;
+    out["perplexity"] = score.perplexity();
+    out["context"] = session.context();
+    std::cout << boost::json::serialize(out) << '\n';
+  } else {
+    fmt::print("perplexity {:.4f} over {} tokens (context {}, {:.4f} nats per token)\n",
+               score.perplexity(), score.tokens, session.context(),
+               score.nll / static_cast<double>(score.tokens));
+  }
+}
+
+void Score::operator()() const {
+  if (text_file.empty() == tokens.empty()) {
+    throw_error(ErrorKind::kUsage, "score: expected either --text FILE or --tokens LIST");
+  }
+  if (tokens.empty() != logits_file.empty()) {
+    throw_error(ErrorKind::kUsage, "score: expected --tokens LIST and --logits FILE together");
+  }
+  const std::vector<Token> ids = tokens.empty() ? std::vector<Token>() : parse_tokens(tokens);
+  const auto model = model_flags.load();
+  const auto context = model_flags.make_context();
+  SessionOptions options = model_flags.session_options();
+  // Given tokens are one window, however long, up to what the model was made for.
+  if (options.context == 0 && !ids.empty()) {
+    options.context = std::min<int64_t>(static_cast<int64_t>(ids.size()), model->config().context);
+  }
+  Session session(*model, *context, options);
+  if (ids.empty()) return perplexity(*model, session);
+  {
+    ProgressBar bar("scoring", "tokens");
+    write_logits(session, ids, logits_file, bar.callback());
+  }
+  if (json) {
+    boost::json::object out;
+    out["model"] = model->path().filename().string();
+    out["tokens"] = ids.size();
+    out["vocab"] = model->config().vocab;
+    out["logits"] = logits_file;
+    std::cout << boost::json::serialize(out) << '\n';
+  }
+}
+
+}  // namespace
+
+void add_score(CLI::App& app) {
+  auto score = std::make_shared<Score>();
+  CLI::App* command = app.add_subcommand("score", "Measure how well a model predicts a text");
+  score->model_flags.add_model(*command);
+  command->add_option("--text", score->text_file, "Text file to find the perplexity of; - reads standard input");
+  command->add_option("--tokens", score->tokens, "Token numbers with commas between, for --logits");
+  command->add_option("--logits", score->logits_file,
+                      "Write the logits after each of --tokens as float32 [tokens, vocab], .npy");
+  command->add_flag("--json", score->json, "Print one JSON object");
+  score->model_flags.add_machine(*command);
+  score->model_flags.add_session(*command);
+  command->callback([score] { (*score)(); });
+}
+
+}  // namespace drover

@@ -1,0 +1,209 @@
+#include "engine/session.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+#include "text/detokenizer.h"
+
+namespace drover {
+namespace {
+
+// Enough for long conversations, and small enough that a model made for ten million tokens does not
+// promise memory that a newcomer does not have. More is asked for by name.
+constexpr int64_t kDefaultContext = 32768;
+
+int64_t choose_context(const ModelConfig& config, int64_t asked) {
+  if (asked < 0) throw_error(ErrorKind::kUsage, "context: expected 0 or more tokens, got {}", asked);
+  if (asked == 0) return std::min(config.context, kDefaultContext);
+  if (asked > config.context) {
+    throw Error(ErrorKind::kLimit,
+                fmt::format("context: expected at most the model's {} tokens, got {}",
+                            config.context, asked),
+                "the model was not made for more; choose a smaller --context");
+  }
+  return asked;
+}
+
+DType choose_cache_type(const Model& model, std::optional<DType> asked) {
+  if (asked) {
+    if (*asked != DType::kF32 && *asked != DType::kBF16) {
+      throw_error(ErrorKind::kUsage, "cache type: expected f32 or bf16, got {}", dtype_name(*asked));
+    }
+    return *asked;
+  }
+  return model.weights().layers.front().wk.type == DType::kF32 ? DType::kF32 : DType::kBF16;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+bool cancelled(const Listener& listener) {
+  return listener.cancel != nullptr && listener.cancel->load(std::memory_order_relaxed);
+}
+
+}  // namespace
+
+std::string_view finish_reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop: return "stop";
+    case FinishReason::kLength: return "length";
+    case FinishReason::kContext: return "context";
+    case FinishReason::kCancelled: return "cancelled";
+  }
+  return "unknown";
+}
+
+Session::Session(const Model& model, Context& context, const SessionOptions& options)
+    : model_(model),
+      context_(context),
+      options_(options),
+      cache_(model.config().cache_layout(choose_cache_type(model, options.cache_type)),
+             choose_context(model.config(), options.context)),
+      decoder_(context, model.config(), model.weights()),
+      logits_(static_cast<size_t>(model.config().vocab)) {
+  if (options.batch < 1) {
+    throw_error(ErrorKind::kUsage, "batch: expected at least 1 token, got {}", options.batch);
+  }
+}
+
+void Session::clear() {
+  cache_.rewind(0);
+  text_.clear();
+}
+
+bool Session::feed(std::span<const Token> tokens, const Listener& listener, int64_t done,
+                   int64_t total) {
+  while (!tokens.empty()) {
+    if (cancelled(listener)) return false;
+    const auto piece = tokens.first(std::min<size_t>(tokens.size(), options_.batch));
+    tokens = tokens.subspan(piece.size());
+    const SequenceSlice slice{&cache_, piece, tokens.empty() ? 1 : 0};
+    const int64_t vocab = static_cast<int64_t>(logits_.size());
+    decoder_.forward({&slice, 1}, {logits_.data(), slice.logits, vocab, vocab});
+    text_.insert(text_.end(), piece.begin(), piece.end());
+    done += static_cast<int64_t>(piece.size());
+    if (listener.prompt) listener.prompt(done, total);
+  }
+  return true;
+}
+
+Answer Session::generate(std::span<const Token> prompt, const GenerateOptions& options,
+                         const Listener& listener) {
+  Sampler sampler(options.sampling);
+  const Tokenizer& tokenizer = model_.tokenizer();
+  Answer answer;
+  answer.prompt_tokens = static_cast<int64_t>(prompt.size());
+  if (prompt.empty()) throw_error(ErrorKind::kUsage, "prompt: expected at least one token, got none");
+  if (answer.prompt_tokens > cache_.context()) {
+    throw Error(ErrorKind::kLimit,
+                fmt::format("prompt: expected at most the context of {} tokens, got {}",
+                            cache_.context(), prompt.size()),
+                "ask for a larger context with --context, or shorten the text");
+  }
+
+  // Keep what the prompt shares with the text so far; its last token is computed anew, for its
+  // logits.
+  const auto start = std::chrono::steady_clock::now();
+  const auto differs = std::mismatch(prompt.begin(), prompt.end() - 1, text_.begin(), text_.end());
+  answer.cached_tokens = cache_.rewind(differs.first - prompt.begin());
+  text_.resize(answer.cached_tokens);
+  Listener reading = listener;
+  const bool read = feed(prompt.subspan(answer.cached_tokens), reading, answer.cached_tokens,
+                         answer.prompt_tokens);
+  answer.prompt_seconds = seconds_since(start);
+
+  const auto answering = std::chrono::steady_clock::now();
+  Detokenizer detokenizer(tokenizer);
+  StopFinder stops(options.stop);
+  const auto say = [&](const std::string& piece) {
+    if (piece.empty()) return;
+    answer.text += piece;
+    if (listener.text) listener.text(piece);
+  };
+  reading.prompt = {};
+  answer.finish = FinishReason::kCancelled;
+  while (read && !cancelled(listener)) {
+    if (static_cast<int64_t>(answer.tokens.size()) == options.max_tokens) {
+      answer.finish = FinishReason::kLength;
+      break;
+    }
+    const Token token = sampler.sample(logits_, text_, static_cast<int64_t>(answer.tokens.size()),
+                                       cache_.length());
+    if (std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
+        options.stop_tokens.end()) {
+      answer.finish = FinishReason::kStop;
+      break;
+    }
+    answer.tokens.push_back(token);
+    std::string piece = detokenizer.push(token);
+    if (options.show_special && tokenizer.is_control(token)) piece += tokenizer.token_bytes(token);
+    say(stops.push(piece));
+    if (stops.found()) {
+      answer.finish = FinishReason::kStop;
+      break;
+    }
+    if (cache_.length() == cache_.context()) {
+      answer.finish = FinishReason::kContext;
+      break;
+    }
+    // A cancel between the sample and here must not lose the token that was already shown.
+    feed({&token, 1}, {}, 0, 0);
+  }
+  if (!stops.found()) {
+    say(stops.push(detokenizer.flush()));
+    if (!stops.found()) say(stops.flush());
+  }
+  answer.answer_seconds = seconds_since(answering);
+  return answer;
+}
+
+void Session::score(std::span<const Token> tokens,
+                    const std::function<void(int64_t, ConstMatrixView)>& each,
+                    const Progress& progress) {
+  clear();
+  const int64_t vocab = static_cast<int64_t>(logits_.size());
+  // Logits of a large vocabulary are the largest thing in sight; 64 MB of them at a time.
+  const int64_t rows = std::clamp<int64_t>((int64_t{64} << 20) / (vocab * 4), 1, options_.batch);
+  AlignedArray<float> logits(static_cast<size_t>(rows * vocab));
+  for (int64_t first = 0; first < static_cast<int64_t>(tokens.size()); first += rows) {
+    const int64_t n = std::min<int64_t>(rows, tokens.size() - first);
+    const MatrixView out{logits.data(), n, vocab, vocab};
+    const SequenceSlice slice{&cache_, tokens.subspan(first, n), n};
+    decoder_.forward({&slice, 1}, out);
+    each(first, out);
+    if (progress) progress(first + n, tokens.size());
+  }
+  text_.assign(tokens.begin(), tokens.end());
+}
+
+StopFinder::StopFinder(std::vector<std::string> stops) : stops_(std::move(stops)) {
+  std::erase_if(stops_, [](const std::string& stop) { return stop.empty(); });
+}
+
+std::string StopFinder::push(std::string_view piece) {
+  if (found_) return {};
+  held_ += piece;
+  size_t end = std::string::npos;
+  for (const std::string& stop : stops_) end = std::min(end, held_.find(stop));
+  if (end != std::string::npos) {
+    found_ = true;
+    held_.resize(end);
+    return std::exchange(held_, {});
+  }
+  // Hold back the longest tail that begins some stop string.
+  size_t keep = 0;
+  for (const std::string& stop : stops_) {
+    for (size_t n = std::min(held_.size(), stop.size() - 1); n > keep; --n) {
+      if (held_.ends_with(std::string_view(stop).substr(0, n))) keep = n;
+    }
+  }
+  std::string out = held_.substr(0, held_.size() - keep);
+  held_.erase(0, out.size());
+  return out;
+}
+
+std::string StopFinder::flush() { return std::exchange(held_, {}); }
+
+}  // namespace drover

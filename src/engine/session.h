@@ -1,0 +1,111 @@
+// One conversation with one model: feeds prompts, draws answers, keeps the cache between them.
+//
+// A Session owns its cache and the tokens in it. A new prompt that begins as the old text did is
+// read from where it differs. One thread at a time uses a Session and its Context.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/progress.h"
+#include "cache/kv_cache.h"
+#include "engine/sampler.h"
+#include "kernels/context.h"
+#include "model/decoder.h"
+#include "model/model.h"
+
+namespace drover {
+
+struct SessionOptions {
+  int64_t context = 0;             // tokens; 0: what the model was made for, at most 32,768
+  int64_t batch = 512;             // tokens of a prompt that are computed together
+  std::optional<DType> cache_type; // unset: f32 for f32 weights, else bf16
+};
+
+struct GenerateOptions {
+  SamplingOptions sampling;
+  int64_t max_tokens = -1;             // -1: until the model stops or the context is full
+  std::vector<std::string> stop;       // strings that end the answer and are not part of it
+  std::vector<Token> stop_tokens;      // as the chat format and the model say
+  bool show_special = false;           // control tokens appear in the text
+};
+
+enum class FinishReason { kStop, kLength, kContext, kCancelled };
+std::string_view finish_reason_name(FinishReason reason);  // "stop", "length", "context", "cancelled"
+
+struct Answer {
+  std::string text;
+  std::vector<Token> tokens;           // without the token that ended it
+  FinishReason finish = FinishReason::kStop;
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;           // of the prompt, not computed again
+  double prompt_seconds = 0;
+  double answer_seconds = 0;
+};
+
+// What a session tells while it works. Every member may be empty.
+struct Listener {
+  Progress prompt;                                // tokens of the prompt read so far
+  std::function<void(std::string_view)> text;     // the next piece of the answer, whole code points
+  const std::atomic<bool>* cancel = nullptr;      // looked at between batches and between tokens
+};
+
+class Session {
+ public:
+  // `model` and `context` must outlive the session.
+  Session(const Model& model, Context& context, const SessionOptions& options = {});
+
+  // Reads the prompt and answers. Throws kLimit if the prompt does not fit the context, kUsage for
+  // an empty prompt or options out of range. When cancelled, what was said so far is the answer.
+  Answer generate(std::span<const Token> prompt, const GenerateOptions& options,
+                  const Listener& listener = {});
+
+  // Logits after every token of `tokens`, from a fresh start, in batches: each(first, rows) gets
+  // logits [n, V] of tokens first, first+1, ... The view lasts for the call.
+  void score(std::span<const Token> tokens,
+             const std::function<void(int64_t first, ConstMatrixView logits)>& each,
+             const Progress& progress = {});
+
+  // Forgets the conversation.
+  void clear();
+
+  int64_t length() const { return cache_.length(); }
+  int64_t context() const { return cache_.context(); }
+  const KvCache& cache() const { return cache_; }
+
+ private:
+  // Appends tokens to cache and text; the logits of the last one are then in logits_. False when
+  // cancelled on the way.
+  bool feed(std::span<const Token> tokens, const Listener& listener, int64_t done, int64_t total);
+
+  const Model& model_;
+  Context& context_;
+  SessionOptions options_;
+  KvCache cache_;
+  Decoder decoder_;
+  std::vector<Token> text_;   // the tokens that the cache remembers
+  std::vector<float> logits_; // [V], of the last token
+};
+
+// Finds the first stop string in a text that comes in pieces, and holds back what may be the
+// beginning of one.
+class StopFinder {
+ public:
+  explicit StopFinder(std::vector<std::string> stops);
+
+  // Adds a piece; returns what can be shown now.
+  std::string push(std::string_view piece);
+  // No more pieces: returns what was held back.
+  std::string flush();
+  bool found() const { return found_; }
+
+ private:
+  std::vector<std::string> stops_;
+  std::string held_;
+  bool found_ = false;
+};
+
+}  // namespace drover

@@ -1,0 +1,102 @@
+#include "eval/score.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace drover {
+namespace {
+
+// -ln softmax(logits)[token]
+double negative_log_probability(const float* logits, int64_t vocab, Token token) {
+  const double max = *std::max_element(logits, logits + vocab);
+  double sum = 0;
+  for (int64_t i = 0; i < vocab; ++i) sum += std::exp(logits[i] - max);
+  return max + std::log(sum) - logits[token];
+}
+
+// The header of a version 1.0 .npy file: magic, version, length, then a Python dictionary padded
+// with spaces to a multiple of 64 bytes.
+std::string npy_header(int64_t rows, int64_t cols) {
+  std::string text = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}",
+                                 rows, cols);
+  constexpr size_t kPreamble = 10;
+  text.append(63 - (kPreamble + text.size()) % 64, ' ');
+  text += '\n';
+  std::string out("\x93NUMPY\x01\x00", 8);
+  out += static_cast<char>(text.size() & 0xff);
+  out += static_cast<char>(text.size() >> 8);
+  return out + text;
+}
+
+}  // namespace
+
+double TextScore::perplexity() const { return std::exp(nll / static_cast<double>(tokens)); }
+
+TextScore score_text(Session& session, std::span<const Token> tokens, std::optional<Token> bos,
+                     const Progress& progress) {
+  if (tokens.size() + (bos ? 1 : 0) < 2) {
+    throw_error(ErrorKind::kUsage, "text: expected at least two tokens, got {}", tokens.size());
+  }
+  const size_t room = static_cast<size_t>(session.context()) - (bos ? 1 : 0);
+  if (room < 1 || session.context() < 2) {
+    throw_error(ErrorKind::kUsage, "context: expected at least 2 tokens, got {}", session.context());
+  }
+  TextScore score;
+  size_t done = 0;
+  while (done < tokens.size()) {
+    const auto piece = tokens.subspan(done, std::min(room, tokens.size() - done));
+    std::vector<Token> window;
+    if (bos) window.push_back(*bos);
+    window.insert(window.end(), piece.begin(), piece.end());
+    session.score(
+        window,
+        [&](int64_t first, ConstMatrixView logits) {
+          for (int64_t t = 0; t < logits.rows; ++t) {
+            const size_t next = static_cast<size_t>(first + t) + 1;
+            if (next == window.size()) break;
+            score.nll += negative_log_probability(logits.row(t), logits.cols, window[next]);
+            ++score.tokens;
+          }
+        },
+        [&](uint64_t n, uint64_t) {
+          if (progress) progress(std::min<uint64_t>(done + n, tokens.size()), tokens.size());
+        });
+    done += piece.size();
+  }
+  return score;
+}
+
+void write_logits(Session& session, std::span<const Token> tokens,
+                  const std::filesystem::path& out, const Progress& progress) {
+  if (tokens.empty()) throw_error(ErrorKind::kUsage, "tokens: expected at least one, got none");
+  const std::filesystem::path partial = out.string() + ".partial";
+  std::ofstream file(partial, std::ios::binary | std::ios::trunc);
+  if (!file) throw_errno("create", partial.string(), errno);
+  try {
+    bool begun = false;
+    session.score(
+        tokens,
+        [&](int64_t, ConstMatrixView logits) {
+          if (!begun) file << npy_header(static_cast<int64_t>(tokens.size()), logits.cols);
+          begun = true;
+          for (int64_t t = 0; t < logits.rows; ++t) {
+            file.write(reinterpret_cast<const char*>(logits.row(t)),
+                       logits.cols * static_cast<int64_t>(sizeof(float)));
+          }
+          if (!file) throw_errno("write", partial.string(), errno != 0 ? errno : EIO);
+        },
+        progress);
+    file.close();
+    if (!file) throw_errno("write", partial.string(), errno != 0 ? errno : EIO);
+    std::filesystem::rename(partial, out);
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(partial, ignored);
+    throw;
+  }
+}
+
+}  // namespace drover

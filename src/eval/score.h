@@ -1,0 +1,29 @@
+// How well a model predicts a text, and the logits behind it.
+#pragma once
+
+#include <filesystem>
+#include <span>
+
+#include "base/progress.h"
+#include "engine/session.h"
+
+namespace drover {
+
+struct TextScore {
+  int64_t tokens = 0;        // that were predicted
+  double nll = 0;            // sum of -ln p over them, nats
+  double perplexity() const; // e^(nll / tokens)
+};
+
+// Cuts the tokens into windows of the session's context, each read from a fresh start, and scores
+// every token but the first of a window. `bos`, if there is one, begins every window. Softmax in
+// double. Throws kUsage for fewer than two tokens.
+TextScore score_text(Session& session, std::span<const Token> tokens, std::optional<Token> bos,
+                     const Progress& progress = {});
+
+// Writes the logits after each token, float32 [tokens, V], as a NumPy .npy file that appears when
+// it is whole. The tokens must fit the context.
+void write_logits(Session& session, std::span<const Token> tokens,
+                  const std::filesystem::path& out, const Progress& progress = {});
+
+}  // namespace drover

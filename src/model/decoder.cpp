@@ -1,0 +1,314 @@
+#include "model/decoder.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "kernels/attention/attention.h"
+#include "kernels/math/exp.h"
+#include "kernels/matmul/matmul.h"
+#include "kernels/rms_norm/rms_norm.h"
+#include "kernels/swiglu/swiglu.h"
+#include "tensor/dequantize.h"
+
+namespace drover {
+namespace {
+
+MatrixView rows_of(AlignedArray<float>& array, int64_t first, int64_t rows, int64_t cols) {
+  return {array.data() + first * cols, rows, cols, cols};
+}
+
+// x += y, row by row.
+void add(Context& context, MatrixView x, ConstMatrixView y) {
+  context.threads.run(x.rows, [&](int64_t t, int) {
+    float* to = x.row(t);
+    const float* from = y.row(t);
+    for (int64_t i = 0; i < x.cols; ++i) to[i] += from[i];
+  });
+}
+
+bool any_quantized(std::initializer_list<DType> types) {
+  return std::any_of(types.begin(), types.end(), is_quantized);
+}
+
+}  // namespace
+
+Decoder::Decoder(Context& context, const ModelConfig& config, const Weights& weights)
+    : context_(context), config_(config), weights_(weights) {}
+
+int64_t Decoder::scratch_bytes(int64_t tokens) const {
+  const ModelConfig& c = config_;
+  const int64_t copies = 1 + c.experts_used;
+  const int64_t width = std::max(c.dense_width, c.expert_width * copies);
+  const int64_t floats = c.hidden * (1 + 2 * copies) + 2 * c.heads * c.head_dim +
+                         2 * c.kv_heads * c.head_dim + 2 * width + c.experts;
+  return tokens * (floats * 4 + width * 5 / 4);
+}
+
+void Decoder::forward(std::span<const SequenceSlice> slices, MatrixView logits) {
+  plan(slices);
+  if (tokens_ == 0) return;
+  embed(slices);
+  for (int64_t layer = 0; layer < config_.layer_count(); ++layer) {
+    attention_block(layer);
+    feed_forward_block(layer);
+  }
+  read_out(slices, logits);
+  for (const SequenceSlice& slice : slices) {
+    slice.cache->advance(static_cast<int64_t>(slice.tokens.size()));
+  }
+}
+
+// Checks the slices, takes cache memory, and cuts each slice at chunk borders. A chunked layer runs
+// wave after wave: the ring of a sequence must give up one chunk before it can hold the next.
+void Decoder::plan(std::span<const SequenceSlice> slices) {
+  tokens_ = 0;
+  positions_.clear();
+  waves_.clear();
+  for (const SequenceSlice& slice : slices) {
+    for (const Token token : slice.tokens) {
+      if (token < 0 || token >= config_.vocab) {
+        throw_error(ErrorKind::kBadData, "token: expected 0 to {}, got {}", config_.vocab - 1, token);
+      }
+    }
+    const int64_t count = static_cast<int64_t>(slice.tokens.size());
+    DROVER_CHECK(slice.logits >= 0 && slice.logits <= count);
+    slice.cache->reserve(count);
+    int64_t position = slice.cache->length();
+    const int64_t end = position + count;
+    for (size_t wave = 0; position < end; ++wave) {
+      const int64_t border =
+          config_.chunk > 0 ? (position / config_.chunk + 1) * config_.chunk : end;
+      const int64_t n = std::min(border, end) - position;
+      if (wave == waves_.size()) waves_.emplace_back();
+      waves_[wave].push_back({slice.cache, tokens_, n, position});
+      for (int64_t i = 0; i < n; ++i) positions_.push_back(position + i);
+      tokens_ += n;
+      position += n;
+    }
+  }
+
+  const ModelConfig& c = config_;
+  const int64_t copies = tokens_ * (1 + c.experts_used);
+  const int64_t width = std::max(tokens_ * c.dense_width, copies * c.expert_width);
+  h_.reserve_discarding(tokens_ * c.hidden);
+  normed_.reserve_discarding(copies * c.hidden);
+  q_.reserve_discarding(tokens_ * c.heads * c.head_dim);
+  k_.reserve_discarding(tokens_ * c.kv_heads * c.head_dim);
+  v_.reserve_discarding(tokens_ * c.kv_heads * c.head_dim);
+  mixed_.reserve_discarding(tokens_ * c.heads * c.head_dim);
+  gate_.reserve_discarding(width);
+  up_.reserve_discarding(width);
+  out_.reserve_discarding(copies * c.hidden);
+  router_.reserve_discarding(tokens_ * c.experts);
+
+  const auto any_rope_layer = [&](bool chunked) {
+    return std::any_of(c.layers.begin(), c.layers.end(), [&](const LayerConfig& layer) {
+      return layer.rope && layer.chunked == chunked;
+    });
+  };
+  if (any_rope_layer(/*chunked=*/false)) rope_absolute_.fill(positions_, c.rope_frequencies);
+  if (any_rope_layer(/*chunked=*/true)) {
+    // Only differences of positions matter inside a chunk. Taken modulo the chunk they stay small,
+    // where float32 angles are exact enough at any length of context.
+    std::vector<int64_t> in_chunk = positions_;
+    for (int64_t& p : in_chunk) p %= c.chunk;
+    rope_in_chunk_.fill(in_chunk, c.rope_frequencies);
+  }
+}
+
+void Decoder::embed(std::span<const SequenceSlice> slices) {
+  const WeightView& table = weights_.embedding;
+  int64_t row = 0;
+  for (const SequenceSlice& slice : slices) {
+    for (const Token token : slice.tokens) {
+      float* h = h_.data() + row++ * config_.hidden;
+      dequantize_row(table.type, table.row(token), {h, static_cast<size_t>(config_.hidden)});
+    }
+  }
+}
+
+// h += Wo attention(Wq a, Wk a, Wv a),  a = norm(h)
+void Decoder::attention_block(int64_t index) {
+  const ModelConfig& c = config_;
+  const LayerConfig& layer = c.layers[index];
+  const LayerWeights& w = weights_.layers[index];
+  const MatrixView h = rows_of(h_, 0, tokens_, c.hidden);
+  const MatrixView a = rows_of(normed_, 0, tokens_, c.hidden);
+  const MatrixView q = rows_of(q_, 0, tokens_, c.heads * c.head_dim);
+  const MatrixView k = rows_of(k_, 0, tokens_, c.kv_heads * c.head_dim);
+  const MatrixView v = rows_of(v_, 0, tokens_, c.kv_heads * c.head_dim);
+  const MatrixView mixed = rows_of(mixed_, 0, tokens_, c.heads * c.head_dim);
+  const MatrixView out = rows_of(out_, 0, tokens_, c.hidden);
+
+  rms_norm(context_, a, h, w.attention_norm, c.norm_eps);
+  if (any_quantized({w.wq.type, w.wk.type, w.wv.type})) quantize_rows(context_, a, int8_);
+  const MatmulJob projections[] = {
+      {a, &int8_, 0, w.wq, q}, {a, &int8_, 0, w.wk, k}, {a, &int8_, 0, w.wv, v}};
+  matmul(context_, projections);
+
+  if (layer.rope) {
+    const RopeTable& table = layer.chunked ? rope_in_chunk_ : rope_absolute_;
+    rope(context_, q, table);
+    rope(context_, k, table);
+    if (c.qk_norm) {
+      rms_norm_heads(context_, q, c.head_dim, c.norm_eps);
+      rms_norm_heads(context_, k, c.head_dim, c.norm_eps);
+    }
+  } else if (c.temperature_tuning) {
+    context_.threads.run(tokens_, [&](int64_t t, int) {
+      const float scale = query_temperature(c, positions_[t]);
+      for (int64_t i = 0; i < q.cols; ++i) q.row(t)[i] *= scale;
+    });
+  }
+  attend(index);
+
+  if (is_quantized(w.wo.type)) quantize_rows(context_, mixed, int8_);
+  const MatmulJob output[] = {{mixed, &int8_, 0, w.wo, out}};
+  matmul(context_, output);
+  add(context_, h, out);
+}
+
+// Stores keys and values and attends, in an order that each kind of layer allows.
+void Decoder::attend(int64_t index) {
+  const ModelConfig& c = config_;
+  const int64_t q_cols = c.heads * c.head_dim, kv_cols = c.kv_heads * c.head_dim;
+  std::vector<AttentionJob> jobs;
+  for (const std::vector<Segment>& wave : waves_) {
+    for (const Segment& s : wave) {
+      const KvPages pages = s.cache->pages(index);
+      const int64_t first = s.cache->slot(index, s.position);
+      store_kv(context_, pages, first, rows_of(k_, s.row, s.count, kv_cols),
+               rows_of(v_, s.row, s.count, kv_cols));
+      jobs.push_back({rows_of(q_, s.row, s.count, q_cols), pages, first,
+                      rows_of(mixed_, s.row, s.count, q_cols)});
+    }
+    if (c.layers[index].chunked) {
+      attention(context_, jobs);
+      jobs.clear();
+    }
+  }
+  attention(context_, jobs);
+}
+
+// h += shared(f) + sum over chosen experts e of expert_e(sigmoid(l_e) f),  f = norm(h)
+//
+// A dense layer is the same with its one network as the shared part and no expert. All rows that
+// some network works on stand in one matrix: the T normed tokens, then the gated copies that
+// route() made, grouped by expert. So each network is one job over consecutive rows.
+void Decoder::feed_forward_block(int64_t index) {
+  const ModelConfig& c = config_;
+  const LayerWeights& w = weights_.layers[index];
+  const bool moe = c.layers[index].moe;
+  const MatrixView h = rows_of(h_, 0, tokens_, c.hidden);
+  rms_norm(context_, rows_of(normed_, 0, tokens_, c.hidden), h, w.ffn_norm, c.norm_eps);
+  if (moe) route(w);
+
+  const int64_t experts = moe ? c.experts : 0;
+  const int64_t chosen = moe ? c.experts_used : 0;
+  const int64_t rows = tokens_ * (1 + chosen);
+  const int64_t width = moe ? c.expert_width : c.dense_width;
+  const MatrixView f = rows_of(normed_, 0, rows, c.hidden);
+  const MatrixView gate = rows_of(gate_, 0, rows, width);
+  const MatrixView up = rows_of(up_, 0, rows, width);
+  const MatrixView out = rows_of(out_, 0, rows, c.hidden);
+  std::vector<MatmulJob> jobs;
+  // One network's product: rows [first, first + n) of x times its weights.
+  const auto multiply = [&](MatrixView x, int64_t first, int64_t n, WeightView weight, MatrixView y) {
+    if (n == 0) return;
+    jobs.push_back({{x.row(first), n, x.cols, x.stride}, &int8_, first, weight,
+                    {y.row(first), n, y.cols, y.stride}});
+  };
+  const auto expert_rows = [&](int64_t e) { return expert_first_[e + 1] - expert_first_[e]; };
+
+  if (any_quantized({w.gate.type, w.up.type, w.expert_gate.type, w.expert_up.type})) {
+    quantize_rows(context_, f, int8_);
+  }
+  multiply(f, 0, tokens_, w.gate, gate);
+  multiply(f, 0, tokens_, w.up, up);
+  for (int64_t e = 0; e < experts; ++e) {
+    multiply(f, tokens_ + expert_first_[e], expert_rows(e), w.expert_gate.expert(e), gate);
+    multiply(f, tokens_ + expert_first_[e], expert_rows(e), w.expert_up.expert(e), up);
+  }
+  matmul(context_, jobs);
+  swiglu(context_, gate, up);
+
+  jobs.clear();
+  if (any_quantized({w.down.type, w.expert_down.type})) quantize_rows(context_, gate, int8_);
+  multiply(gate, 0, tokens_, w.down, out);
+  for (int64_t e = 0; e < experts; ++e) {
+    multiply(gate, tokens_ + expert_first_[e], expert_rows(e), w.expert_down.expert(e), out);
+  }
+  matmul(context_, jobs);
+
+  context_.threads.run(tokens_, [&](int64_t t, int) {
+    float* sum = out.row(t);
+    for (int64_t j = 0; j < chosen; ++j) {
+      const float* part = out.row(tokens_ + slots_[t * chosen + j]);
+      for (int64_t i = 0; i < c.hidden; ++i) sum[i] += part[i];
+    }
+    for (int64_t i = 0; i < c.hidden; ++i) h.row(t)[i] += sum[i];
+  });
+}
+
+// Chooses each token's experts and lays out their inputs: row T + slot of normed_ becomes
+// sigmoid(l_e) f, slots of one expert consecutive and in order of token. Spec section 3.1; of equal
+// router logits the expert of lowest index wins.
+void Decoder::route(const LayerWeights& w) {
+  const int64_t experts = config_.experts, chosen = config_.experts_used, hidden = config_.hidden;
+  const MatrixView f = rows_of(normed_, 0, tokens_, hidden);
+  const MatrixView logits = rows_of(router_, 0, tokens_, experts);
+  if (is_quantized(w.router.type)) quantize_rows(context_, f, int8_);
+  const MatmulJob score[] = {{f, &int8_, 0, w.router, logits}};
+  matmul(context_, score);
+
+  chosen_.resize(tokens_ * chosen);
+  expert_first_.assign(experts + 1, 0);
+  for (int64_t t = 0; t < tokens_; ++t) {
+    const auto mine = chosen_.begin() + t * chosen;
+    for (int64_t j = 0; j < chosen; ++j) {
+      int64_t best = -1;
+      for (int64_t e = 0; e < experts; ++e) {
+        if (std::find(mine, mine + j, e) != mine + j) continue;
+        if (best < 0 || logits.row(t)[e] > logits.row(t)[best]) best = e;
+      }
+      mine[j] = best;
+    }
+    std::sort(mine, mine + chosen);  // the order in which their outputs are summed
+    for (int64_t j = 0; j < chosen; ++j) ++expert_first_[mine[j] + 1];
+  }
+  for (int64_t e = 0; e < experts; ++e) expert_first_[e + 1] += expert_first_[e];
+
+  slots_.resize(tokens_ * chosen);
+  std::vector<int64_t> next(expert_first_.begin(), expert_first_.end() - 1);
+  for (int64_t i = 0; i < tokens_ * chosen; ++i) slots_[i] = next[chosen_[i]]++;
+
+  context_.threads.run(tokens_ * chosen, [&](int64_t i, int) {
+    const int64_t t = i / chosen;
+    const float gate = 1.0f / (1.0f + exp_of(-logits.row(t)[chosen_[i]]));
+    const float* from = f.row(t);
+    float* to = normed_.data() + (tokens_ + slots_[i]) * hidden;
+    for (int64_t k = 0; k < hidden; ++k) to[k] = gate * from[k];
+  });
+}
+
+// logits = output(norm(h)) for the last tokens of each slice that ask for them.
+void Decoder::read_out(std::span<const SequenceSlice> slices, MatrixView logits) {
+  int64_t wanted = 0, end = 0;
+  for (const SequenceSlice& slice : slices) {
+    end += static_cast<int64_t>(slice.tokens.size());
+    for (int64_t row = end - slice.logits; row < end; ++row) {
+      std::copy_n(h_.data() + row * config_.hidden, config_.hidden,
+                  out_.data() + wanted++ * config_.hidden);
+    }
+  }
+  DROVER_CHECK(logits.rows == wanted && (wanted == 0 || logits.cols == config_.vocab));
+  if (wanted == 0) return;
+  const MatrixView last = rows_of(normed_, 0, wanted, config_.hidden);
+  rms_norm(context_, last, rows_of(out_, 0, wanted, config_.hidden), weights_.output_norm,
+           config_.norm_eps);
+  if (is_quantized(weights_.output.type)) quantize_rows(context_, last, int8_);
+  const MatmulJob job[] = {{last, &int8_, 0, weights_.output, logits}};
+  matmul(context_, job);
+}
+
+}  // namespace drover

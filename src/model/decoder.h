@@ -1,0 +1,94 @@
+// The one decoder: tokens of one or many sequences in, logits out. Spec sections 2 and 3.
+//
+// It holds scratch memory for one batch and nothing of any sequence; config, weights and caches are
+// passed in and stay with their owners. One thread at a time calls a Decoder.
+//
+// A token's logits depend on the tokens before it in its sequence and on nothing else: not on the
+// other sequences of the batch, not on how its prompt was cut into batches, not on the number of
+// threads. They are the same bits.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/aligned.h"
+#include "cache/kv_cache.h"
+#include "kernels/context.h"
+#include "kernels/matmul/int8_rows.h"
+#include "kernels/rope/rope.h"
+#include "model/config.h"
+#include "model/weights.h"
+#include "text/vocabulary.h"
+
+namespace drover {
+
+// The next tokens of one sequence, to be appended to its cache.
+struct SequenceSlice {
+  KvCache* cache = nullptr;
+  std::span<const Token> tokens;
+  int64_t logits = 1;  // how many of the last tokens want logits
+};
+
+class Decoder {
+ public:
+  // `config`, `weights` and `context` must outlive the decoder.
+  Decoder(Context& context, const ModelConfig& config, const Weights& weights);
+
+  // Runs the slices, at most one of each sequence, as one batch and advances their caches.
+  // logits: [sum of slices' logits, V], slices in order; may have no rows.
+  // Throws kLimit if a cache has no room and kBadData for a token outside the vocabulary; then no
+  // cache has changed.
+  void forward(std::span<const SequenceSlice> slices, MatrixView logits);
+
+  // Scratch bytes that a batch of this many tokens takes.
+  int64_t scratch_bytes(int64_t tokens) const;
+
+ private:
+  // Consecutive tokens of one sequence inside one chunk: rows [row, row + count) of the batch.
+  struct Segment {
+    KvCache* cache;
+    int64_t row;
+    int64_t count;
+    int64_t position;
+  };
+
+  void plan(std::span<const SequenceSlice> slices);
+  void embed(std::span<const SequenceSlice> slices);
+  void attention_block(int64_t layer);
+  void attend(int64_t layer);
+  void feed_forward_block(int64_t layer);
+  void route(const LayerWeights& w);
+  void read_out(std::span<const SequenceSlice> slices, MatrixView logits);
+
+  Context& context_;
+  const ModelConfig& config_;
+  const Weights& weights_;
+
+  // The batch.
+  int64_t tokens_ = 0;                          // T
+  std::vector<int64_t> positions_;              // [T], absolute
+  std::vector<std::vector<Segment>> waves_;     // wave w: the w-th segment of every sequence
+  RopeTable rope_in_chunk_;                     // for chunked layers
+  RopeTable rope_absolute_;                     // for the others
+
+  // Activations: rows of floats, [T, ...].
+  AlignedArray<float> h_;       // [T, D]     residual stream
+  AlignedArray<float> normed_;  // [T(1+k), D] normed tokens, then their gated copies by expert
+  AlignedArray<float> q_;       // [T, H*d]
+  AlignedArray<float> k_;       // [T, K*d]
+  AlignedArray<float> v_;       // [T, K*d]
+  AlignedArray<float> mixed_;   // [T, H*d]   attention output
+  AlignedArray<float> gate_;    // [T(1+k), F] or [T, M]
+  AlignedArray<float> up_;      // [T(1+k), F] or [T, M]
+  AlignedArray<float> out_;     // [T(1+k), D] output of a block, added to h
+  AlignedArray<float> router_;  // [T, E]
+  Int8Rows int8_;               // 8-bit form of the rows that are about to be multiplied
+
+  // Routing of the layer at hand. A slot is the gated copy of a token for one of its experts.
+  std::vector<int64_t> expert_first_;           // [E + 1], first slot of each expert
+  std::vector<int64_t> slots_;                  // [T, k], in ascending order of expert
+  std::vector<int64_t> chosen_;                 // [T, k], experts, ascending
+};
+
+}  // namespace drover
