@@ -1,0 +1,313 @@
+#include "text/chat_format.h"
+
+#include <algorithm>
+#include <initializer_list>
+
+#include "base/error.h"
+#include "text/utf8.h"
+
+namespace drover {
+namespace {
+
+// The control tokens of a format.
+struct Markers {
+  ChatFormat format;
+  std::string_view name;
+  std::string_view open;   // before the role; the marker that templates are recognised by
+  std::string_view close;  // after the role; empty when a line break stands there
+  std::string_view end;    // after the content
+  std::string_view stops[3];
+};
+
+constexpr Markers kFormats[] = {
+    {ChatFormat::kLlama4,
+     "llama4",
+     "<|header_start|>",
+     "<|header_end|>",
+     "<|eot|>",
+     {"<|eot|>", "<|eom|>", "<|end_of_text|>"}},
+    {ChatFormat::kLlama3,
+     "llama3",
+     "<|start_header_id|>",
+     "<|end_header_id|>",
+     "<|eot_id|>",
+     {"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"}},
+    {ChatFormat::kChatMl,
+     "chatml",
+     "<|im_start|>",
+     "",
+     "<|im_end|>",
+     {"<|im_end|>", "<|endoftext|>", ""}},
+};
+
+const Markers* markers_of(ChatFormat format) {
+  for (const Markers& markers : kFormats) {
+    if (markers.format == format) return &markers;
+  }
+  return nullptr;
+}
+
+bool contains(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
+
+// What Python's str.strip takes away, and so `trim` in a template: more than \s of the patterns.
+bool is_python_space(char32_t c) {
+  return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 ||
+         c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
+         c == 0x205F || c == 0x3000;
+}
+
+std::string_view trim(std::string_view text) {
+  size_t begin = 0;
+  while (begin < text.size()) {
+    const Utf8Step step = utf8_step(text, begin);
+    if (!is_python_space(step.code_point)) break;
+    begin += step.length;
+  }
+  // The end of the last character that stays.
+  size_t end = begin;
+  for (size_t at = begin; at < text.size();) {
+    const Utf8Step step = utf8_step(text, at);
+    at += step.length;
+    if (!is_python_space(step.code_point)) end = at;
+  }
+  return text.substr(begin, end - begin);
+}
+
+// A JSON string as Python's json.dumps(..., ensure_ascii=False) writes it.
+std::string json_string(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    switch (c) {
+      case '"': out += "\\\""; break;
+      case '\\': out += "\\\\"; break;
+      case '\n': out += "\\n"; break;
+      case '\r': out += "\\r"; break;
+      case '\t': out += "\\t"; break;
+      case '\b': out += "\\b"; break;
+      case '\f': out += "\\f"; break;
+      default:
+        if (static_cast<unsigned char>(c) < 0x20) {
+          out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
+        } else {
+          out += c;
+        }
+    }
+  }
+  return out + '"';
+}
+
+// The texts that a Jinja template can emit as they are: what stands between its tags, and the
+// string constants within them.
+std::vector<std::string> constant_texts(std::string_view jinja) {
+  std::vector<std::string> out;
+  for (size_t at = 0; at < jinja.size();) {
+    const size_t tag = std::min(jinja.find("{{", at), jinja.find("{%", at));
+    out.emplace_back(jinja.substr(at, tag == std::string_view::npos ? tag : tag - at));
+    if (tag == std::string_view::npos) break;
+    const std::string_view close = jinja[tag + 1] == '{' ? "}}" : "%}";
+    at = tag + 2;
+    while (at < jinja.size() && jinja.substr(at, 2) != close) {
+      const char quote = jinja[at++];
+      if (quote != '\'' && quote != '"') continue;
+      std::string text;
+      for (; at < jinja.size() && jinja[at] != quote; ++at) {
+        if (jinja[at] == '\\' && at + 1 < jinja.size()) {
+          ++at;
+          text += jinja[at] == 'n' ? '\n' : jinja[at];
+        } else {
+          text += jinja[at];
+        }
+      }
+      ++at;
+      out.push_back(std::move(text));
+    }
+    at += 2;
+  }
+  return out;
+}
+
+// The system message that a ChatML template inserts when the conversation has none: a constant
+// that holds a whole system turn.
+std::optional<std::string> default_system_message(std::string_view chat_template) {
+  static constexpr std::string_view kOpen = "<|im_start|>system\n", kEnd = "<|im_end|>";
+  for (const std::string& text : constant_texts(chat_template)) {
+    const size_t open = text.find(kOpen);
+    if (open == std::string::npos) continue;
+    const size_t end = text.find(kEnd, open);
+    if (end == std::string::npos) continue;
+    return text.substr(open + kOpen.size(), end - open - kOpen.size());
+  }
+  return std::nullopt;
+}
+
+// Tokens in the making.
+class Writer {
+ public:
+  Writer(const Markers& markers, const Tokenizer& tokenizer)
+      : markers_(markers), tokenizer_(tokenizer) {}
+
+  void bos() {
+    if (const auto token = tokenizer_.vocabulary().bos) out_.push_back(*token);
+  }
+  void control(std::string_view text) {
+    const auto token = tokenizer_.special(text);
+    if (!token) {
+      throw_error(ErrorKind::kUnsupported, "{}: chat format {}: expected a control token {}, got none",
+                  tokenizer_.vocabulary().source, markers_.name, text);
+    }
+    out_.push_back(*token);
+  }
+  void text(std::string_view text) { tokenizer_.encode(text, out_); }
+
+  // The header of a turn of Llama 3 and 4.
+  void header(std::string_view role) {
+    control(markers_.open);
+    text(role);
+    control(markers_.close);
+    text("\n\n");
+  }
+  void turn(std::string_view role, std::string_view content) {
+    header(role);
+    text(content);
+    control(markers_.end);
+  }
+
+  std::vector<Token> take() { return std::move(out_); }
+
+ private:
+  const Markers& markers_;
+  const Tokenizer& tokenizer_;
+  std::vector<Token> out_;
+};
+
+bool is_tool(const Message& message) {
+  return message.role == "tool" || message.role == "ipython";
+}
+
+void write_llama4(Writer& writer, std::span<const Message> messages, bool add_generation_prompt) {
+  writer.bos();
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const Message& message = messages[i];
+    if (is_tool(message)) {
+      writer.turn("ipython", json_string(message.content));
+    } else {
+      const bool first_system = i == 0 && message.role == "system";
+      writer.turn(message.role, first_system ? trim(message.content) : message.content);
+    }
+  }
+  if (add_generation_prompt) writer.header("assistant");
+}
+
+void write_llama3(Writer& writer, std::string_view chat_template, std::span<const Message> messages,
+                  bool add_generation_prompt) {
+  // 3.1 and later.
+  const bool dated = contains(chat_template, "Cutting Knowledge Date");
+  writer.bos();
+  if (dated) {
+    std::string system = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
+    if (!messages.empty() && messages[0].role == "system") {
+      system += trim(messages[0].content);
+      messages = messages.subspan(1);
+    }
+    writer.turn("system", system);
+  }
+  for (const Message& message : messages) {
+    if (dated && is_tool(message)) {
+      writer.turn("ipython", json_string(message.content));
+    } else {
+      writer.turn(message.role, trim(message.content));
+    }
+  }
+  if (add_generation_prompt) writer.header("assistant");
+}
+
+void write_chat_ml(Writer& writer, const Markers& markers, std::string_view chat_template,
+                   std::span<const Message> messages, bool add_generation_prompt) {
+  const auto turn = [&](std::string_view role, std::string_view content) {
+    writer.control(markers.open);
+    writer.text(fmt::format("{}\n{}", role, content));
+    writer.control(markers.end);
+    writer.text("\n");
+  };
+  if (contains(chat_template, "bos_token")) writer.bos();
+  if (!messages.empty() && messages[0].role != "system") {
+    if (const auto system = default_system_message(chat_template)) turn("system", *system);
+  }
+  for (const Message& message : messages) turn(message.role, message.content);
+  if (add_generation_prompt) {
+    writer.control(markers.open);
+    writer.text("assistant\n");
+  }
+}
+
+}  // namespace
+
+std::string_view chat_format_name(ChatFormat format) {
+  const Markers* markers = markers_of(format);
+  return markers ? markers->name : "none";
+}
+
+ChatFormat chat_format_from_name(std::string_view name) {
+  if (name == "none") return ChatFormat::kNone;
+  for (const Markers& markers : kFormats) {
+    if (markers.name == name) return markers.format;
+  }
+  throw_error(ErrorKind::kUsage, "chat format: expected llama4, llama3, chatml or none, got \"{}\"",
+              printable(name));
+}
+
+ChatFormat detect_chat_format(const Vocabulary& vocabulary) {
+  const auto has = [&](std::string_view text) {
+    for (size_t i = 0; i < vocabulary.tokens.size() && i < vocabulary.kinds.size(); ++i) {
+      if (vocabulary.kinds[i] == TokenKind::kControl && vocabulary.tokens[i] == text) return true;
+    }
+    return false;
+  };
+  for (const Markers& markers : kFormats) {
+    const std::string_view chat_template = vocabulary.chat_template;
+    if (!chat_template.empty() && !contains(chat_template, markers.open)) continue;
+    if (!has(markers.open) || !has(markers.end)) continue;
+    if (!markers.close.empty() && !has(markers.close)) continue;
+    return markers.format;
+  }
+  return ChatFormat::kNone;
+}
+
+std::vector<Token> render_chat(ChatFormat format, const Tokenizer& tokenizer,
+                               std::span<const Message> messages, bool add_generation_prompt) {
+  const Markers* markers = markers_of(format);
+  if (!markers) {
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("{}: the model has no chat format", tokenizer.vocabulary().source),
+                "use it to continue text, or name a format");
+  }
+  Writer writer(*markers, tokenizer);
+  const std::string_view chat_template = tokenizer.vocabulary().chat_template;
+  switch (format) {
+    case ChatFormat::kLlama4: write_llama4(writer, messages, add_generation_prompt); break;
+    case ChatFormat::kLlama3:
+      write_llama3(writer, chat_template, messages, add_generation_prompt);
+      break;
+    case ChatFormat::kChatMl:
+      write_chat_ml(writer, *markers, chat_template, messages, add_generation_prompt);
+      break;
+    case ChatFormat::kNone: break;
+  }
+  return writer.take();
+}
+
+std::vector<Token> chat_stop_tokens(ChatFormat format, const Tokenizer& tokenizer) {
+  std::vector<Token> out = tokenizer.vocabulary().stops;
+  if (const Markers* markers = markers_of(format)) {
+    for (const std::string_view stop : markers->stops) {
+      if (const auto token = tokenizer.special(stop)) out.push_back(*token);
+    }
+  }
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+}  // namespace drover

@@ -1,0 +1,60 @@
+// Conversations as tokens. The formats of the Llama 4 family and its relatives are rendered here
+// and not by a Jinja interpreter: the template of a file only tells which of them it is, and in
+// which variant.
+//
+// Only the format itself makes control tokens. Roles and contents are encoded as a user's text, so
+// that "<|eot|>" in a message stays seven characters and no message can forge a turn or an image.
+//
+// Pure functions, thread-safe.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/tokenizer.h"
+
+namespace drover {
+
+enum class ChatFormat { kNone, kLlama4, kLlama3, kChatMl };
+
+struct Message {
+  std::string role;  // system, user, assistant, tool
+  std::string content;
+};
+
+// "none", "llama4", "llama3", "chatml"; the other way throws kUsage for any other name.
+std::string_view chat_format_name(ChatFormat format);
+ChatFormat chat_format_from_name(std::string_view name);
+
+// The format whose markers the chat template uses, or, without a template, whose tokens the
+// vocabulary has; kNone when there is none, or when it lacks the format's control tokens.
+ChatFormat detect_chat_format(const Vocabulary& vocabulary);
+
+// The tokens of a conversation, begin-of-text included where the format has it. With
+// `add_generation_prompt` the header of an assistant's turn follows, ready for generation.
+// kUnsupported for kNone, or when the vocabulary lacks a control token of the format.
+//
+// The text is that of the Hugging Face templates without tools:
+// - Llama 4 (spec 8): a first system message is trimmed, other contents stand as they are.
+// - Llama 3: all contents are trimmed. A template that speaks of a "Cutting Knowledge Date" (3.1
+//   and later) always has a system turn, which begins with the model's dates; today's is the
+//   template's constant 26 Jul 2024, so that results do not change from day to day.
+// - In both (Llama 3 from 3.1 on) a tool's turn is headed "ipython", its content a JSON string.
+// - ChatML: contents stand as they are; if the template has a default system message, it stands
+//   before a conversation that does not begin with one of its own.
+//
+// The tokens are those of that text, with one decision where texts do not settle it. The blank line
+// after a header is a token of its own, as in Meta's own encoder, with which the models were
+// trained; encoding the whole text at once would join it with a content that itself begins with a
+// line break (spec 8.1). ChatML has no such encoder; there, role, line break and content are encoded
+// together, as when the whole text is.
+std::vector<Token> render_chat(ChatFormat format, const Tokenizer& tokenizer,
+                               std::span<const Message> messages, bool add_generation_prompt);
+
+// The tokens that end an assistant's turn: those of the format that the vocabulary has, and the
+// vocabulary's own stops. Increasing.
+std::vector<Token> chat_stop_tokens(ChatFormat format, const Tokenizer& tokenizer);
+
+}  // namespace drover
