@@ -1,8 +1,8 @@
 #include "cli/command.h"
 
-#include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <random>
 
 #include "base/progress.h"
@@ -142,16 +142,15 @@ extern "C" void on_interrupt(int) {
 
 std::atomic<bool>& InterruptGuard::flag() { return interrupted; }
 
-InterruptGuard::InterruptGuard() : old_(new struct sigaction) {
+InterruptGuard::InterruptGuard() {
   interrupted = false;
   struct sigaction action {};
   action.sa_handler = on_interrupt;
-  sigaction(SIGINT, &action, old_);
+  sigaction(SIGINT, &action, &old_);
 }
 
 InterruptGuard::~InterruptGuard() {
-  sigaction(SIGINT, old_, nullptr);
-  delete old_;
+  sigaction(SIGINT, &old_, nullptr);
 }
 
 std::string speed_line(const Answer& answer) {

@@ -2,6 +2,8 @@
 // One file per subcommand; each adds itself to the option tree and runs when it is chosen.
 #pragma once
 
+#include <signal.h>
+
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <memory>
@@ -61,7 +63,7 @@ class InterruptGuard {
   static std::atomic<bool>& flag();
 
  private:
-  struct sigaction* old_;
+  struct sigaction old_;
 };
 
 // "42.1 tokens/s"-style line about an answer, for standard error.

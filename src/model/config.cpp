@@ -9,7 +9,7 @@
 namespace drover {
 
 CacheLayout ModelConfig::cache_layout(DType type) const {
-  CacheLayout layout{.kv_heads = kv_heads, .head_dim = head_dim, .chunk = chunk, .type = type};
+  CacheLayout layout{.kv_heads = kv_heads, .head_dim = head_dim, .chunked = {}, .chunk = chunk, .type = type};
   for (const LayerConfig& layer : layers) layout.chunked.push_back(layer.chunked);
   return layout;
 }

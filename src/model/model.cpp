@@ -33,6 +33,19 @@ GenerationDefaults generation_defaults(const json::object& config) {
   return out;
 }
 
+// A value out of range is as good as absent: some writers put -1 for "off".
+GenerationDefaults sensible(GenerationDefaults d) {
+  const auto drop = [](auto& value, bool good) {
+    if (!good) value.reset();
+  };
+  if (d.temperature) drop(d.temperature, *d.temperature >= 0 && *d.temperature <= 100);
+  if (d.top_p) drop(d.top_p, *d.top_p > 0 && *d.top_p <= 1);
+  if (d.min_p) drop(d.min_p, *d.min_p >= 0 && *d.min_p <= 1);
+  if (d.repeat_penalty) drop(d.repeat_penalty, *d.repeat_penalty > 0 && *d.repeat_penalty <= 100);
+  if (d.top_k) drop(d.top_k, *d.top_k >= 0);
+  return d;
+}
+
 // The keys under which newer GGUF files carry the same advice.
 GenerationDefaults generation_defaults(const GgufFile& file) {
   GenerationDefaults out;
@@ -152,7 +165,7 @@ std::unique_ptr<Model> Model::load(const std::string& name, const Progress& prog
     model->config_ = config_from_gguf(file);
     model->weights_ = weights_from_gguf(file, model->config_);
     model->licence_ = licence_of(file);
-    model->generation_ = generation_defaults(file);
+    model->generation_ = sensible(generation_defaults(file));
   } else {
     const HuggingfaceFolder& folder = *model->huggingface_;
     model->config_ =
@@ -160,7 +173,7 @@ std::unique_ptr<Model> Model::load(const std::string& name, const Progress& prog
     model->weights_ = weights_from_huggingface(folder, model->config_, progress);
     model->licence_ = licence_of(folder);
     const json::object& advice = folder.generation_config ? *folder.generation_config : folder.config;
-    model->generation_ = generation_defaults(advice);
+    model->generation_ = sensible(generation_defaults(advice));
     model->generation_stops_ = generation_stops(advice);
   }
   if (model->tokenizer_) {

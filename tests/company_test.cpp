@@ -1,0 +1,147 @@
+// Results do not depend on company: a token's logits are the same bits whatever way its prompt was
+// cut, whoever shares the batch, on any number of threads and on any instruction set.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "model/export_gguf.h"
+#include "tests/support/goldens.h"
+
+namespace drover {
+namespace {
+
+using namespace testing;
+
+// Cases that differ in how attention and experts run, and weight types that differ in how products
+// run. bf16 is the case whose rows are all whole 32-value blocks.
+struct Case {
+  std::string golden;
+  DType type;
+};
+
+class Company : public ::testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    const Case& c = GetParam();
+    for (Golden& golden : all_goldens()) {
+      if (golden.name == c.golden) golden_ = std::move(golden);
+    }
+    ASSERT_FALSE(golden_.tokens.empty());
+    Context context(2);
+    const auto path = folder_ / "model.gguf";
+    export_gguf(context, HuggingfaceFolder::open(golden_.folder()), path, c.type);
+    model_ = Model::load(path.string());
+  }
+
+  std::vector<float> whole(DType cache) {
+    Context context(1, Isa::kPlain);
+    return logits_of(*model_, context, golden_.tokens, cache);
+  }
+
+  TemporaryFolder folder_;
+  Golden golden_;
+  std::unique_ptr<Model> model_;
+};
+
+TEST_P(Company, TokenByTokenAndSlicesOfAnySizeGiveTheBitsOfTheWholePrompt) {
+  for (const DType cache : {DType::kF32, DType::kBF16}) {
+    const auto expected = whole(cache);
+    Context context(2);
+    for (int64_t size = 1; size <= static_cast<int64_t>(golden_.tokens.size()); ++size) {
+      EXPECT_EQ(logits_of(*model_, context, golden_.tokens, cache, {size}), expected)
+          << "slices of " << size;
+    }
+    EXPECT_EQ(logits_of(*model_, context, golden_.tokens, cache, {7, 1, 20, 3, 1}), expected);
+  }
+}
+
+TEST_P(Company, AnyNumberOfThreadsAndAnyInstructionSetGivesTheSameBits) {
+  const auto expected = whole(DType::kBF16);
+  for (const Isa isa : available_isas()) {
+    for (const int threads : {1, 2, 4}) {
+      Context context(threads, isa);
+      EXPECT_EQ(logits_of(*model_, context, golden_.tokens, DType::kBF16), expected)
+          << isa_name(isa) << ", " << threads << " threads";
+      EXPECT_EQ(logits_of(*model_, context, golden_.tokens, DType::kBF16, {1}), expected)
+          << isa_name(isa) << ", " << threads << " threads, token by token";
+    }
+  }
+}
+
+// Five sequences of the same text at five places of it, in one batch, in uneven steps.
+TEST_P(Company, OtherSequencesInTheBatchDoNotShow) {
+  const auto expected = whole(DType::kBF16);
+  const ModelConfig& config = model_->config();
+  Context context(2);
+  Decoder decoder(context, config, model_->weights());
+  const int64_t total = static_cast<int64_t>(golden_.tokens.size());
+  struct Sequence {
+    KvCache cache;
+    int64_t step;
+  };
+  std::vector<Sequence> sequences;
+  for (const int64_t step : {1, 5, 2, 16, 40}) {
+    sequences.push_back({KvCache(config.cache_layout(DType::kBF16), total), step});
+  }
+  for (;;) {
+    std::vector<SequenceSlice> slices;
+    int64_t rows = 0;
+    for (Sequence& s : sequences) {
+      const int64_t first = s.cache.length(), n = std::min(s.step, total - first);
+      if (n == 0) continue;
+      slices.push_back({&s.cache, std::span(golden_.tokens).subspan(first, n), n});
+      rows += n;
+    }
+    if (slices.empty()) break;
+    std::vector<int64_t> firsts;
+    for (const SequenceSlice& slice : slices) firsts.push_back(slice.cache->length());
+    std::vector<float> logits(rows * config.vocab);
+    decoder.forward(slices, {logits.data(), rows, config.vocab, config.vocab});
+    const float* row = logits.data();
+    for (size_t i = 0; i < slices.size(); ++i) {
+      const size_t count = slices[i].tokens.size() * config.vocab;
+      EXPECT_EQ(std::memcmp(row, &expected[firsts[i] * config.vocab], count * sizeof(float)), 0)
+          << "sequence with " << slices[i].tokens.size() << " tokens at " << firsts[i];
+      row += count;
+    }
+  }
+}
+
+TEST_P(Company, ARewoundCacheGivesTheBitsOfAFreshOne) {
+  const auto expected = whole(DType::kF32);
+  const ModelConfig& config = model_->config();
+  Context context(2);
+  Decoder decoder(context, config, model_->weights());
+  const int64_t total = static_cast<int64_t>(golden_.tokens.size());
+  KvCache cache(config.cache_layout(DType::kF32), total);
+  for (const int64_t back : {total - 3, total / 2, int64_t{5}, int64_t{0}}) {
+    for (int64_t end : {total, total}) {
+      const int64_t first = cache.length();
+      if (first < end) {
+        std::vector<float> logits((end - first) * config.vocab);
+        const SequenceSlice slice{&cache, std::span(golden_.tokens).subspan(first), end - first};
+        decoder.forward({&slice, 1}, {logits.data(), end - first, config.vocab, config.vocab});
+        EXPECT_EQ(std::memcmp(logits.data(), &expected[first * config.vocab],
+                              logits.size() * sizeof(float)), 0)
+            << "from " << first;
+      }
+      cache.rewind(back);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, Company,
+    ::testing::Values(Case{"scout", DType::kF32}, Case{"maverick", DType::kBF16},
+                      Case{"top_2", DType::kF16}, Case{"short_chunks", DType::kF32},
+                      Case{"layer_types", DType::kF32}, Case{"llama", DType::kF32},
+                      Case{"bf16", DType::kBF16}, Case{"bf16", DType::kQ8_0},
+                      Case{"bf16", DType::kQ4_0}, Case{"bf16", DType::kQ4_1},
+                      Case{"bf16", DType::kQ5_0}, Case{"bf16", DType::kQ5_1}),
+    [](const auto& info) {
+      return info.param.golden + "_" + std::string(dtype_name(info.param.type));
+    });
+
+}  // namespace
+}  // namespace drover
