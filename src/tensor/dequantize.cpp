@@ -16,7 +16,7 @@ int bit(const uint8_t* bytes, int j) { return (bytes[j / 8] >> (j % 8)) & 1; }
 Block32 unpack(const BlockQ8_0* row, int64_t index) {
   const BlockQ8_0& b = row[index];
   const float d = to_float(f16(b.d));
-  Block32 out{.q = {}, .scale = {d, d}, .minimum = 0, .has_minimum = false};
+  Block32 out{BlockForm::kOneScale, {}, {d, d}, 0};
   for (int j = 0; j < 32; ++j) out.q[j] = b.q[j];
   return out;
 }
@@ -24,7 +24,7 @@ Block32 unpack(const BlockQ8_0* row, int64_t index) {
 Block32 unpack(const BlockQ4_0* row, int64_t index) {
   const BlockQ4_0& b = row[index];
   const float d = to_float(f16(b.d));
-  Block32 out{.q = {}, .scale = {d, d}, .minimum = 0, .has_minimum = false};
+  Block32 out{BlockForm::kOneScale, {}, {d, d}, 0};
   for (int j = 0; j < 32; ++j) out.q[j] = static_cast<int8_t>(nibble(b.q, j) - 8);
   return out;
 }
@@ -32,7 +32,7 @@ Block32 unpack(const BlockQ4_0* row, int64_t index) {
 Block32 unpack(const BlockQ4_1* row, int64_t index) {
   const BlockQ4_1& b = row[index];
   const float d = to_float(f16(b.d));
-  Block32 out{.q = {}, .scale = {d, d}, .minimum = to_float(f16(b.m)), .has_minimum = true};
+  Block32 out{BlockForm::kWithMinimum, {}, {d, d}, to_float(f16(b.m))};
   for (int j = 0; j < 32; ++j) out.q[j] = static_cast<int8_t>(nibble(b.q, j));
   return out;
 }
@@ -40,7 +40,7 @@ Block32 unpack(const BlockQ4_1* row, int64_t index) {
 Block32 unpack(const BlockQ5_0* row, int64_t index) {
   const BlockQ5_0& b = row[index];
   const float d = to_float(f16(b.d));
-  Block32 out{.q = {}, .scale = {d, d}, .minimum = 0, .has_minimum = false};
+  Block32 out{BlockForm::kOneScale, {}, {d, d}, 0};
   for (int j = 0; j < 32; ++j) {
     out.q[j] = static_cast<int8_t>((nibble(b.q, j) | bit(b.high, j) << 4) - 16);
   }
@@ -50,7 +50,7 @@ Block32 unpack(const BlockQ5_0* row, int64_t index) {
 Block32 unpack(const BlockQ5_1* row, int64_t index) {
   const BlockQ5_1& b = row[index];
   const float d = to_float(f16(b.d));
-  Block32 out{.q = {}, .scale = {d, d}, .minimum = to_float(f16(b.m)), .has_minimum = true};
+  Block32 out{BlockForm::kWithMinimum, {}, {d, d}, to_float(f16(b.m))};
   for (int j = 0; j < 32; ++j) {
     out.q[j] = static_cast<int8_t>(nibble(b.q, j) | bit(b.high, j) << 4);
   }
@@ -62,7 +62,7 @@ template <typename Block>
 Block32 k_frame(const Block& b, int s) {
   const float scale = to_float(f16(b.d)) * static_cast<float>(k_scale(b.scales, s));
   const float min = to_float(f16(b.dmin)) * static_cast<float>(k_min(b.scales, s));
-  return {.q = {}, .scale = {scale, scale}, .minimum = -min, .has_minimum = true};
+  return {BlockForm::kWithMinimum, {}, {scale, scale}, -min};
 }
 
 Block32 unpack(const BlockQ4_K* row, int64_t index) {
@@ -90,7 +90,7 @@ Block32 unpack(const BlockQ6_K* row, int64_t index) {
   const BlockQ6_K& b = row[index / 8];
   const int half = static_cast<int>(index % 8) / 4, s = static_cast<int>(index % 4);
   const float d = to_float(f16(b.d));
-  Block32 out{.q = {}, .scale = {}, .minimum = 0, .has_minimum = false};
+  Block32 out{BlockForm::kTwoScales, {}, {}, 0};
   for (int i = 0; i < 2; ++i) {
     out.scale[i] = d * static_cast<float>(b.scales[8 * half + 2 * s + i]);
   }
@@ -166,7 +166,7 @@ void dequantize_row(DType type, const std::byte* row, std::span<float> out) {
     for (int j = 0; j < 32; ++j) {
       x[j] = block.scale[j / 16] * static_cast<float>(block.q[j]);
     }
-    if (block.has_minimum) {
+    if (block.form == BlockForm::kWithMinimum) {
       for (int j = 0; j < 32; ++j) x[j] += block.minimum;
     }
   }

@@ -10,15 +10,19 @@
 
 namespace drover {
 
-// 32 consecutive values of a quantised row in the form that all formats share:
-//   value[j] = scale[j / 16] * q[j] + minimum      (a product and a sum, each rounded to float)
-// Only Q6_K has two different scales; only the formats with a minimum have one (has_minimum), the
-// others leave the sum out.
+// How the floats of a block of 32 values go with its integers q[0 ... 31].
+enum class BlockForm {
+  kOneScale,    // x[j] = scale[0] * q[j]
+  kTwoScales,   // x[j] = scale[j / 16] * q[j]                                   (Q6_K)
+  kWithMinimum  // x[j] = scale[0] * q[j] + minimum, each step rounded to float  (Q4_1 Q5_1 Q4_K Q5_K)
+};
+
+// 32 consecutive values of a quantised row in the terms that all formats share.
 struct Block32 {
+  BlockForm form;
   int8_t q[32];
-  float scale[2];
-  float minimum;
-  bool has_minimum;
+  float scale[2];  // equal but for kTwoScales
+  float minimum;   // 0 but for kWithMinimum
 };
 
 // Values 32 * index ... 32 * index + 31 of a row of a quantised type. The row may lie at any

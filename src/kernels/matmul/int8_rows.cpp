@@ -1,0 +1,77 @@
+#include "kernels/matmul/int8_rows.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+
+namespace drover {
+
+void Int8Rows::resize(int64_t rows, int64_t cols) {
+  DROVER_CHECK(rows >= 0 && cols >= 0 && cols % 32 == 0);
+  blocks_.reserve_discarding(static_cast<size_t>(rows * (cols / 32)));
+  rows_ = rows;
+  cols_ = cols;
+}
+
+void quantize_rows(Context& context, ConstMatrixView x, Int8Rows& out) {
+  out.resize(x.rows, x.cols);
+  // About 10 microseconds of work: enough to pay for waking a thread.
+  constexpr int64_t kBlocksPerTask = 1024;
+  const int64_t row_blocks = out.blocks_per_row();
+  if (x.rows == 0 || row_blocks == 0) return;
+  const int64_t rows_per_task = std::max<int64_t>(1, kBlocksPerTask / row_blocks);
+  const auto quantize_row =
+      context.isa == Isa::kPlain ? internal::quantize_row_plain : internal::quantize_row_avx2;
+  context.threads.run((x.rows + rows_per_task - 1) / rows_per_task, [&](int64_t task, int) {
+    const int64_t end = std::min(x.rows, (task + 1) * rows_per_task);
+    for (int64_t r = task * rows_per_task; r < end; ++r) {
+      quantize_row(x.row(r), row_blocks, out.row(r));
+    }
+  });
+}
+
+namespace internal {
+
+void quantize_row_plain(const float* x, int64_t blocks, Int8Block* out) {
+  for (int64_t b = 0; b < blocks; ++b) {
+    const float* values = x + 32 * b;
+    Int8Block& block = out[b];
+    block = {};
+    float largest = 0;
+    bool finite = true;
+    for (int j = 0; j < 32; ++j) {
+      largest = std::max(largest, std::fabs(values[j]));
+      finite = finite && std::isfinite(values[j]);
+    }
+    if (!finite) {
+      block.scale = std::numeric_limits<float>::quiet_NaN();
+      continue;
+    }
+    if (largest < kSmallestActivation) continue;
+    block.scale = largest / 127;
+    const float inverse = 127 / largest;
+    int32_t sums[2] = {0, 0};
+    for (int j = 0; j < 32; ++j) {
+      block.q[j] = static_cast<int8_t>(std::lrint(values[j] * inverse));
+      sums[j / 16] += block.q[j];
+    }
+    const int32_t sum = sums[0] + sums[1];
+    block.sum = static_cast<float>(sum);
+    block.bias8 = -8 * sum;
+    block.bias16 = -16 * sum;
+    block.bias128 = -128 * sum;
+    block.bias32[0] = -32 * sums[0];
+    block.bias32[1] = -32 * sums[1];
+  }
+}
+
+#if !defined(__x86_64__)
+void quantize_row_avx2(const float* x, int64_t blocks, Int8Block* out) {
+  quantize_row_plain(x, blocks, out);
+}
+#endif
+
+}  // namespace internal
+}  // namespace drover

@@ -1,0 +1,45 @@
+// The matrix product of the house: out = x w^T for float activations and weights of any type, as
+// they lie in a file. Free functions on views; nothing is kept between calls.
+//
+// What an output is, to the bit. It depends on its row of x, its row of w and K alone, never on the
+// other rows, on how many there are, on threads, or on the instruction set; only the bits of a NaN
+// are left open. K is summed in one order:
+//
+// Quantised w, with x in the 8-bit form of int8_rows.h. Start with acc = +0. For each block of 32
+// values in order, all products and sums rounded to float where they stand, fma with one rounding:
+//   dot  = Σ weight integer * activation integer                         (exact)
+//   y    = w_scale * float(dot)                                          Q8_0 Q4_0 Q5_0
+//   y    = fma(w_scale, float(dot), w_min * float(Σ activation integer)) Q4_1 Q5_1 Q4_K Q5_K
+//   y    = fma(w_scale[1], float(dot[1]), w_scale[0] * float(dot[0]))    Q6_K, per half of 16
+//   acc  = fma(x_scale, y, acc)
+// Weight integers, w_scale and w_min are those of unpack_block (tensor/dequantize.h).
+//
+// f32, f16 and bf16 w, with x in float: the weights widen exactly; K is filled up with zeros to a
+// multiple of 16; lane l of 16 sums k = l, l + 16, l + 32, ... in order by fma from +0; then lanes
+// l and l + 8 are added, then l and l + 4, l and l + 2, 0 and 1.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/context.h"
+#include "kernels/matmul/int8_rows.h"
+#include "tensor/view.h"
+
+namespace drover {
+
+struct MatmulJob {
+  ConstMatrixView x;             // [T,K]; its data is not read when w is quantised
+  const Int8Rows* x8 = nullptr;  // the 8-bit form, required exactly when w is quantised:
+  int64_t x8_row = 0;            // row t of x is its row x8_row + t
+  WeightView w;                  // [N,K], at any address; K a whole number of blocks
+  MatrixView out;                // [T,N], overwritten
+};
+
+// out[t,n] = Σ_k x[t,k] w[n,k] for every job, all in one parallel pass: the maps that read one
+// input, or the experts of a layer, belong in one call. Jobs may share x and w, and no output may
+// overlap another or any input. T, N and K may be 0 (K = 0 gives zeros).
+// kInternal when shapes do not fit together; kUnsupported when w is not of a weight type.
+void matmul(Context& context, std::span<const MatmulJob> jobs);
+
+}  // namespace drover

@@ -1,0 +1,62 @@
+// What each instruction set provides for matmul. Internal to this folder.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/matmul/int8_rows.h"
+#include "tensor/dtype.h"
+
+namespace drover::internal {
+
+// One task: outputs [0, tokens) x [row_begin, row_end) of a job. Plain numbers, so that files with
+// their own instruction set share no inline functions with the rest.
+struct MatmulTile {
+  DType type;
+  int64_t cols;         // K, at least 1
+  const std::byte* w;   // row 0 of the whole matrix
+  int64_t w_stride;     // bytes
+  int64_t w_rows;       // of the whole matrix
+  int64_t row_begin;    // a multiple of kTileRows
+  int64_t row_end;      // another, or w_rows
+  int64_t next_row;     // where this thread is likely to go on: worth fetching early
+  int64_t tokens;       // at least 1
+  const float* x;       // its first token, for float weights
+  int64_t x_stride;     // floats
+  const Int8Block* x8;  // its first token, for quantised weights
+  int64_t x8_stride;    // blocks
+  float* out;           // its first token, row 0 of w
+  int64_t out_stride;   // floats
+  std::byte* scratch;   // matmul_scratch_bytes() of this worker, cache-line aligned
+};
+
+// Every kernel works on a divisor of so many rows at once.
+inline constexpr int64_t kTileRows = 32;
+
+// Quantised weights are unpacked so many blocks of 32 values at a time: two blocks of a K-quant.
+// With 32 rows that is a panel of 16 KB codes and 4 KB scales, which stays in any first-level cache
+// beside the activations that pass by.
+inline constexpr int64_t kPanelBlocks = 16;
+
+// Float weights meet many tokens in pieces of so many columns, for the same reason: six rows of
+// activations of 4 KB each.
+inline constexpr int64_t kFloatPanelCols = 1024;
+
+// The most tokens of a tile of float weights whose partial sums fit the scratch memory at once.
+inline constexpr int64_t kFloatTileTokens = 6;
+
+// K filled up to whole groups of 16, as the definition of float products asks.
+constexpr int64_t padded_cols(int64_t cols) { return (cols + 15) / 16 * 16; }
+
+// Scratch memory that any tile of these weights needs: a panel of codes, scales and minima; or
+// kTileRows rows widened to float and the partial sums of a few tokens.
+inline int64_t matmul_scratch_bytes(DType type, int64_t cols) {
+  if (is_quantized(type)) return kPanelBlocks * kTileRows * (32 + 2 * sizeof(float));
+  return (kTileRows * padded_cols(cols) + kTileRows * kFloatTileTokens * 16) * sizeof(float);
+}
+
+void matmul_tile_plain(const MatmulTile& tile);
+void matmul_tile_avx2(const MatmulTile& tile);
+void matmul_tile_avx512(const MatmulTile& tile);
+
+}  // namespace drover::internal

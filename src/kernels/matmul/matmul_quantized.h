@@ -1,0 +1,146 @@
+// Quantised weights times 8-bit activations, for any vector width. Included only by the files of an
+// instruction set, like matmul_unpack.h.
+//
+// One path serves one token and thousands: 2 V::kRows rows are unpacked, 512 columns at a time, to
+// a panel in the first-level cache, and the panel meets all tokens, a few per pass. Weights are
+// read once; an output's running sum rests in `out` between panels, which loses nothing. Rejected:
+// dots straight from the registers of the unpacking for a single token. Stores and loads of the
+// panel run beside the vector units, and a second path would win nothing that memory gives.
+#pragma once
+
+#include "kernels/matmul/matmul_unpack.h"
+
+namespace drover::internal {
+namespace {
+
+// Where the integer sum of a block (of a half, for two scales) starts.
+template <class Kind>
+[[gnu::always_inline]] inline const int32_t* bias_of(const Int8Block& x, int half = 0) {
+  if constexpr (Kind::kOffset == 8) return &x.bias8;
+  if constexpr (Kind::kOffset == 16) return &x.bias16;
+  if constexpr (Kind::kOffset == 128) return &x.bias128;
+  if constexpr (Kind::kOffset == 32) return &x.bias32[half];
+  return &x.unused;
+}
+
+// One vector of rows: where it starts, and which of its lanes are wanted. At the end of a matrix it
+// is moved up so that it reads only rows that are there.
+template <class V>
+struct RowVector {
+  int64_t row;
+  typename V::Lanes lanes;
+};
+
+template <class V>
+RowVector<V> row_vector(const MatmulTile& tile, int64_t row) {
+  const int64_t last = tile.w_rows - V::kRows;
+  const int64_t start = row < last ? row : last;
+  return {start, V::lanes_from(static_cast<int>(row - start))};
+}
+
+// kTokens tokens times kVectors vectors of rows times `blocks` blocks.
+template <class V, class Kind, int kVectors, int kTokens>
+void multiply_panel(const PanelBlock<V>* panel, int64_t blocks, const Int8Block* x,
+                    int64_t x_stride, const RowVector<V>* rows, float* out, int64_t out_stride,
+                    bool first) {
+  typename V::Float acc[kVectors][kTokens];
+  for (int v = 0; v < kVectors; ++v) {
+    for (int t = 0; t < kTokens; ++t) {
+      acc[v][t] =
+          first ? V::zero() : V::load_lanes(out + t * out_stride + rows[v].row, rows[v].lanes);
+    }
+  }
+  for (int64_t b = 0; b < blocks; ++b) {
+    V::template add_block<Kind, kVectors, kTokens>(panel + b, x + b, x_stride, acc);
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    for (int t = 0; t < kTokens; ++t) {
+      V::store_lanes(out + t * out_stride + rows[v].row, rows[v].lanes, acc[v][t]);
+    }
+  }
+}
+
+// All tokens times the panel, in passes of nearly equal size: a pass of one token costs more than
+// its share.
+template <class V, class Kind, int kVectors>
+void multiply_tokens(const MatmulTile& tile, const PanelBlock<V>* panel, int64_t first_block,
+                     int64_t blocks, const RowVector<V>* rows) {
+  const int64_t passes = (tile.tokens + V::kTokens - 1) / V::kTokens;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t begin = pass * tile.tokens / passes, end = (pass + 1) * tile.tokens / passes;
+    const Int8Block* x = tile.x8 + begin * tile.x8_stride + first_block;
+    float* out = tile.out + begin * tile.out_stride;
+    unrolled<V::kTokens>([&](auto t) {
+      if (end - begin == t + 1) {
+        multiply_panel<V, Kind, kVectors, t + 1>(panel, blocks, x, tile.x8_stride, rows, out,
+                                                 tile.out_stride, first_block == 0);
+      }
+    });
+  }
+}
+
+template <class V, class Unpack>
+void multiply_quantized(const MatmulTile& tile) {
+  using Kind = typename Unpack::KindOf;
+  auto* panel = reinterpret_cast<PanelBlock<V>*>(tile.scratch);
+  const int64_t blocks = tile.cols / 32;
+  // Bytes of a row's panel; K-quants share out their 256 values evenly.
+  const int64_t block_group = dtype_info(tile.type).block_values / 32;
+  const int64_t group_bytes = dtype_info(tile.type).block_bytes;
+  for (int64_t row = tile.row_begin; row < tile.row_end; row += 2 * V::kRows) {
+    const bool two = row + V::kRows < tile.row_end;
+    const RowVector<V> rows[2] = {row_vector<V>(tile, row),
+                                  row_vector<V>(tile, two ? row + V::kRows : row)};
+    const int64_t next = row + 2 * V::kRows < tile.row_end ? row + 2 * V::kRows : tile.next_row;
+    Prefetch prefetch{reinterpret_cast<uintptr_t>(tile.w) + next * tile.w_stride};
+    for (int64_t first = 0; first < blocks; first += kPanelBlocks) {
+      const int64_t count = blocks - first < kPanelBlocks ? blocks - first : kPanelBlocks;
+      const std::byte* w = tile.w + first / block_group * group_bytes;
+      for (int v = 0; v < 1 + two; ++v) {
+        Unpack::unpack(w + rows[v].row * tile.w_stride, tile.w_stride, count, prefetch,
+                       panel + v * kPanelBlocks);
+      }
+      if (two) {
+        multiply_tokens<V, Kind, 2>(tile, panel, first, count, rows);
+      } else {
+        multiply_tokens<V, Kind, 1>(tile, panel, first, count, rows);
+      }
+    }
+  }
+}
+
+// False for a type that is not quantised.
+template <class V>
+bool multiply_if_quantized(const MatmulTile& tile) {
+  switch (tile.type) {
+    case DType::kQ8_0:
+      multiply_quantized<V, UnpackQ8_0<V>>(tile);
+      return true;
+    case DType::kQ4_0:
+      multiply_quantized<V, UnpackQ4_0<V>>(tile);
+      return true;
+    case DType::kQ4_1:
+      multiply_quantized<V, UnpackQ4_1<V>>(tile);
+      return true;
+    case DType::kQ5_0:
+      multiply_quantized<V, UnpackQ5_0<V>>(tile);
+      return true;
+    case DType::kQ5_1:
+      multiply_quantized<V, UnpackQ5_1<V>>(tile);
+      return true;
+    case DType::kQ4_K:
+      multiply_quantized<V, UnpackQ4_K<V>>(tile);
+      return true;
+    case DType::kQ5_K:
+      multiply_quantized<V, UnpackQ5_K<V>>(tile);
+      return true;
+    case DType::kQ6_K:
+      multiply_quantized<V, UnpackQ6_K<V>>(tile);
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+}  // namespace drover::internal

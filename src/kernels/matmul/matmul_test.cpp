@@ -1,0 +1,511 @@
+#include "kernels/matmul/matmul.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "tensor/dequantize.h"
+#include "tensor/float16.h"
+#include "tensor/quantize.h"
+
+namespace drover {
+namespace {
+
+constexpr DType kQuantized[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0,
+                                DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+constexpr DType kFloats[] = {DType::kF32, DType::kF16, DType::kBF16};
+
+// One Context per instruction set and number of threads; making threads anew would take longer than
+// the products.
+Context& context(Isa isa, int threads = 1) {
+  static std::vector<std::unique_ptr<Context>> made;
+  for (auto& c : made) {
+    if (c->isa == isa && c->threads.size() == threads) return *c;
+  }
+  return *made.emplace_back(std::make_unique<Context>(threads, isa));
+}
+
+// Every set but the plain one, against which they are held.
+std::vector<Isa> fast_isas() {
+  auto isas = available_isas();
+  isas.erase(isas.begin());
+  return isas;
+}
+
+// The offsets of the f16 numbers in a block.
+std::vector<size_t> f16_fields(DType type) {
+  switch (type) {
+    case DType::kQ4_1:
+    case DType::kQ5_1:
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+      return {0, 2};
+    case DType::kQ6_K:
+      return {208};
+    default:
+      return {0};
+  }
+}
+
+enum class Scales { kUsual, kExtreme };
+
+// Blocks of random bits, so that every code occurs, with scales that are numbers: around 0.01, or
+// zero, subnormal and the largest.
+std::vector<std::byte> random_weights(DType type, int64_t values, std::mt19937& random,
+                                      Scales scales = Scales::kUsual) {
+  std::vector<std::byte> out(static_cast<size_t>(row_bytes(type, values)));
+  std::normal_distribution<float> normal(0, 0.01f);
+  if (!is_quantized(type)) {
+    std::vector<float> x(static_cast<size_t>(values));
+    for (float& v : x) v = normal(random);
+    quantize_row(type, x, out.data());
+    return out;
+  }
+  for (std::byte& b : out) b = static_cast<std::byte>(random());
+  const auto block = static_cast<size_t>(dtype_info(type).block_bytes);
+  const uint16_t extremes[] = {0, 0x8000, 0x0001, 0x83ff, 0x7bff, 0xfbff, 0x0400};
+  for (size_t b = 0; b < out.size(); b += block) {
+    for (size_t field : f16_fields(type)) {
+      const f16 d = scales == Scales::kUsual ? to_f16(normal(random)) : f16{extremes[random() % 7]};
+      std::memcpy(&out[b + field], &d, sizeof(d));
+    }
+  }
+  return out;
+}
+
+std::vector<float> random_floats(int64_t count, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> out(static_cast<size_t>(count));
+  for (float& v : out) v = normal(random);
+  return out;
+}
+
+// One product with all that it reads. Weights lie at an odd address, x at an odd float, and there
+// is room between the rows.
+struct Problem {
+  DType type;
+  int64_t tokens, rows, cols;
+  std::vector<std::byte> weights;  // from byte 1 on
+  std::vector<float> x;            // from float 1 on, rows cols + 3 apart
+
+  Problem(DType type, int64_t tokens, int64_t rows, int64_t cols, std::mt19937& random,
+          Scales scales = Scales::kUsual)
+      : type(type), tokens(tokens), rows(rows), cols(cols), weights(1) {
+    const auto w = random_weights(type, rows * cols, random, scales);
+    weights.insert(weights.end(), w.begin(), w.end());
+    x = random_floats(1 + tokens * (cols + 3), random);
+  }
+
+  WeightView w() const { return {weights.data() + 1, type, rows, cols}; }
+  ConstMatrixView x_view() const { return {x.data() + 1, tokens, cols, cols + 3}; }
+};
+
+constexpr float kUntouched = -12345.0f;
+
+// The outputs of tokens [begin, end), rows stride floats apart, `kUntouched` between them.
+std::vector<float> multiply(Context& context, const Problem& p, int64_t begin = 0,
+                            int64_t end = -1) {
+  if (end < 0) end = p.tokens;
+  const int64_t stride = p.rows + 5;
+  std::vector<float> out(static_cast<size_t>((end - begin) * stride + 1), kUntouched);
+  Int8Rows x8;
+  MatmulJob job{.x = p.x_view(), .w = p.w(), .out = {out.data(), end - begin, p.rows, stride}};
+  if (is_quantized(p.type)) {
+    quantize_rows(context, job.x, x8);
+    job.x8 = &x8;
+    job.x8_row = begin;
+  }
+  job.x.data += begin * job.x.stride;
+  job.x.rows = end - begin;
+  matmul(context, {&job, 1});
+  return out;
+}
+
+// Equal to the bit; any NaN equals any other.
+::testing::AssertionResult same_bits(const std::vector<float>& expected,
+                                     const std::vector<float>& got) {
+  if (expected.size() != got.size()) return ::testing::AssertionFailure() << "sizes differ";
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (std::isnan(expected[i]) && std::isnan(got[i])) continue;
+    if (std::bit_cast<uint32_t>(expected[i]) != std::bit_cast<uint32_t>(got[i])) {
+      return ::testing::AssertionFailure()
+             << "index " << i << ": expected " << expected[i] << ", got " << got[i];
+    }
+  }
+  return ::testing::AssertionSuccess();
+}
+
+void expect_all_isas_agree(const Problem& p, const std::string& what) {
+  const auto expected = multiply(context(Isa::kPlain), p);
+  const int64_t stride = p.rows + 5;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const bool between = static_cast<int64_t>(i) % stride >= p.rows || i + 1 == expected.size();
+    ASSERT_EQ(expected[i] == kUntouched, between) << "plain, index " << i << ", " << what;
+  }
+  for (Isa isa : fast_isas()) {
+    ASSERT_TRUE(same_bits(expected, multiply(context(isa), p)))
+        << isa_name(isa) << ' ' << dtype_name(p.type) << " T=" << p.tokens << " N=" << p.rows
+        << " K=" << p.cols << ", " << what;
+  }
+}
+
+class QuantizedMatmul : public ::testing::TestWithParam<DType> {};
+class FloatMatmul : public ::testing::TestWithParam<DType> {};
+class AnyMatmul : public ::testing::TestWithParam<DType> {};
+
+std::string type_name(const ::testing::TestParamInfo<DType>& info) {
+  return std::string(dtype_name(info.param));
+}
+INSTANTIATE_TEST_SUITE_P(Types, QuantizedMatmul, ::testing::ValuesIn(kQuantized), type_name);
+INSTANTIATE_TEST_SUITE_P(Types, FloatMatmul, ::testing::ValuesIn(kFloats), type_name);
+INSTANTIATE_TEST_SUITE_P(Types, AnyMatmul,
+                         ::testing::Values(DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0,
+                                           DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
+                                           DType::kQ4_K, DType::kQ5_K, DType::kQ6_K),
+                         type_name);
+
+// ---- the same bits on every instruction set ----
+
+TEST_P(QuantizedMatmul, EveryNumberOfBlocksGivesTheBitsOfThePlainLoops) {
+  const int64_t block = dtype_info(GetParam()).block_values;
+  for (int64_t blocks = 1; blocks <= 9; ++blocks) {
+    std::mt19937 random(static_cast<uint32_t>(blocks));
+    const Problem p(GetParam(), 1 + blocks % 4, 16 + 5 * blocks, blocks * block, random);
+    expect_all_isas_agree(p, "seed " + std::to_string(blocks));
+  }
+  // Around one, two and three panels of 16 blocks of 32.
+  for (int64_t cols : {480, 512, 544, 768, 992, 1024, 1056, 1280, 1536, 1568}) {
+    if (cols % block != 0) continue;
+    std::mt19937 random(static_cast<uint32_t>(cols));
+    const Problem p(GetParam(), 3, 37, cols, random);
+    expect_all_isas_agree(p, "seed " + std::to_string(cols));
+  }
+}
+
+TEST_P(FloatMatmul, EveryLengthGivesTheBitsOfThePlainLoops) {
+  for (int64_t cols = 1; cols <= 257; ++cols) {
+    std::mt19937 random(static_cast<uint32_t>(cols));
+    const Problem p(GetParam(), 1 + cols % 9, 1 + cols % 7, cols, random);
+    expect_all_isas_agree(p, "seed " + std::to_string(cols));
+  }
+  // Around the stretches of K that many tokens are taken in.
+  for (int64_t cols : {1023, 1024, 1025, 2047, 2048, 2051}) {
+    for (int64_t tokens : {2, 8}) {
+      std::mt19937 random(static_cast<uint32_t>(cols));
+      const Problem p(GetParam(), tokens, 6, cols, random);
+      expect_all_isas_agree(p, "seed " + std::to_string(cols));
+    }
+  }
+}
+
+TEST_P(AnyMatmul, EveryNumberOfRowsAndTokensGivesTheBitsOfThePlainLoops) {
+  const int64_t cols = std::max<int64_t>(64, dtype_info(GetParam()).block_values);
+  for (int64_t n = 1; n <= 40; ++n) {
+    std::mt19937 random(static_cast<uint32_t>(n));
+    expect_all_isas_agree(Problem(GetParam(), 1 + n * 3 % 8, n, cols, random),
+                          "seed " + std::to_string(n));
+    expect_all_isas_agree(Problem(GetParam(), n, 17 + n % 3 * 8, cols, random),
+                          "second of seed " + std::to_string(n));
+  }
+  for (int64_t n : {63, 64, 65, 96, 97}) {
+    std::mt19937 random(static_cast<uint32_t>(n));
+    expect_all_isas_agree(Problem(GetParam(), 7, n, cols, random), "seed " + std::to_string(n));
+  }
+}
+
+TEST_P(QuantizedMatmul, ExtremeScalesAndCodesGiveTheBitsOfThePlainLoops) {
+  const int64_t cols = 2 * std::max<int64_t>(64, dtype_info(GetParam()).block_values);
+  for (uint32_t seed = 0; seed < 12; ++seed) {
+    std::mt19937 random(seed);
+    Problem p(GetParam(), 7, 33, cols, random, Scales::kExtreme);
+    // All weights at one end of their range, all activations at +-127: the largest sums of
+    // products.
+    const bool lowest = seed % 2 == 0;
+    for (int64_t row = 0; row < 8; ++row) {
+      for (int64_t b = 0; b < cols / dtype_info(p.type).block_values; ++b) {
+        const auto block_bytes = static_cast<size_t>(dtype_info(p.type).block_bytes);
+        std::byte* block =
+            p.weights.data() + 1 + row * p.w().row_stride() + b * static_cast<int64_t>(block_bytes);
+        std::vector<std::byte> kept(block, block + block_bytes);
+        const uint8_t end = p.type == DType::kQ8_0 ? (lowest ? 0x80 : 0x7f) : (lowest ? 0 : 0xff);
+        std::memset(block, end, block_bytes);
+        for (size_t f : f16_fields(p.type)) std::memcpy(block + f, &kept[f], sizeof(f16));
+      }
+    }
+    for (int64_t k = 0; k < cols; ++k) {
+      p.x[static_cast<size_t>(1 + k)] = 5.0f;
+      p.x[static_cast<size_t>(1 + (cols + 3) + k)] = -5.0f;
+      p.x[static_cast<size_t>(1 + 2 * (cols + 3) + k)] = 0.0f;
+      p.x[static_cast<size_t>(1 + 3 * (cols + 3) + k)] = k % 2 ? 1e30f : -1e30f;
+      p.x[static_cast<size_t>(1 + 4 * (cols + 3) + k)] *= 1e-30f;
+    }
+    p.x[static_cast<size_t>(1 + 5 * (cols + 3) + 9)] = INFINITY;
+    expect_all_isas_agree(p, "seed " + std::to_string(seed));
+    const auto out = multiply(context(detect_isa()), p);
+    for (int64_t n = 0; n < p.rows; ++n) {
+      EXPECT_TRUE(
+          std::isnan(out[static_cast<size_t>(5 * (p.rows + 5) + n)]));  // the infinity's row
+      EXPECT_FALSE(std::isnan(out[static_cast<size_t>(6 * (p.rows + 5) + n)]));  // its neighbour
+    }
+  }
+}
+
+TEST_P(FloatMatmul, ExtremeValuesGiveTheBitsOfThePlainLoops) {
+  const float extremes[] = {0.0f, -0.0f, 1e-45f, -1e-38f, 3e38f, -3e38f, INFINITY, NAN, 65504.0f};
+  for (uint32_t seed = 0; seed < 12; ++seed) {
+    std::mt19937 random(seed);
+    Problem p(GetParam(), 8, 9, 50, random);
+    for (size_t i = 1; i < p.x.size(); i += 1 + random() % 40) p.x[i] = extremes[random() % 9];
+    std::vector<float> w(static_cast<size_t>(p.rows * p.cols));
+    for (float& v : w) v = random() % 30 ? 1e-20f : extremes[random() % 9];
+    quantize_row(p.type, w, p.weights.data() + 1);
+    expect_all_isas_agree(p, "seed " + std::to_string(seed));
+  }
+}
+
+// ---- results do not depend on company ----
+
+TEST_P(AnyMatmul, ATokenHasTheSameBitsAloneAndInAnyBatchOnAnyNumberOfThreads) {
+  std::mt19937 random(1);
+  // Enough tokens and rows for several tasks of both kinds.
+  const Problem p(GetParam(), 130, 100, 1280, random);
+  const Isa isa = detect_isa();
+  const auto expected = multiply(context(isa), p);
+  for (int threads : {2, 4}) {
+    EXPECT_TRUE(same_bits(expected, multiply(context(isa, threads), p))) << threads << " threads";
+  }
+  const int64_t stride = p.rows + 5;
+  for (int64_t size : {1, 2, 5, 6, 7, 13}) {
+    for (int64_t t = 0; t + size <= p.tokens; t += 1 + size * 3) {
+      const auto got = multiply(context(isa, 2), p, t, t + size);
+      const std::vector<float> same(expected.begin() + t * stride,
+                                    expected.begin() + (t + size) * stride + 1);
+      auto wanted = same;
+      wanted.back() = kUntouched;
+      ASSERT_TRUE(same_bits(wanted, got)) << size << " tokens from " << t;
+    }
+  }
+}
+
+TEST(Matmul, JobsOfOneCallGiveTheBitsOfSeparateCalls) {
+  for (Isa isa : available_isas()) {
+    std::mt19937 random(3);
+    std::vector<Problem> problems;
+    for (DType type : {DType::kQ4_0, DType::kBF16, DType::kQ6_K, DType::kF32, DType::kQ8_0}) {
+      for (int64_t tokens : {0, 1, 9, 50}) problems.emplace_back(type, tokens, 70, 512, random);
+    }
+    problems.emplace_back(DType::kF32, 3, 0, 16, random);
+    std::vector<Int8Rows> x8(problems.size());
+    std::vector<std::vector<float>> out(problems.size());
+    std::vector<MatmulJob> jobs;
+    for (size_t i = 0; i < problems.size(); ++i) {
+      const Problem& p = problems[i];
+      const int64_t stride = p.rows + 5;
+      out[i].assign(static_cast<size_t>(p.tokens * stride + 1), kUntouched);
+      MatmulJob job{.x = p.x_view(), .w = p.w(), .out = {out[i].data(), p.tokens, p.rows, stride}};
+      if (is_quantized(p.type)) {
+        quantize_rows(context(isa, 4), p.x_view(), x8[i]);
+        job.x8 = &x8[i];
+      }
+      jobs.push_back(job);
+    }
+    matmul(context(isa, 4), jobs);
+    for (size_t i = 0; i < problems.size(); ++i) {
+      EXPECT_TRUE(same_bits(multiply(context(isa), problems[i]), out[i]))
+          << isa_name(isa) << " job " << i;
+    }
+  }
+}
+
+// ---- the right numbers ----
+
+// Float rounds each of the steps in the contract of matmul.h by at most u = 2^-24 of its result.
+// Per block that is one or two steps for y and one for acc, which later steps carry along, so after
+// B blocks |error| <= (B + 2) u * (sum of the magnitudes of all terms), up to second order.
+TEST_P(QuantizedMatmul, PlainLoopsAreTheDotProductOfWhatTheBlocksStandFor) {
+  for (uint32_t seed = 0; seed < 4; ++seed) {
+    std::mt19937 random(seed);
+    const Problem p(GetParam(), 3, 5, 1024, random);
+    const auto out = multiply(context(Isa::kPlain), p);
+    Int8Rows x8;
+    quantize_rows(context(Isa::kPlain), p.x_view(), x8);
+    const int64_t blocks = p.cols / 32;
+    for (int64_t t = 0; t < p.tokens; ++t) {
+      for (int64_t n = 0; n < p.rows; ++n) {
+        double sum = 0, magnitude = 0;
+        for (int64_t b = 0; b < blocks; ++b) {
+          const Block32 w = unpack_block(p.type, p.w().row(n), b);
+          const Int8Block& x = x8.row(t)[b];
+          for (int j = 0; j < 32; ++j) {
+            const double weight = double{w.scale[j / 16]} * w.q[j] + double{w.minimum};
+            sum += weight * x.q[j] * double{x.scale};
+            magnitude +=
+                (std::fabs(double{w.scale[j / 16]} * w.q[j]) + std::fabs(double{w.minimum})) *
+                std::abs(x.q[j]) * double{x.scale};
+          }
+        }
+        ASSERT_NEAR(out[static_cast<size_t>(t * (p.rows + 5) + n)], sum,
+                    1.01 * static_cast<double>(blocks + 2) * 0x1p-24 * magnitude)
+            << "seed " << seed << " t=" << t << " n=" << n;
+      }
+    }
+  }
+}
+
+// The 8-bit form of the activations is off by half a step of max / 127 at most, so each block adds
+// no more than that times its weights' magnitudes to the difference from the float product.
+TEST_P(QuantizedMatmul, EightBitActivationsCostAtMostHalfAStepEach) {
+  std::mt19937 random(8);
+  const Problem p(GetParam(), 4, 20, 1024, random);
+  const auto out = multiply(context(detect_isa()), p);
+  std::vector<float> w(static_cast<size_t>(p.cols));
+  for (int64_t n = 0; n < p.rows; ++n) {
+    dequantize_row(p.type, p.w().row(n), w);
+    for (int64_t t = 0; t < p.tokens; ++t) {
+      const float* x = p.x_view().row(t);
+      double sum = 0, bound = 0;
+      for (int64_t b = 0; b < p.cols / 32; ++b) {
+        double largest = 0, weights = 0;
+        for (int64_t k = 32 * b; k < 32 * (b + 1); ++k) {
+          sum += double{x[k]} * w[static_cast<size_t>(k)];
+          largest = std::max(largest, std::fabs(double{x[k]}));
+          weights += std::fabs(double{w[static_cast<size_t>(k)]});
+        }
+        // 1 % on top for float's own rounding.
+        bound += 1.01 * 0.5 * largest / 127 * weights;
+      }
+      ASSERT_NEAR(out[static_cast<size_t>(t * (p.rows + 5) + n)], sum, bound) << t << ' ' << n;
+    }
+  }
+}
+
+// Each lane takes ceil(K / 16) fma steps and the tree 4 more, each off by u of its result.
+TEST_P(FloatMatmul, PlainLoopsAreTheDotProduct) {
+  for (int64_t cols : {1, 15, 16, 17, 100, 1000}) {
+    std::mt19937 random(static_cast<uint32_t>(cols));
+    const Problem p(GetParam(), 3, 5, cols, random);
+    const auto out = multiply(context(Isa::kPlain), p);
+    std::vector<float> w(static_cast<size_t>(cols));
+    for (int64_t n = 0; n < p.rows; ++n) {
+      dequantize_row(p.type, p.w().row(n), w);
+      for (int64_t t = 0; t < p.tokens; ++t) {
+        double sum = 0, magnitude = 0;
+        for (int64_t k = 0; k < cols; ++k) {
+          const double term = double{p.x_view().row(t)[k]} * w[static_cast<size_t>(k)];
+          sum += term;
+          magnitude += std::fabs(term);
+        }
+        const double steps = static_cast<double>((cols + 15) / 16 + 4);
+        ASSERT_NEAR(out[static_cast<size_t>(t * (p.rows + 5) + n)], sum,
+                    1.01 * steps * 0x1p-24 * magnitude)
+            << "seed " << cols << " t=" << t << " n=" << n;
+      }
+    }
+  }
+}
+
+TEST(Matmul, EmptyShapesGiveEmptySums) {
+  for (Isa isa : available_isas()) {
+    std::mt19937 random(4);
+    const Problem none(DType::kF32, 2, 3, 0, random);
+    const auto out = multiply(context(isa), none);
+    for (size_t i = 0; i < out.size(); ++i) {
+      EXPECT_EQ(out[i], i % 8 < 3 && i < 16 ? 0.0f : kUntouched) << i;
+    }
+    EXPECT_NO_THROW(multiply(context(isa), Problem(DType::kQ4_0, 0, 3, 64, random)));
+    EXPECT_NO_THROW(multiply(context(isa), Problem(DType::kQ4_0, 2, 0, 64, random)));
+    EXPECT_NO_THROW(matmul(context(isa), {}));
+  }
+}
+
+TEST(Matmul, ShapesThatDoNotFitAreRefused) {
+  std::mt19937 random(5);
+  const Problem p(DType::kQ4_0, 2, 16, 64, random);
+  std::vector<float> out(1000);
+  Context& c = context(Isa::kPlain);
+  Int8Rows x8;
+  quantize_rows(c, p.x_view(), x8);
+  const MatmulJob good{.x = p.x_view(), .x8 = &x8, .w = p.w(), .out = {out.data(), 2, 16, 16}};
+  EXPECT_NO_THROW(matmul(c, {&good, 1}));
+  auto refused = [&](auto change) {
+    MatmulJob job = good;
+    change(job);
+    EXPECT_THROW(matmul(c, {&job, 1}), Error);
+  };
+  refused([](MatmulJob& j) { j.x8 = nullptr; });
+  refused([](MatmulJob& j) { j.x8_row = 1; });
+  refused([](MatmulJob& j) { j.x.cols = 32; });
+  refused([](MatmulJob& j) { j.out.cols = 15; });
+  refused([](MatmulJob& j) { j.out.rows = 1; });
+  refused([](MatmulJob& j) { j.w.type = DType::kI32; });
+  refused(
+      [](MatmulJob& j) { j.w.type = DType::kF32; });  // and an 8-bit form that it has no use for
+}
+
+// ---- the 8-bit form ----
+
+TEST(Int8Rows, EveryIsaGivesTheBitsOfThePlainLoop) {
+  for (uint32_t seed = 0; seed < 50; ++seed) {
+    std::mt19937 random(seed);
+    std::vector<float> x = random_floats(1 + 9 * 96, random);
+    const float special[] = {0.0f,     -0.0f,    1e-45f,    1e-36f, 3.4e38f,
+                             -3.4e38f, INFINITY, -INFINITY, NAN};
+    const float factor = std::pow(10.0f, static_cast<float>(static_cast<int>(random() % 76) - 38));
+    for (float& v : x) v *= factor;
+    for (size_t i = 0; i < x.size(); i += 1 + random() % 90) x[i] = special[random() % 9];
+    if (seed == 0) std::fill(x.begin(), x.end(), 0.0f);
+    if (seed == 1)
+      for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 64) / 2 - 15.5f;
+    Int8Rows plain;
+    quantize_rows(context(Isa::kPlain), {x.data() + 1, 9, 96, 96}, plain);
+    for (Isa isa : fast_isas()) {
+      Int8Rows fast;
+      quantize_rows(context(isa), {x.data() + 1, 9, 96, 96}, fast);
+      for (int64_t b = 0; b < 9 * 3; ++b) {
+        Int8Block expected = plain.row(0)[b], got = fast.row(0)[b];
+        if (std::isnan(expected.scale) && std::isnan(got.scale)) expected.scale = got.scale = 0;
+        ASSERT_EQ(std::memcmp(&expected, &got, sizeof(got)), 0)
+            << isa_name(isa) << " seed " << seed << " block " << b;
+      }
+    }
+  }
+}
+
+TEST(Int8Rows, ABlockIsItsDefinition) {
+  std::mt19937 random(6);
+  const std::vector<float> x = random_floats(64 * 32, random);
+  Int8Rows rows;
+  quantize_rows(context(detect_isa(), 2), {x.data(), 64, 32, 32}, rows);
+  for (int64_t r = 0; r < 64; ++r) {
+    const Int8Block& block = rows.row(r)[0];
+    float largest = 0;
+    int sums[2] = {0, 0}, extreme = 0;
+    for (int64_t j = 0; j < 32; ++j) {
+      const float v = x[static_cast<size_t>(32 * r + j)];
+      largest = std::max(largest, std::fabs(v));
+      // Half a step, and a little for the two roundings of the factor and the product.
+      EXPECT_NEAR(v, block.scale * block.q[j], block.scale * 0.5001f);
+      sums[j / 16] += block.q[j];
+      extreme = std::max(extreme, std::abs(block.q[j]));
+    }
+    EXPECT_EQ(extreme, 127);
+    EXPECT_EQ(block.scale, largest / 127);
+    EXPECT_EQ(block.sum, static_cast<float>(sums[0] + sums[1]));
+    EXPECT_EQ(block.bias8, -8 * (sums[0] + sums[1]));
+    EXPECT_EQ(block.bias16, -16 * (sums[0] + sums[1]));
+    EXPECT_EQ(block.bias128, -128 * (sums[0] + sums[1]));
+    EXPECT_EQ(block.bias32[0], -32 * sums[0]);
+    EXPECT_EQ(block.bias32[1], -32 * sums[1]);
+  }
+  EXPECT_THROW(rows.resize(1, 33), Error);
+}
+
+}  // namespace
+}  // namespace drover
