@@ -36,7 +36,8 @@ class Bpe {
 
   TokenIndex index_;  // ordinary tokens
   std::array<Token, 256> byte_tokens_;
-  std::vector<Merge> merges_;  // open addressing, at most half full
+  std::vector<uint32_t> lengths_;  // bytes of each ordinary token
+  std::vector<Merge> merges_;      // open addressing, at most half full
   size_t longest_token_ = 0;
   bool ignore_merges_;
 };

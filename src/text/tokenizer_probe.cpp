@@ -1,12 +1,16 @@
-// tokenizer_probe tiktoken FILE | tokenizer_probe json FILE
-// Encodes strings from standard input for tests/reference/tokenizer_check.py. In: per string a mode
-// byte ('t' text, 's' text with special tokens), a 32-bit length, the bytes. Out: per string the
-// 32-bit number of tokens, then the tokens. All little-endian.
+// tokenizer_probe tiktoken FILE
+// tokenizer_probe json FILE [TOKENIZER_CONFIG]
+// Encodes what tests/reference/tokenizer_check.py and chat_reference.py send, to be compared with
+// other tokenizers. In, per request: a mode byte, a 32-bit length, that many bytes: 't' a text, 's'
+// a text with special tokens, 'c' a conversation as JSON [[role, content], ...], 'g' the same with
+// the generation prompt. Out, per request: the 32-bit number of tokens, the tokens. Little-endian.
+#include <boost/json.hpp>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <string>
 
+#include "text/chat_format.h"
 #include "text/test_vocabularies.h"
 #include "text/tokenizer.h"
 
@@ -15,11 +19,28 @@ namespace {
 
 bool read_exactly(void* out, size_t n) { return std::fread(out, 1, n, stdin) == n; }
 
-int probe(const std::string& form, const std::string& path) {
-  const Tokenizer tokenizer(
-      form == "json"
-          ? vocabulary_from_tokenizer_json(read_file(path, kMaxTokenizerJsonBytes), path, {})
-          : vocabulary_from_tiktoken(read_ranks(path), path));
+Vocabulary load(const std::string& form, const std::string& path, const char* config_path) {
+  if (form != "json") return vocabulary_from_tiktoken(read_ranks(path), path);
+  const std::string json = read_file(path, kMaxTokenizerJsonBytes);
+  if (!config_path) return vocabulary_from_tokenizer_json(json, path, {});
+  return vocabulary_from_tokenizer_json(json, path, read_file(config_path, kMaxTokenizerJsonBytes));
+}
+
+std::vector<Token> answer(const Tokenizer& tokenizer, char mode, const std::string& text) {
+  if (mode == 't') return tokenizer.encode(text);
+  if (mode == 's') return tokenizer.encode_special(text);
+  std::vector<Message> messages;
+  const boost::json::value talk = boost::json::parse(text);
+  for (const auto& message : talk.as_array()) {
+    messages.push_back({boost::json::value_to<std::string>(message.at(0)),
+                        boost::json::value_to<std::string>(message.at(1))});
+  }
+  return render_chat(detect_chat_format(tokenizer.vocabulary()), tokenizer, messages,
+                     /*add_generation_prompt=*/mode == 'g');
+}
+
+int probe(const std::string& form, const std::string& path, const char* config_path) {
+  const Tokenizer tokenizer(load(form, path, config_path));
   char mode;
   uint32_t length;
   std::string text;
@@ -27,7 +48,7 @@ int probe(const std::string& form, const std::string& path) {
     if (!read_exactly(&length, sizeof length)) return 1;
     text.resize(length);
     if (!read_exactly(text.data(), length)) return 1;
-    const auto tokens = mode == 's' ? tokenizer.encode_special(text) : tokenizer.encode(text);
+    const auto tokens = answer(tokenizer, mode, text);
     const auto count = static_cast<uint32_t>(tokens.size());
     std::fwrite(&count, sizeof count, 1, stdout);
     std::fwrite(tokens.data(), sizeof(Token), tokens.size(), stdout);
@@ -39,12 +60,12 @@ int probe(const std::string& form, const std::string& path) {
 }  // namespace drover
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::fprintf(stderr, "usage: tokenizer_probe tiktoken|json FILE\n");
+  if (argc < 3 || argc > 4) {
+    std::fprintf(stderr, "usage: tokenizer_probe tiktoken|json FILE [TOKENIZER_CONFIG]\n");
     return 2;
   }
   try {
-    return drover::probe(argv[1], argv[2]);
+    return drover::probe(argv[1], argv[2], argc == 4 ? argv[3] : nullptr);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Compares Drover's tokenizer with the `tokenizers` package on many seeded strings.
 
-    pip install tokenizers==0.22.2
+    pip install tokenizers==0.23.3
     python tests/reference/tokenizer_check.py PROBE [--shared ../shared/data] [--strings 20000]
         [--gguf SmolLM2.gguf]     also that file's vocabulary; needs `pip install gguf`
-        [--golden FILE]           writes a small golden file from the same judge and stops
+        [--golden FILE]           writes tests/data/text/tokenizer_golden.json from the same judge
 
 PROBE is the built tokenizer_probe. The vocabularies of Llama 4 and Llama 3 are built for the judge
 from the tiktoken files by the rules of spec 7.5; Drover reads the tiktoken file and, a second time,
@@ -159,9 +159,10 @@ def strings(count, seed=SEED):
     return [random_string(rng) for _ in range(count)]
 
 
-def drover(probe, form, path, texts, mode):
+def drover(probe, arguments, texts, mode):
+    """The tokens that the probe makes of each text, see tokenizer_probe.cpp."""
     request = b"".join(mode + struct.pack("<I", len(b)) + b for b in (t.encode() for t in texts))
-    answer = subprocess.run([probe, form, str(path)], input=request, stdout=subprocess.PIPE,
+    answer = subprocess.run([probe, *map(str, arguments)], input=request, stdout=subprocess.PIPE,
                             check=True).stdout
     out, at = [], 0
     for _ in texts:
@@ -201,9 +202,48 @@ def check(name, judge, tiktoken, args):
         wrong = 0
         for form, path in forms:
             for mode, what, expected in ((b"t", "text", as_text), (b"s", "special", as_template)):
-                got = drover(args.probe, form, path, texts, mode)
+                got = drover(args.probe, [form, path], texts, mode)
                 wrong += compare(f"{name} {form} {what}", texts, expected, got)
     return wrong
+
+
+def golden_pieces():
+    """Pieces need no vocabulary: a string, and for each pattern the lengths of its pieces in bytes."""
+    whole = lambda pattern: pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(pattern), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    judges = [
+        whole(PATTERNS["llama4"]), whole(PATTERNS["llama3"]), gpt2,
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])]
+    texts = [t for t in strings(300, SEED + 2) if len(t) < 60]
+    return [[t] + [[len(piece) for piece, _ in judge.pre_tokenize_str(t)] for judge in judges]
+            for t in texts]
+
+
+def golden_lossy():
+    """Broken UTF-8 and how a decoder with replacement shows it: hexadecimal bytes, text."""
+    rng, out = random.Random(SEED + 3), []
+    ingredients = ["a", "é", "日", "😀", "\U0010ffff", "\ud7ff"]
+    for _ in range(200):
+        data = b""
+        for _ in range(rng.randint(1, 6)):
+            part = rng.choice(ingredients).encode()
+            data += rng.choice([part, part[:rng.randint(1, len(part))], bytes([rng.randint(0, 255)]),
+                                b"\xed\xa0\x80", b"\xf4\x90", b"\xe0\x80", b"\xc0\xaf"])
+        out.append([data.hex(), data.decode("utf-8", errors="replace")])
+    return out
+
+
+def write_golden(path, shared):
+    golden = {"pieces": golden_pieces(), "lossy": golden_lossy()}
+    for name in ("llama4", "llama3"):
+        judge = plain(judge_from_tiktoken(name, shared / name / "tokenizer.model"))
+        texts = [t for t in strings(400, SEED + 1) if len(t) < 60][:250]
+        golden["tokens_" + name] = list(zip(texts, ids(judge, texts)))
+    tables = (f'"{name}": [\n' + ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+              + "\n]" for name, rows in golden.items())
+    path.write_text("{" + ",\n".join(tables) + "}\n")
 
 
 def main():
@@ -214,23 +254,15 @@ def main():
     parser.add_argument("--gguf")
     parser.add_argument("--golden", type=pathlib.Path)
     args = parser.parse_args()
-    start, wrong, golden = time.time(), 0, {}
+    if args.golden:
+        return write_golden(args.golden, args.shared)
+    start, wrong = time.time(), 0
     for name in ("llama4", "llama3"):
         path = args.shared / name / "tokenizer.model"
         if not path.exists():
             print(f"{name}: skipped, {path} is not there")
             continue
-        judge = judge_from_tiktoken(name, path)
-        if args.golden:
-            texts = strings(250, SEED + 1)
-            golden[name] = [[t, e] for t, e in zip(texts, ids(plain(judge), texts))]
-        else:
-            wrong += check(name, judge, path, args)
-    if args.golden:
-        rows = {name: "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"
-                for name, rows in golden.items()}
-        args.golden.write_text("{" + ",\n".join(f'"{n}": {r}' for n, r in rows.items()) + "}\n")
-        return 0
+        wrong += check(name, judge_from_tiktoken(name, path), path, args)
     if args.gguf:
         wrong += check("smollm2", judge_from_smollm(args.gguf), None, args)
     print(f"seed {SEED}, {time.time() - start:.0f} s, {wrong} differences in all")

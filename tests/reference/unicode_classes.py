@@ -2,7 +2,7 @@
 """The character classes that the pre-tokenizer patterns speak of, as the `tokenizers` package sees
 them (Unicode 16). Writes src/text/unicode_runs.inc, or with --check compares it.
 
-    pip install tokenizers==0.22.2
+    pip install tokenizers==0.23.3
     python tests/reference/unicode_classes.py [--check]
 """
 import pathlib
