@@ -18,6 +18,10 @@ using namespace testing;
 struct Case {
   std::string golden;
   DType type;
+
+  friend void PrintTo(const Case& c, std::ostream* out) {
+    *out << c.golden << " " << dtype_name(c.type);
+  }
 };
 
 class Company : public ::testing::TestWithParam<Case> {

@@ -73,13 +73,15 @@ TEST_P(Goldens, TheGgufThatConvertMakesGivesTheSameBits) {
 // move the logits depends on the model, and the model tells: rounding to f16 is the same disturbance,
 // 2^-12, an eighth as large, and to first order the logits move in proportion. The largest of some
 // thousand differences varies from one draw of roundings to the next by less than the factor 3 that
-// is left here; a wrong reading of bf16 moves logits by their own size.
+// is left here; a wrong reading of bf16 moves logits by their own size. Only for models without
+// experts: choosing another expert is no small disturbance, and bf16 can tip a close choice.
 TEST_P(Goldens, RoundingToBf16CostsEightTimesWhatRoundingToF16Costs) {
   const Golden& golden = GetParam();
   TemporaryFolder folder;
   Context context(2);
   const auto model = Model::load(golden.folder().string());
   if (model->weights().layers[0].wq.type != DType::kF32) GTEST_SKIP() << "stored in 16 bits";
+  if (model->config().experts > 0) GTEST_SKIP() << "rounding may choose another expert";
   double difference[2];
   for (const DType type : {DType::kF16, DType::kBF16}) {
     const auto path = folder / (std::string(dtype_name(type)) + ".gguf");

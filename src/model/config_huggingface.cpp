@@ -140,6 +140,9 @@ void read_llama4_layers(const Fields& f, ModelConfig& c) {
     }
     if (c.chunk == 0) layer.chunked = false;
   }
+  if (std::none_of(c.layers.begin(), c.layers.end(), [](auto& layer) { return layer.chunked; })) {
+    c.chunk = 0;
+  }
 
   // MoE: the list if there is one (it may be empty: none), else every step-th layer.
   const int64_t step = f.size("interleave_moe_layer_step", 1);

@@ -5,7 +5,6 @@
 #include "base/error.h"
 #include "kernels/attention/attention.h"
 #include "kernels/math/exp.h"
-#include "kernels/matmul/matmul.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/swiglu/swiglu.h"
 #include "tensor/dequantize.h"
@@ -56,6 +55,10 @@ void Decoder::forward(std::span<const SequenceSlice> slices, MatrixView logits) 
   for (const SequenceSlice& slice : slices) {
     slice.cache->advance(static_cast<int64_t>(slice.tokens.size()));
   }
+}
+
+MatmulJob Decoder::job(ConstMatrixView x, int64_t first, WeightView w, MatrixView out) const {
+  return {x, is_quantized(w.type) ? &int8_ : nullptr, first, w, out};
 }
 
 // Checks the slices, takes cache memory, and cuts each slice at chunk borders. A chunked layer runs
@@ -142,8 +145,7 @@ void Decoder::attention_block(int64_t index) {
 
   rms_norm(context_, a, h, w.attention_norm, c.norm_eps);
   if (any_quantized({w.wq.type, w.wk.type, w.wv.type})) quantize_rows(context_, a, int8_);
-  const MatmulJob projections[] = {
-      {a, &int8_, 0, w.wq, q}, {a, &int8_, 0, w.wk, k}, {a, &int8_, 0, w.wv, v}};
+  const MatmulJob projections[] = {job(a, 0, w.wq, q), job(a, 0, w.wk, k), job(a, 0, w.wv, v)};
   matmul(context_, projections);
 
   if (layer.rope) {
@@ -163,7 +165,7 @@ void Decoder::attention_block(int64_t index) {
   attend(index);
 
   if (is_quantized(w.wo.type)) quantize_rows(context_, mixed, int8_);
-  const MatmulJob output[] = {{mixed, &int8_, 0, w.wo, out}};
+  const MatmulJob output[] = {job(mixed, 0, w.wo, out)};
   matmul(context_, output);
   add(context_, h, out);
 }
@@ -215,8 +217,8 @@ void Decoder::feed_forward_block(int64_t index) {
   // One network's product: rows [first, first + n) of x times its weights.
   const auto multiply = [&](MatrixView x, int64_t first, int64_t n, WeightView weight, MatrixView y) {
     if (n == 0) return;
-    jobs.push_back({{x.row(first), n, x.cols, x.stride}, &int8_, first, weight,
-                    {y.row(first), n, y.cols, y.stride}});
+    jobs.push_back(job({x.row(first), n, x.cols, x.stride}, first, weight,
+                       {y.row(first), n, y.cols, y.stride}));
   };
   const auto expert_rows = [&](int64_t e) { return expert_first_[e + 1] - expert_first_[e]; };
 
@@ -258,7 +260,7 @@ void Decoder::route(const LayerWeights& w) {
   const MatrixView f = rows_of(normed_, 0, tokens_, hidden);
   const MatrixView logits = rows_of(router_, 0, tokens_, experts);
   if (is_quantized(w.router.type)) quantize_rows(context_, f, int8_);
-  const MatmulJob score[] = {{f, &int8_, 0, w.router, logits}};
+  const MatmulJob score[] = {job(f, 0, w.router, logits)};
   matmul(context_, score);
 
   chosen_.resize(tokens_ * chosen);
@@ -307,8 +309,8 @@ void Decoder::read_out(std::span<const SequenceSlice> slices, MatrixView logits)
   rms_norm(context_, last, rows_of(out_, 0, wanted, config_.hidden), weights_.output_norm,
            config_.norm_eps);
   if (is_quantized(weights_.output.type)) quantize_rows(context_, last, int8_);
-  const MatmulJob job[] = {{last, &int8_, 0, weights_.output, logits}};
-  matmul(context_, job);
+  const MatmulJob output[] = {job(last, 0, weights_.output, logits)};
+  matmul(context_, output);
 }
 
 }  // namespace drover

@@ -16,6 +16,7 @@
 #include "cache/kv_cache.h"
 #include "kernels/context.h"
 #include "kernels/matmul/int8_rows.h"
+#include "kernels/matmul/matmul.h"
 #include "kernels/rope/rope.h"
 #include "model/config.h"
 #include "model/weights.h"
@@ -53,6 +54,8 @@ class Decoder {
     int64_t position;
   };
 
+  // The product of x, whose 8-bit form is in int8_ from row `first` on if w needs it, and w.
+  MatmulJob job(ConstMatrixView x, int64_t first, WeightView w, MatrixView out) const;
   void plan(std::span<const SequenceSlice> slices);
   void embed(std::span<const SequenceSlice> slices);
   void attention_block(int64_t layer);

@@ -24,6 +24,9 @@ struct Golden {
   std::vector<float> logits;   // [tokens, vocab]
   int64_t vocab = 0;
 
+  // What GoogleTest prints of a case.
+  friend void PrintTo(const Golden& golden, std::ostream* out) { *out << golden.name; }
+
   std::filesystem::path folder() const { return kGoldens / name; }
 };
 
