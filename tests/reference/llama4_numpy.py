@@ -14,6 +14,7 @@ size, V vocabulary.
 """
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,11 +185,11 @@ class Model:
         k = (a @ self.weight("self_attn.k_proj.weight").T).reshape(T, c.kv_heads, c.head_dim)
         v = (a @ self.weight("self_attn.v_proj.weight").T).reshape(T, c.kv_heads, c.head_dim)
         q, k = self.position(q, k, i, positions)
-        k, v = self.share(k), self.share(v)
-        scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(c.head_dim)
+        q, k, v = (x.transpose(1, 0, 2) for x in (q, self.share(k), self.share(v)))  # [H, T, d]
+        scores = q @ k.transpose(0, 2, 1) / math.sqrt(c.head_dim)
         scores = np.where(self.allowed(i, positions[:, None], positions[None, :]), scores, -np.inf)
-        out = np.einsum("hqk,khd->qhd", softmax(scores), v)
-        return out.reshape(T, -1) @ self.weight("self_attn.o_proj.weight").T
+        out = softmax(scores) @ v
+        return out.transpose(1, 0, 2).reshape(T, -1) @ self.weight("self_attn.o_proj.weight").T
 
     def position(self, q, k, i, positions):
         c = self.c
