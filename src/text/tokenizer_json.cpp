@@ -1,4 +1,5 @@
-// tokenizer.json and tokenizer_config.json of the Hugging Face tokenizers library. Source: spec 7.5.
+// tokenizer.json and tokenizer_config.json of the Hugging Face tokenizers library. Source:
+// spec 7.5.
 #include <boost/json.hpp>
 #include <new>
 
@@ -29,16 +30,17 @@ class CappedMemory final : public json::memory_resource {
  private:
   void* do_allocate(size_t size, size_t alignment) override {
     if (size > limit_ - used_) {
-      throw_error(ErrorKind::kLimit, "{}: expected a file that takes at most {} bytes of memory, got "
-                                     "one that takes more",
+      throw_error(ErrorKind::kLimit,
+                  "{}: expected a file that takes at most {} bytes of memory, got "
+                  "one that takes more",
                   source_, limit_);
     }
-    void* out = ::operator new(size, std::align_val_t{alignment});
+    void* out = ::operator new (size, std::align_val_t{alignment});
     used_ += size;
     return out;
   }
   void do_deallocate(void* memory, size_t size, size_t alignment) override {
-    ::operator delete(memory, std::align_val_t{alignment});
+    ::operator delete (memory, std::align_val_t{alignment});
     used_ -= size;
   }
   bool do_is_equal(const json::memory_resource& other) const noexcept override {
@@ -105,7 +107,7 @@ class Node {
   }
   [[noreturn]] void unsupported(std::string_view expected, std::string_view got) const {
     throw_error(ErrorKind::kUnsupported, "{}: expected {}, got {}", path_, expected,
-                printable(got, 200));
+                printable(got, 400));
   }
 
  private:
