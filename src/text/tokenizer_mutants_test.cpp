@@ -190,7 +190,7 @@ TEST(TokenizerMutants, OfGgufFieldsAreRefusedOrWork) {
           f.bos.reset();
           break;
         case 11:
-          f.pre = random() % 2 ? "smollm" : any(kOdd);
+          f.pre = random() % 2 ? std::string_view("smollm") : any(kOdd);
           break;
       }
       if (f.token_types.empty()) break;
