@@ -180,9 +180,9 @@ void Bpe::encode_short(std::string_view piece, std::vector<Token>& out) const {
 }
 
 void Bpe::encode_long(std::string_view piece, std::vector<Token>& out) const {
-  // A token covers as many cells as it has bytes, and stands in its first and its last one: the next
-  // token begins after its length, the previous one ends in the cell before. ranks[i] belongs to
-  // the pair of the token that begins at i and the next one.
+  // A token covers as many cells as it has bytes, and stands in its first and its last one: the
+  // next token begins after its length, the previous one ends in the cell before. ranks[i] belongs
+  // to the pair of the token that begins at i and the next one.
   DROVER_CHECK(piece.size() < kNoMerge);
   std::vector<Token> cells;
   cells.reserve(piece.size());

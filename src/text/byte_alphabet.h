@@ -37,7 +37,8 @@ inline constexpr auto kCodePointToByte = [] {
 
 inline std::string bytes_to_alphabet(std::string_view bytes) {
   std::string out;
-  for (const char byte : bytes) append_utf8(out, kByteToCodePoint[static_cast<unsigned char>(byte)]);
+  for (const char byte : bytes)
+    append_utf8(out, kByteToCodePoint[static_cast<unsigned char>(byte)]);
   return out;
 }
 

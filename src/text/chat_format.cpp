@@ -80,13 +80,27 @@ std::string json_string(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
@@ -154,7 +168,8 @@ class Writer {
   void control(std::string_view text) {
     const auto token = tokenizer_.special(text);
     if (!token) {
-      throw_error(ErrorKind::kUnsupported, "{}: chat format {}: expected a control token {}, got none",
+      throw_error(ErrorKind::kUnsupported,
+                  "{}: chat format {}: expected a control token {}, got none",
                   tokenizer_.vocabulary().source, markers_.name, text);
     }
     out_.push_back(*token);
@@ -182,9 +197,7 @@ class Writer {
   std::vector<Token> out_;
 };
 
-bool is_tool(const Message& message) {
-  return message.role == "tool" || message.role == "ipython";
-}
+bool is_tool(const Message& message) { return message.role == "tool" || message.role == "ipython"; }
 
 void write_llama4(Writer& writer, std::span<const Message> messages, bool add_generation_prompt) {
   writer.bos();
@@ -286,14 +299,17 @@ std::vector<Token> render_chat(ChatFormat format, const Tokenizer& tokenizer,
   Writer writer(*markers, tokenizer);
   const std::string_view chat_template = tokenizer.vocabulary().chat_template;
   switch (format) {
-    case ChatFormat::kLlama4: write_llama4(writer, messages, add_generation_prompt); break;
+    case ChatFormat::kLlama4:
+      write_llama4(writer, messages, add_generation_prompt);
+      break;
     case ChatFormat::kLlama3:
       write_llama3(writer, chat_template, messages, add_generation_prompt);
       break;
     case ChatFormat::kChatMl:
       write_chat_ml(writer, *markers, chat_template, messages, add_generation_prompt);
       break;
-    case ChatFormat::kNone: break;
+    case ChatFormat::kNone:
+      break;
   }
   return writer.take();
 }

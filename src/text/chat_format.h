@@ -48,8 +48,8 @@ ChatFormat detect_chat_format(const Vocabulary& vocabulary);
 // The tokens are those of that text, with one decision where texts do not settle it. The blank line
 // after a header is a token of its own, as in Meta's own encoder, with which the models were
 // trained; encoding the whole text at once would join it with a content that itself begins with a
-// line break (spec 8.1). ChatML has no such encoder; there, role, line break and content are encoded
-// together, as when the whole text is.
+// line break (spec 8.1). ChatML has no such encoder; there, role, line break and content are
+// encoded together, as when the whole text is.
 std::vector<Token> render_chat(ChatFormat format, const Tokenizer& tokenizer,
                                std::span<const Message> messages, bool add_generation_prompt);
 

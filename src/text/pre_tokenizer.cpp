@@ -176,20 +176,28 @@ size_t gpt2_end(std::string_view text, size_t begin, bool numbers_alone) {
 
 std::string_view pre_tokenizer_name(PreTokenizer pre) {
   switch (pre) {
-    case PreTokenizer::kLlama4: return "llama4";
-    case PreTokenizer::kLlama3: return "llama3";
-    case PreTokenizer::kGpt2: return "gpt2";
-    case PreTokenizer::kSmolLm: return "smollm";
+    case PreTokenizer::kLlama4:
+      return "llama4";
+    case PreTokenizer::kLlama3:
+      return "llama3";
+    case PreTokenizer::kGpt2:
+      return "gpt2";
+    case PreTokenizer::kSmolLm:
+      return "smollm";
   }
   return "unknown";
 }
 
 size_t piece_end(PreTokenizer pre, std::string_view text, size_t begin) {
   switch (pre) {
-    case PreTokenizer::kLlama4: return llama4_end(text, begin);
-    case PreTokenizer::kLlama3: return llama3_end(text, begin);
-    case PreTokenizer::kGpt2: return gpt2_end(text, begin, /*numbers_alone=*/false);
-    case PreTokenizer::kSmolLm: return gpt2_end(text, begin, /*numbers_alone=*/true);
+    case PreTokenizer::kLlama4:
+      return llama4_end(text, begin);
+    case PreTokenizer::kLlama3:
+      return llama3_end(text, begin);
+    case PreTokenizer::kGpt2:
+      return gpt2_end(text, begin, /*numbers_alone=*/false);
+    case PreTokenizer::kSmolLm:
+      return gpt2_end(text, begin, /*numbers_alone=*/true);
   }
   throw_error(ErrorKind::kInternal, "pre-tokenizer {} does not exist", static_cast<int>(pre));
 }

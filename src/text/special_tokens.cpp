@@ -32,10 +32,9 @@ std::vector<std::string> llama3_special_tokens() {
 }
 
 std::vector<std::string> llama4_special_tokens() {
-  std::vector<std::string> out = {"<|begin_of_text|>", "<|end_of_text|>", "<|fim_prefix|>",
-                                  "<|fim_middle|>",    "<|fim_suffix|>",  "<|header_start|>",
-                                  "<|header_end|>",    "<|eom|>",         "<|eot|>",
-                                  "<|step|>"};
+  std::vector<std::string> out = {
+      "<|begin_of_text|>", "<|end_of_text|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
+      "<|header_start|>",  "<|header_end|>",  "<|eom|>",        "<|eot|>",        "<|step|>"};
   reserve(out, "text_post_train_", 0, 6);
   append(out, {"<|python_start|>", "<|python_end|>", "<|finetune_right_pad|>"});
   reserve(out, "text_post_train_", 8, 69);  // 6 and 7 do not exist

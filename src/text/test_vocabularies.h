@@ -2,6 +2,7 @@
 // to stand in a test.
 #pragma once
 
+#include <boost/json.hpp>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
@@ -76,6 +77,96 @@ inline Vocabulary small_vocabulary() {
   v.add_bos = true;
   find_stops(v);
   return v;
+}
+
+// The GGUF fields that say what `vocabulary` does, and the strings that they view.
+struct GgufSource {
+  GgufSource(const Vocabulary& v, std::string_view pre) {
+    for (size_t i = 0; i < v.tokens.size(); ++i) {
+      tokens.push_back(v.kinds[i] == TokenKind::kNormal ? bytes_to_alphabet(v.tokens[i])
+                                                        : v.tokens[i]);
+      fields.token_types.push_back(static_cast<int32_t>(v.kinds[i]) + 1);
+    }
+    for (const auto& [left, right] : v.merges) {
+      merges.push_back(tokens[static_cast<size_t>(left)] + " " +
+                       tokens[static_cast<size_t>(right)]);
+    }
+    fields.source = v.source;
+    fields.model = "gpt2";
+    fields.pre = pre;
+    fields.tokens.assign(tokens.begin(), tokens.end());
+    fields.merges.assign(merges.begin(), merges.end());
+    if (v.bos) fields.bos = static_cast<uint32_t>(*v.bos);
+    if (v.eos) fields.eos = static_cast<uint32_t>(*v.eos);
+    fields.add_bos = v.add_bos;
+  }
+  GgufSource(const GgufSource&) = delete;
+  GgufSource& operator=(const GgufSource&) = delete;
+
+  std::vector<std::string> tokens, merges;
+  GgufTokenizerFields fields;
+};
+
+// A tokenizer.json that says what a Llama 4 `vocabulary` does, with its merges as pairs or as
+// strings.
+inline std::string tokenizer_json(const Vocabulary& v, bool merges_as_pairs) {
+  namespace json = boost::json;
+  json::object vocab;
+  json::array added, merges;
+  for (size_t i = 0; i < v.tokens.size(); ++i) {
+    if (v.kinds[i] == TokenKind::kNormal) {
+      vocab[bytes_to_alphabet(v.tokens[i])] = i;
+    } else {
+      added.push_back({{"id", i},
+                       {"content", v.tokens[i]},
+                       {"single_word", false},
+                       {"lstrip", false},
+                       {"rstrip", false},
+                       {"normalized", false},
+                       {"special", v.kinds[i] == TokenKind::kControl}});
+    }
+  }
+  for (const auto& [left, right] : v.merges) {
+    const std::string a = bytes_to_alphabet(v.tokens[static_cast<size_t>(left)]);
+    const std::string b = bytes_to_alphabet(v.tokens[static_cast<size_t>(right)]);
+    if (merges_as_pairs) {
+      merges.push_back(json::array{a, b});
+    } else {
+      merges.push_back(json::string(a + " " + b));
+    }
+  }
+  const std::string pattern =
+      R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
+      R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
+      R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+  const json::value byte_level = {{"type", "ByteLevel"},
+                                  {"add_prefix_space", false},
+                                  {"trim_offsets", true},
+                                  {"use_regex", false}};
+  const json::value split = {{"type", "Split"},
+                             {"pattern", {{"Regex", pattern}}},
+                             {"behavior", "Isolated"},
+                             {"invert", false}};
+  const std::string bos = v.tokens[static_cast<size_t>(v.bos.value())];
+  const json::array single = {
+      json::object{{"SpecialToken", json::object{{"id", bos}, {"type_id", 0}}}},
+      json::object{{"Sequence", json::object{{"id", "A"}, {"type_id", 0}}}}};
+  const json::object root = {
+      {"version", "1.0"},
+      {"added_tokens", added},
+      {"normalizer", nullptr},
+      {"pre_tokenizer",
+       json::object{{"type", "Sequence"}, {"pretokenizers", json::array{split, byte_level}}}},
+      {"post_processor", json::object{{"type", "TemplateProcessing"}, {"single", single}}},
+      {"decoder", byte_level},
+      {"model", json::object{{"type", "BPE"},
+                             {"dropout", nullptr},
+                             {"unk_token", nullptr},
+                             {"fuse_unk", false},
+                             {"ignore_merges", v.ignore_merges},
+                             {"vocab", vocab},
+                             {"merges", merges}}}};
+  return json::serialize(root);
 }
 
 }  // namespace drover

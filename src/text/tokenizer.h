@@ -26,8 +26,8 @@ class Tokenizer {
 
   // The tokens of a user's text. Never a control token: "<|eot|>" in it is seven ordinary
   // characters. No begin-of-text token is put before it. Bytes that the vocabulary has no token for
-  // are left out, as in the tokenizers library. Linear in the text, but n log n in its longest piece
-  // (pre_tokenizer.h).
+  // are left out, as in the tokenizers library. Linear in the text, but n log n in its longest
+  // piece (pre_tokenizer.h).
   std::vector<Token> encode(std::string_view text) const;
   void encode(std::string_view text, std::vector<Token>& out) const;  // appends
 

@@ -19,8 +19,8 @@ bool is_text(TokenKind kind) { return kind == TokenKind::kNormal || kind == Toke
 
 void check_id(const Vocabulary& v, std::string_view name, std::optional<Token> id) {
   if (id && (*id < 0 || static_cast<size_t>(*id) >= v.tokens.size())) {
-    throw_error(ErrorKind::kBadData, "{}: {} token: expected an id below {}, got {}", v.source, name,
-                v.tokens.size(), *id);
+    throw_error(ErrorKind::kBadData, "{}: {} token: expected an id below {}, got {}", v.source,
+                name, v.tokens.size(), *id);
   }
 }
 
@@ -37,7 +37,8 @@ std::optional<Token> token_from_file(const GgufTokenizerFields& fields, std::str
 
 void check_size(std::string_view source, std::string_view what, size_t count, size_t limit) {
   if (count > limit) {
-    throw_error(ErrorKind::kLimit, "{}: expected at most {} {}, got {}", source, limit, what, count);
+    throw_error(ErrorKind::kLimit, "{}: expected at most {} {}, got {}", source, limit, what,
+                count);
   }
 }
 
@@ -47,13 +48,14 @@ PreTokenizer pre_tokenizer_from_gguf(const GgufTokenizerFields& fields) {
   if (pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3") return PreTokenizer::kLlama3;
   if (pre == "gpt-2" || pre == "default") return PreTokenizer::kGpt2;
   if (pre == "smollm") return PreTokenizer::kSmolLm;
-  throw Error(ErrorKind::kUnsupported,
-              fmt::format("{}: tokenizer.ggml.pre: expected llama4, llama-bpe, gpt-2 or smollm, got "
-                          "\"{}\"",
-                          fields.source, printable(pre)),
-              pre.empty() ? "the file does not say how its text is cut into words; convert the "
-                            "model again with a newer converter"
-                          : "");
+  throw Error(
+      ErrorKind::kUnsupported,
+      fmt::format("{}: tokenizer.ggml.pre: expected llama4, llama-bpe, gpt-2 or smollm, got "
+                  "\"{}\"",
+                  fields.source, printable(pre)),
+      pre.empty() ? "the file does not say how its text is cut into words; convert the "
+                    "model again with a newer converter"
+                  : "");
 }
 
 }  // namespace
@@ -71,8 +73,9 @@ void validate(const Vocabulary& v) {
   check_id(v, "padding", v.pad);
   for (const Token stop : v.stops) check_id(v, "stop", stop);
   if (v.add_bos && !v.bos) {
-    throw_error(ErrorKind::kBadData, "{}: text shall start with a begin-of-text token, but none is "
-                                     "named",
+    throw_error(ErrorKind::kBadData,
+                "{}: text shall start with a begin-of-text token, but none is "
+                "named",
                 v.source);
   }
 
@@ -115,16 +118,16 @@ void validate(const Vocabulary& v) {
     joined = v.tokens[static_cast<size_t>(left)];
     joined += v.tokens[static_cast<size_t>(right)];
     if (text.find(joined) < 0) {
-      throw_error(ErrorKind::kBadData, "{}: merge {}: its result \"{}\" is not a token", v.source, i,
-                  printable(joined));
+      throw_error(ErrorKind::kBadData, "{}: merge {}: its result \"{}\" is not a token", v.source,
+                  i, printable(joined));
     }
   }
 }
 
 void find_stops(Vocabulary& v) {
   // What the families' templates end turns with, and texts.
-  static constexpr std::string_view kEnds[] = {"<|eot|>",    "<|eom|>",    "<|end_of_text|>",
-                                               "<|eot_id|>", "<|eom_id|>", "<|im_end|>",
+  static constexpr std::string_view kEnds[] = {"<|eot|>",      "<|eom|>",    "<|end_of_text|>",
+                                               "<|eot_id|>",   "<|eom_id|>", "<|im_end|>",
                                                "<|endoftext|>"};
   if (v.eos) v.stops.push_back(*v.eos);
   for (size_t i = 0; i < v.tokens.size() && i < v.kinds.size(); ++i) {
@@ -207,7 +210,8 @@ Vocabulary vocabulary_from_gguf(const GgufTokenizerFields& fields) {
   v.pad = token_from_file(fields, "padding", fields.pad);
   // The Llama converters leave the flag out when it is true; other families start without.
   v.add_bos = fields.add_bos.value_or(v.ignore_merges && v.bos.has_value());
-  for (const auto& [name, id] : {std::pair{"end-of-turn", fields.eot}, {"end-of-message", fields.eom}}) {
+  for (const auto& [name, id] :
+       {std::pair{"end-of-turn", fields.eot}, {"end-of-message", fields.eom}}) {
     if (const auto token = token_from_file(fields, name, id)) v.stops.push_back(*token);
   }
   find_stops(v);
@@ -217,9 +221,8 @@ Vocabulary vocabulary_from_gguf(const GgufTokenizerFields& fields) {
 Vocabulary vocabulary_from_tiktoken(std::vector<std::string> tokens, std::string_view source_name) {
   const size_t ranks = tokens.size();
   if (ranks != kLlama3Ranks && ranks != kLlama4Ranks) {
-    throw_error(ErrorKind::kUnsupported,
-                "{}: expected {} ranks (Llama 4) or {} (Llama 3), got {}", source_name, kLlama4Ranks,
-                kLlama3Ranks, ranks);
+    throw_error(ErrorKind::kUnsupported, "{}: expected {} ranks (Llama 4) or {} (Llama 3), got {}",
+                source_name, kLlama4Ranks, kLlama3Ranks, ranks);
   }
   const bool llama4 = ranks == kLlama4Ranks;
   Vocabulary v;
@@ -234,7 +237,8 @@ Vocabulary vocabulary_from_tiktoken(std::vector<std::string> tokens, std::string
   for (int byte = 0; byte < 256; ++byte) {
     const char text = static_cast<char>(byte);
     if (index.find({&text, 1}) < 0) {
-      throw_error(ErrorKind::kBadData, "{}: byte {:#04x} has no rank of its own", source_name, byte);
+      throw_error(ErrorKind::kBadData, "{}: byte {:#04x} has no rank of its own", source_name,
+                  byte);
     }
   }
   // Ranks alone say that two neighbours may join when their bytes together are a token, lower ranks
@@ -245,8 +249,8 @@ Vocabulary vocabulary_from_tiktoken(std::vector<std::string> tokens, std::string
     const std::string_view text = v.tokens[i];
     splits.clear();
     if (text.size() > kMaxRankLength) {
-      throw_error(ErrorKind::kLimit, "{}: rank {}: expected at most {} bytes, got {}", source_name, i,
-                  kMaxRankLength, text.size());
+      throw_error(ErrorKind::kLimit, "{}: rank {}: expected at most {} bytes, got {}", source_name,
+                  i, kMaxRankLength, text.size());
     }
     for (size_t cut = 1; cut < text.size(); ++cut) {
       const Token left = index.find(text.substr(0, cut));

@@ -35,8 +35,8 @@ struct Vocabulary {
   PreTokenizer pre = PreTokenizer::kLlama4;
   bool ignore_merges = false;  // a piece that is itself a token is that token, whatever the merges
   std::optional<Token> bos, eos, pad;
-  std::vector<Token> stops;  // every token that ends a turn or a text: eos, eot, eom; increasing
-  bool add_bos = false;      // plain text (not a rendered chat) starts with bos
+  std::vector<Token> stops;   // every token that ends a turn or a text: eos, eot, eom; increasing
+  bool add_bos = false;       // plain text (not a rendered chat) starts with bos
   std::string chat_template;  // Jinja source, empty when the file has none
 };
 
@@ -57,12 +57,12 @@ void find_stops(Vocabulary& vocabulary);
 
 // The tokenizer keys of a GGUF file (spec 9.2). The views must live as long as the call.
 struct GgufTokenizerFields {
-  std::string source;                    // the file, for messages
-  std::string_view model;                // tokenizer.ggml.model
-  std::string_view pre;                  // tokenizer.ggml.pre
-  std::vector<std::string_view> tokens;  // tokenizer.ggml.tokens, GPT-2 byte alphabet
-  std::vector<int32_t> token_types;      // tokenizer.ggml.token_type; empty: all normal
-  std::vector<std::string_view> merges;  // tokenizer.ggml.merges, "left right"
+  std::string source;                     // the file, for messages
+  std::string_view model;                 // tokenizer.ggml.model
+  std::string_view pre;                   // tokenizer.ggml.pre
+  std::vector<std::string_view> tokens;   // tokenizer.ggml.tokens, GPT-2 byte alphabet
+  std::vector<int32_t> token_types;       // tokenizer.ggml.token_type; empty: all normal
+  std::vector<std::string_view> merges;   // tokenizer.ggml.merges, "left right"
   std::optional<uint32_t> bos, eos, pad;  // tokenizer.ggml.{bos,eos,padding}_token_id
   std::optional<uint32_t> eot, eom;       // tokenizer.ggml.{eot,eom}_token_id
   std::optional<bool> add_bos;            // tokenizer.ggml.add_bos_token

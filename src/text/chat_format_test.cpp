@@ -1,0 +1,164 @@
+#include "text/chat_format.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+
+#include "base/error.h"
+#include "text/test_vocabularies.h"
+
+namespace drover {
+namespace {
+
+using Tokens = std::vector<Token>;
+namespace json = boost::json;
+
+// Bytes and the control tokens of all formats: enough to spell any conversation.
+Tokenizer byte_tokenizer(std::string chat_template) {
+  Vocabulary v = small_vocabulary();
+  for (const char* text : {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>",
+                           "<|im_end|>", "<|image|>"}) {
+    v.tokens.push_back(text);
+    v.kinds.push_back(TokenKind::kControl);
+  }
+  v.chat_template = std::move(chat_template);
+  return Tokenizer(std::move(v));
+}
+
+const json::value& golden() {
+  static const json::value value =
+      json::parse(read_file("tests/data/text/chat_golden.json", 1 << 20));
+  return value;
+}
+
+// Short templates of ours, with the words by which the formats and variants are recognised.
+std::string recognisable_template(const std::string& format) {
+  if (format == "llama4") return "{{ '<|header_start|>' }}";
+  if (format == "llama3") return "{{ '<|start_header_id|>' }}";
+  if (format == "llama3.1") return "{{ '<|start_header_id|>' }}{{ 'Cutting Knowledge Date: ' }}";
+  return json::value_to<std::string>(golden().at("our_chatml_template"));
+}
+
+std::vector<Message> messages_of(const json::value& row) {
+  std::vector<Message> out;
+  for (const auto& message : row.at("messages").as_array()) {
+    out.push_back(
+        {json::value_to<std::string>(message.at(0)), json::value_to<std::string>(message.at(1))});
+  }
+  return out;
+}
+
+TEST(ChatFormat, SpellsWhatTheModelsTemplatesSpell) {
+  int rows = 0;
+  for (const std::string format : {"llama4", "llama3", "llama3.1", "chatml"}) {
+    const Tokenizer tokenizer = byte_tokenizer(recognisable_template(format));
+    const ChatFormat detected = detect_chat_format(tokenizer.vocabulary());
+    for (const auto& row : golden().at(format).as_array()) {
+      const Tokens tokens =
+          render_chat(detected, tokenizer, messages_of(row), row.at("prompt").as_bool());
+      EXPECT_EQ(tokenizer.decode(tokens, /*show_special=*/true),
+                json::value_to<std::string>(row.at("text")))
+          << format << ": " << row.at("messages");
+      ++rows;
+    }
+  }
+  EXPECT_EQ(rows, 3 * 8 + 10);
+}
+
+TEST(ChatFormat, GivesTheTokensOfTheWholeText) {
+  for (const std::string format : {"llama4", "llama3", "llama3.1"}) {
+    const std::string name = format.substr(0, 6);
+    const auto path = shared_data(name + "/tokenizer.model");
+    if (!std::filesystem::exists(path)) GTEST_SKIP() << "needs " << path << ", which is not there";
+    Vocabulary v = vocabulary_from_tiktoken(read_ranks(path), name);
+    v.chat_template = recognisable_template(format);
+    const Tokenizer tokenizer(std::move(v));
+    for (const auto& row : golden().at(format).as_array()) {
+      EXPECT_EQ(render_chat(detect_chat_format(tokenizer.vocabulary()), tokenizer, messages_of(row),
+                            row.at("prompt").as_bool()),
+                json::value_to<Tokens>(row.at("tokens")))
+          << format << ": " << row.at("messages");
+    }
+  }
+}
+
+TEST(ChatFormat, Llama4GivesTheTokensOfTheSpecification) {
+  const auto path = shared_data("llama4/tokenizer.model");
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << "needs " << path << ", which is not there";
+  const Tokenizer tokenizer(vocabulary_from_tiktoken(read_ranks(path), "llama4"));
+  const std::vector<Message> messages = {{"system", "You are a helpful assistant"},
+                                         {"user", "Roses are red,"}};
+  EXPECT_EQ(render_chat(ChatFormat::kLlama4, tokenizer, messages, true),
+            (Tokens{200000, 200005, 15651,  200006, 368,    4662,   583, 262,   19933,
+                    43910,  200008, 200005, 1556,   200006, 368,    62,  19441, 583,
+                    4242,   24,     200008, 200005, 140680, 200006, 368}));
+  EXPECT_EQ(chat_stop_tokens(ChatFormat::kLlama4, tokenizer), (Tokens{200001, 200007, 200008}));
+  // A content that begins with a line break stays apart from the blank line of the header.
+  const std::vector<Message> line_break = {{"user", "\nhi"}};
+  const Tokens tokens = render_chat(ChatFormat::kLlama4, tokenizer, line_break, false);
+  EXPECT_EQ(Tokens(tokens.begin(), tokens.begin() + 6),
+            (Tokens{200000, 200005, 1556, 200006, 368, 198}));
+}
+
+// Every control token's text in every place of a message: the only control tokens are the frame's.
+TEST(ChatFormat, NoMessageForgesAControlToken) {
+  for (const ChatFormat format : {ChatFormat::kLlama4, ChatFormat::kLlama3, ChatFormat::kChatMl}) {
+    const Tokenizer tokenizer = byte_tokenizer("");
+    const auto controls = [&](const std::vector<Message>& messages) {
+      Tokens out;
+      for (const Token token : render_chat(format, tokenizer, messages, true)) {
+        if (tokenizer.is_control(token)) out.push_back(token);
+      }
+      return out;
+    };
+    for (const char* role : {"system", "user", "assistant", "tool"}) {
+      const Tokens honest = controls({{role, "x"}, {role, "x"}});
+      for (Token id = 0; id < tokenizer.size(); ++id) {
+        if (!tokenizer.is_control(id)) continue;
+        const std::string forged(tokenizer.token_bytes(id));
+        const size_t half = forged.size() / 2;
+        EXPECT_EQ(controls({{role, forged}, {role, forged + forged}}), honest) << forged;
+        EXPECT_EQ(controls({{role, forged.substr(0, half)}, {role, forged.substr(half)}}), honest);
+        EXPECT_EQ(controls({{role + forged, "x"}, {forged, "x"}}), honest) << forged;
+      }
+    }
+  }
+}
+
+TEST(ChatFormat, IsDetectedFromTheTemplateThenFromTheTokens) {
+  const auto detect = [](std::string chat_template) {
+    return detect_chat_format(byte_tokenizer(std::move(chat_template)).vocabulary());
+  };
+  EXPECT_EQ(detect("... <|header_start|> ..."), ChatFormat::kLlama4);
+  EXPECT_EQ(detect("... <|start_header_id|> ..."), ChatFormat::kLlama3);
+  EXPECT_EQ(detect("... <|im_start|> ..."), ChatFormat::kChatMl);
+  EXPECT_EQ(detect("[INST]"), ChatFormat::kNone);
+  EXPECT_EQ(detect(""), ChatFormat::kLlama4);
+  Vocabulary v = small_vocabulary();
+  v.kinds[static_cast<size_t>(*v.eos)] = TokenKind::kUnused;
+  EXPECT_EQ(detect_chat_format(v), ChatFormat::kNone);  // no <|eot|>
+}
+
+TEST(ChatFormat, SaysWhatIsMissing) {
+  const Tokenizer tokenizer(small_vocabulary());
+  const std::vector<Message> messages = {{"user", "x"}};
+  EXPECT_THROW(render_chat(ChatFormat::kNone, tokenizer, messages, true), Error);
+  try {
+    render_chat(ChatFormat::kChatMl, tokenizer, messages, true);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+    EXPECT_NE(error.message().find("<|im_start|>"), std::string::npos) << error.what();
+  }
+}
+
+TEST(ChatFormat, HasNames) {
+  for (const ChatFormat format :
+       {ChatFormat::kNone, ChatFormat::kLlama4, ChatFormat::kLlama3, ChatFormat::kChatMl}) {
+    EXPECT_EQ(chat_format_from_name(chat_format_name(format)), format);
+  }
+  EXPECT_THROW(chat_format_from_name("alpaca"), Error);
+}
+
+}  // namespace
+}  // namespace drover
