@@ -2,7 +2,9 @@
 #pragma once
 
 #include <stdlib.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -14,10 +16,15 @@ namespace drover::testing {
 
 class TempFolder {
  public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "drover-test-XXXXXX").string();
+  explicit TempFolder(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+    std::string name = (parent / "drover-test-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw_errno("create", name, errno);
     path_ = name;
+  }
+  // The folder for files in memory where the system has one: for tests that write thousands.
+  static std::filesystem::path fast_parent() {
+    const std::filesystem::path memory = "/dev/shm";
+    return ::access(memory.c_str(), W_OK) == 0 ? memory : std::filesystem::temp_directory_path();
   }
   ~TempFolder() {
     std::error_code ignored;
