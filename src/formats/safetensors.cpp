@@ -20,10 +20,11 @@ struct ElementType {
   std::string_view name;
   DType type;
 };
+// In the order in which the reference writer ranks them: it writes the last ones first.
 constexpr std::array kElementTypes = {
-    ElementType{"F32", DType::kF32},   ElementType{"F16", DType::kF16}, ElementType{"BF16", DType::kBF16},
-    ElementType{"F64", DType::kF64},   ElementType{"I8", DType::kI8},   ElementType{"I16", DType::kI16},
-    ElementType{"I32", DType::kI32},   ElementType{"I64", DType::kI64},
+    ElementType{"I8", DType::kI8},     ElementType{"I16", DType::kI16}, ElementType{"F16", DType::kF16},
+    ElementType{"BF16", DType::kBF16}, ElementType{"I32", DType::kI32}, ElementType{"F32", DType::kF32},
+    ElementType{"F64", DType::kF64},   ElementType{"I64", DType::kI64},
 };
 
 // A tensor as the header describes it.
@@ -390,12 +391,20 @@ uint64_t SafetensorsSet::file_bytes() const {
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorSpec> tensors,
                        const SafetensorsMetadata& metadata, const TensorProducer& producer,
                        const Progress& progress) {
+  std::vector<size_t> ranks;  // positions in kElementTypes
+  for (const TensorSpec& tensor : tensors) {
+    const auto known = std::find_if(kElementTypes.begin(), kElementTypes.end(),
+                                    [&](const ElementType& e) { return e.type == tensor.type; });
+    if (known == kElementTypes.end()) {
+      throw_error(ErrorKind::kUnsupported, "tensor {}: safetensors has no type {}", printable(tensor.name),
+                  dtype_name(tensor.type));
+    }
+    ranks.push_back(static_cast<size_t>(known - kElementTypes.begin()));
+  }
   std::vector<size_t> order(tensors.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    const int64_t size_a = dtype_info(tensors[a].type).block_bytes;
-    const int64_t size_b = dtype_info(tensors[b].type).block_bytes;
-    return size_a != size_b ? size_a > size_b : tensors[a].name < tensors[b].name;
+    return ranks[a] != ranks[b] ? ranks[a] > ranks[b] : tensors[a].name < tensors[b].name;
   });
 
   const auto quote = [](std::string_view text) {
@@ -415,12 +424,6 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
   std::map<std::string_view, size_t> names;
   for (const size_t i : order) {
     const TensorSpec& tensor = tensors[i];
-    const auto known = std::find_if(kElementTypes.begin(), kElementTypes.end(),
-                                    [&](const ElementType& e) { return e.type == tensor.type; });
-    if (known == kElementTypes.end()) {
-      throw_error(ErrorKind::kUnsupported, "tensor {}: safetensors has no type {}", printable(tensor.name),
-                  dtype_name(tensor.type));
-    }
     const auto bytes = tensor_bytes(tensor.type, tensor.shape);
     if (!bytes || tensor.name == "__metadata__" || !names.try_emplace(tensor.name, i).second) {
       throw_error(ErrorKind::kInternal, "tensor {}: {}", printable(tensor.name),
@@ -428,7 +431,7 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
     }
     if (header.back() != '{') header += ',';
     header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
-                          quote(tensor.name), known->name, fmt::join(tensor.shape, ","), total,
+                          quote(tensor.name), kElementTypes[ranks[i]].name, fmt::join(tensor.shape, ","), total,
                           total + static_cast<uint64_t>(*bytes));
     sizes.push_back(static_cast<uint64_t>(*bytes));
     total += static_cast<uint64_t>(*bytes);

@@ -81,8 +81,9 @@ class SafetensorsSet {
   std::vector<uint32_t> by_name_;
 };
 
-// Writes a file as the reference writer does: tensors in order of falling element size, then of name,
-// back to back, the data section 8-aligned. The producer is asked for them in that order, by their
+// Writes a file as the reference writer does, byte for byte where the metadata has at most one key:
+// tensors in order of element type (the wide ones first), then of name, back to back, the data section
+// 8-aligned. The producer is asked for them in that order, by their
 // position in `tensors`. Progress is in bytes of tensor data. Throws kUnsupported for block types,
 // which the format does not have, kInternal for a name given twice, and what the producer or progress
 // throws; nothing is left on disk then.
