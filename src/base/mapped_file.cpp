@@ -105,13 +105,16 @@ std::string read_file(const std::filesystem::path& path, size_t limit) {
 void write_file_atomically(const std::filesystem::path& path, std::string_view bytes) {
   const std::string final_name = path.string();
   const std::string name = final_name + ".partial";
-  {
-    Descriptor file(::open(name.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-    if (file.fd < 0) throw_errno("create", name, errno);
+  Descriptor file(::open(name.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  if (file.fd < 0) throw_errno("create", name, errno);
+  try {
     write_all(file.fd, bytes, name);
     if (::fsync(file.fd) != 0) throw_errno("flush", name, errno);
+    if (::rename(name.c_str(), final_name.c_str()) != 0) throw_errno("rename", name, errno);
+  } catch (const Error&) {
+    ::unlink(name.c_str());
+    throw;
   }
-  if (::rename(name.c_str(), final_name.c_str()) != 0) throw_errno("rename", name, errno);
 }
 
 }  // namespace drover
