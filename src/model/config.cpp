@@ -42,6 +42,15 @@ void set_rope_frequencies(ModelConfig& config) {
   }
 }
 
+void drop_unused(ModelConfig& c) {
+  const auto none = [&](auto is) { return std::none_of(c.layers.begin(), c.layers.end(), is); };
+  if (none([](const LayerConfig& layer) { return layer.chunked; })) c.chunk = 0;
+  if (none([](const LayerConfig& layer) { return !layer.moe; })) c.dense_width = 0;
+  if (none([](const LayerConfig& layer) { return layer.moe; })) {
+    c.expert_width = c.experts = c.experts_used = 0;
+  }
+}
+
 void validate(const ModelConfig& c, const std::string& source) {
   const auto in_range = [&](std::string_view what, int64_t value, int64_t low, int64_t high) {
     if (value < low || value > high) {
@@ -101,6 +110,21 @@ void validate(const ModelConfig& c, const std::string& source) {
     finite_positive("rope scaling high_freq_factor", c.rope_scaling.high);
     finite_positive("rope scaling original_max_position_embeddings",
                     c.rope_scaling.original_context);
+  }
+  // With these two, counting parameters and cache bytes stays inside 64 bits.
+  const double layers = static_cast<double>(c.layer_count());
+  const double attention = 2.0 * c.hidden * c.head_dim * (c.heads + c.kv_heads);
+  const double networks = 3.0 * c.hidden * std::max<double>(c.dense_width, c.expert_width) * (2 + c.experts);
+  const double parameters = layers * (attention + networks) + 2.0 * c.vocab * c.hidden;
+  if (parameters > 0x1p60) {
+    throw_error(ErrorKind::kBadData, "{}: expected sizes that make at most 2^60 parameters, got {:.3g}",
+                source, parameters);
+  }
+  const double cache = 8.0 * layers * c.kv_heads * c.head_dim * (c.context + 65536.0);
+  if (cache > 0x1p60) {
+    throw_error(ErrorKind::kBadData,
+                "{}: expected sizes that make a cache of at most 2^60 bytes at full context, got {:.3g}",
+                source, cache);
   }
   DROVER_CHECK(static_cast<int64_t>(c.rope_frequencies.size()) == c.head_dim / 2);
   for (const float f : c.rope_frequencies) {

@@ -53,8 +53,8 @@ struct ModelConfig {
   int64_t heads = 0;         // H
   int64_t kv_heads = 0;      // K
   int64_t head_dim = 0;      // d; H * d need not be D
-  int64_t dense_width = 0;   // M, inner size of dense layers
-  int64_t expert_width = 0;  // F, inner size of routed and shared experts
+  int64_t dense_width = 0;   // M, inner size of dense layers, 0 if there is none
+  int64_t expert_width = 0;  // F, inner size of routed and shared experts, 0 if no layer is MoE
   int64_t experts = 0;       // E, 0 if no layer is MoE
   int64_t experts_used = 0;  // k of top-k
   int64_t context = 0;       // the longest context the model was made for, tokens
@@ -95,6 +95,10 @@ ModelConfig config_from_huggingface(const boost::json::object& json, const std::
 // Fills `rope_frequencies` from theta and scaling (kNone, kLinear or kLlama3). Float32, as the
 // reference: theta^(-2k/d), then spec section 1.4.
 void set_rope_frequencies(ModelConfig& config);
+
+// Sets the sizes that no layer uses to 0: chunk, dense_width, or the experts'. Files carry them all the
+// same, and what is not used need not make sense.
+void drop_unused(ModelConfig& config);
 
 // Checks every size and relation; kBadData that names the field in the words of `source`'s format.
 void validate(const ModelConfig& config, const std::string& source);

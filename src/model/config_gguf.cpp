@@ -192,6 +192,7 @@ ModelConfig config_from_gguf(const GgufFile& file) {
     c.dense_width = keys.uniform("feed_forward_length");
   }
   if (c.head_dim >= 2 && c.head_dim <= kMaxHeadDim) read_rope(file, keys, c);
+  drop_unused(c);
   validate(c, file.path());
   return c;
 }

@@ -140,9 +140,6 @@ void read_llama4_layers(const Fields& f, ModelConfig& c) {
     }
     if (c.chunk == 0) layer.chunked = false;
   }
-  if (std::none_of(c.layers.begin(), c.layers.end(), [](auto& layer) { return layer.chunked; })) {
-    c.chunk = 0;
-  }
 
   // MoE: the list if there is one (it may be empty: none), else every step-th layer.
   const int64_t step = f.size("interleave_moe_layer_step", 1);
@@ -175,9 +172,6 @@ void read_llama4(const Fields& f, ModelConfig& c) {
   c.floor_scale = static_cast<float>(f.number("floor_scale", 8192));
   c.attn_scale = static_cast<float>(f.number("attn_scale", 0.1));
   read_llama4_layers(f, c);
-  if (std::none_of(c.layers.begin(), c.layers.end(), [](auto& layer) { return layer.moe; })) {
-    c.experts = c.experts_used = 0;
-  }
 }
 
 void read_llama(const Fields& f, ModelConfig& c) {
@@ -233,6 +227,7 @@ ModelConfig config_from_huggingface(const json::object& root, const std::string&
   if (c.head_dim >= 2 && c.head_dim <= kMaxHeadDim) {
     read_rope(f, source, c.architecture == "llama4" ? 500000.0 : 10000.0, c);
   }
+  drop_unused(c);
   validate(c, source);
   return c;
 }

@@ -100,21 +100,29 @@ void write_config(GgufWriter& out, const ModelConfig& c) {
   out.set("drover.moe_layers", per_layer(c, &LayerConfig::moe));
 }
 
-// The makers' advice on sampling, under the keys that other writers use.
+// The makers' advice on sampling and on where to stop, under the keys that other writers use.
 void write_advice(GgufWriter& out, const HuggingfaceFolder& folder) {
-  if (!folder.generation_config) return;
+  const boost::json::object& advice =
+      folder.generation_config ? *folder.generation_config : folder.config;
   const auto number = [&](std::string_view from, const std::string& key) {
-    const boost::json::value* value = folder.generation_config->if_contains(from);
+    const boost::json::value* value = advice.if_contains(from);
     if (value != nullptr && value->is_number()) out.set(key, value->to_number<float>());
   };
-  number("temperature", "general.sampling.temp");
+  const boost::json::value* sample = advice.if_contains("do_sample");
+  if (sample != nullptr && sample->is_bool() && !sample->get_bool()) {
+    out.set("general.sampling.temp", 0.0f);
+  } else {
+    number("temperature", "general.sampling.temp");
+  }
   number("top_p", "general.sampling.top_p");
   number("min_p", "general.sampling.min_p");
   number("repetition_penalty", "general.sampling.penalty_repeat");
-  const boost::json::value* k = folder.generation_config->if_contains("top_k");
+  const boost::json::value* k = advice.if_contains("top_k");
   if (k != nullptr && k->is_int64() && k->get_int64() >= 0 && k->get_int64() < (1 << 30)) {
     out.set("general.sampling.top_k", static_cast<int32_t>(k->get_int64()));
   }
+  const std::vector<Token> stops = generation_stops(advice);
+  if (!stops.empty()) out.set(kStopTokensKey, std::vector<int32_t>(stops.begin(), stops.end()));
 }
 
 std::string_view gguf_pre_name(PreTokenizer pre) {

@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 
 #include <boost/json.hpp>
@@ -57,6 +58,8 @@ GenerationDefaults generation_defaults(const GgufFile& file) {
   return out;
 }
 
+}  // namespace
+
 std::vector<Token> generation_stops(const json::object& config) {
   std::vector<Token> out;
   const auto add = [&](const json::value& value) {
@@ -73,8 +76,6 @@ std::vector<Token> generation_stops(const json::object& config) {
   }
   return out;
 }
-
-}  // namespace
 
 LicenceNote licence_of(const GgufFile& file) {
   const auto text = [&](std::string_view key) {
@@ -125,8 +126,9 @@ fs::path local_model_folder() {
 
 fs::path locate_model(const std::string& name) {
   if (name.empty()) throw_error(ErrorKind::kUsage, "model: expected a file, folder or name, got none");
-  std::error_code ignored;
-  if (fs::exists(name, ignored)) return name;
+  std::error_code code, ignored;
+  if (fs::exists(name, code)) return name;
+  if (code == std::errc::permission_denied) throw_errno("open", name, EACCES);
   const fs::path folder = local_model_folder();
   // A name with a slash is a path, and was looked for.
   if (name.find('/') == std::string::npos) {
@@ -166,6 +168,11 @@ std::unique_ptr<Model> Model::load(const std::string& name, const Progress& prog
     model->weights_ = weights_from_gguf(file, model->config_);
     model->licence_ = licence_of(file);
     model->generation_ = sensible(generation_defaults(file));
+    for (const int64_t token : file.signed_array(kStopTokensKey).value_or(std::vector<int64_t>())) {
+      if (token >= 0 && token < model->config_.vocab) {
+        model->generation_stops_.push_back(static_cast<Token>(token));
+      }
+    }
   } else {
     const HuggingfaceFolder& folder = *model->huggingface_;
     model->config_ =

@@ -7,6 +7,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "base/progress.h"
@@ -38,6 +40,12 @@ struct LicenceNote {
 
 LicenceNote licence_of(const GgufFile& file);           // general.license and its kin
 LicenceNote licence_of(const HuggingfaceFolder& folder);  // the front matter of README.md
+
+// The tokens at which the makers' generation_config.json stops (its eos_token_id, one or a list).
+std::vector<Token> generation_stops(const boost::json::object& generation_config);
+
+// The key under which our GGUF files carry them: others have no place for a list.
+inline constexpr std::string_view kStopTokensKey = "drover.stop_tokens";
 
 // Turns what a user typed into a path: an existing file or folder as it is, else NAME or NAME.gguf
 // in the local model folder. Throws kNotFound that names both places.
