@@ -39,8 +39,8 @@ Sampler::Sampler(const SamplingOptions& options) : options_(options) { validate(
 void Sampler::penalise(std::span<float> logits, std::span<const Token> text, int64_t answer) const {
   const SamplingOptions& o = options_;
   if (o.repeat_penalty != 1.0f && o.repeat_last_n != 0) {
-    const size_t n = o.repeat_last_n < 0 ? text.size()
-                                         : std::min<size_t>(text.size(), o.repeat_last_n);
+    const size_t n =
+        o.repeat_last_n < 0 ? text.size() : std::min<size_t>(text.size(), o.repeat_last_n);
     const std::unordered_set<Token> recent(text.end() - n, text.end());
     for (const Token token : recent) {
       float& logit = logits[token];
@@ -64,7 +64,12 @@ Token Sampler::sample(std::span<float> logits, std::span<const Token> text, int6
     if (std::isnan(logits[i])) continue;
     if (best < 0 || logits[i] > logits[best]) best = static_cast<Token>(i);
   }
-  if (best < 0) throw_error(ErrorKind::kInternal, "logits at position {}: all are NaN", position);
+  if (best < 0) {
+    throw Error(
+        ErrorKind::kBadData,
+        fmt::format("logits at position {}: expected numbers, got NaN for every token", position),
+        "the weights are damaged, or their type cannot hold this model's values");
+  }
   if (options_.temperature == 0.0f || options_.top_k == 1) return best;
 
   // Weights relative to the best token. What is below `floor` cannot be chosen: min-p drops it, or
@@ -88,7 +93,8 @@ Token Sampler::sample(std::span<float> logits, std::span<const Token> text, int6
   const auto more_probable = [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
   };
-  const bool cut_k = options_.top_k > 0 && options_.top_k < static_cast<int64_t>(candidates_.size());
+  const bool cut_k =
+      options_.top_k > 0 && options_.top_k < static_cast<int64_t>(candidates_.size());
   const auto end = cut_k ? candidates_.begin() + options_.top_k : candidates_.end();
   std::partial_sort(candidates_.begin(), end, candidates_.end(), more_probable);
   candidates_.erase(end, candidates_.end());

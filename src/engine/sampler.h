@@ -35,7 +35,7 @@ class Sampler {
 
   // The token for this position. logits: [V]; changed when penalties are on. `text` is all tokens so
   // far, the last `answer` of which are the answer's. Of equal logits the lower token wins. A NaN
-  // logit is never chosen; if all are, kInternal.
+  // logit is never chosen; if all are, kBadData.
   Token sample(std::span<float> logits, std::span<const Token> text, int64_t answer,
                int64_t position);
 

@@ -14,7 +14,8 @@ namespace {
 constexpr int64_t kDefaultContext = 32768;
 
 int64_t choose_context(const ModelConfig& config, int64_t asked) {
-  if (asked < 0) throw_error(ErrorKind::kUsage, "context: expected 0 or more tokens, got {}", asked);
+  if (asked < 0)
+    throw_error(ErrorKind::kUsage, "context: expected 0 or more tokens, got {}", asked);
   if (asked == 0) return std::min(config.context, kDefaultContext);
   if (asked > config.context) {
     throw Error(ErrorKind::kLimit,
@@ -28,7 +29,8 @@ int64_t choose_context(const ModelConfig& config, int64_t asked) {
 DType choose_cache_type(const Model& model, std::optional<DType> asked) {
   if (asked) {
     if (*asked != DType::kF32 && *asked != DType::kBF16) {
-      throw_error(ErrorKind::kUsage, "cache type: expected f32 or bf16, got {}", dtype_name(*asked));
+      throw_error(ErrorKind::kUsage, "cache type: expected f32 or bf16, got {}",
+                  dtype_name(*asked));
     }
     return *asked;
   }
@@ -47,10 +49,14 @@ bool cancelled(const Listener& listener) {
 
 std::string_view finish_reason_name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kContext: return "context";
-    case FinishReason::kCancelled: return "cancelled";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kContext:
+      return "context";
+    case FinishReason::kCancelled:
+      return "cancelled";
   }
   return "unknown";
 }
@@ -95,7 +101,8 @@ Answer Session::generate(std::span<const Token> prompt, const GenerateOptions& o
   const Tokenizer& tokenizer = model_.tokenizer();
   Answer answer;
   answer.prompt_tokens = static_cast<int64_t>(prompt.size());
-  if (prompt.empty()) throw_error(ErrorKind::kUsage, "prompt: expected at least one token, got none");
+  if (prompt.empty())
+    throw_error(ErrorKind::kUsage, "prompt: expected at least one token, got none");
   if (answer.prompt_tokens > cache_.context()) {
     throw Error(ErrorKind::kLimit,
                 fmt::format("prompt: expected at most the context of {} tokens, got {}",
@@ -109,8 +116,7 @@ Answer Session::generate(std::span<const Token> prompt, const GenerateOptions& o
   const auto differs = std::mismatch(prompt.begin(), prompt.end() - 1, text_.begin(), text_.end());
   answer.cached_tokens = cache_.rewind(differs.first - prompt.begin());
   text_.resize(answer.cached_tokens);
-  Listener reading = listener;
-  const bool read = feed(prompt.subspan(answer.cached_tokens), reading, answer.cached_tokens,
+  const bool read = feed(prompt.subspan(answer.cached_tokens), listener, answer.cached_tokens,
                          answer.prompt_tokens);
   answer.prompt_seconds = seconds_since(start);
 
@@ -122,15 +128,11 @@ Answer Session::generate(std::span<const Token> prompt, const GenerateOptions& o
     answer.text += piece;
     if (listener.text) listener.text(piece);
   };
-  reading.prompt = {};
-  answer.finish = FinishReason::kCancelled;
-  while (read && !cancelled(listener)) {
-    if (static_cast<int64_t>(answer.tokens.size()) == options.max_tokens) {
-      answer.finish = FinishReason::kLength;
-      break;
-    }
-    const Token token = sampler.sample(logits_, text_, static_cast<int64_t>(answer.tokens.size()),
-                                       cache_.length());
+  answer.finish =
+      read && options.max_tokens == 0 ? FinishReason::kLength : FinishReason::kCancelled;
+  while (read && options.max_tokens != 0 && !cancelled(listener)) {
+    const Token token =
+        sampler.sample(logits_, text_, static_cast<int64_t>(answer.tokens.size()), cache_.length());
     if (std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
         options.stop_tokens.end()) {
       answer.finish = FinishReason::kStop;
@@ -142,6 +144,11 @@ Answer Session::generate(std::span<const Token> prompt, const GenerateOptions& o
     say(stops.push(piece));
     if (stops.found()) {
       answer.finish = FinishReason::kStop;
+      break;
+    }
+    // The last token is not fed: nothing would be drawn from what it makes.
+    if (static_cast<int64_t>(answer.tokens.size()) == options.max_tokens) {
+      answer.finish = FinishReason::kLength;
       break;
     }
     if (cache_.length() == cache_.context()) {

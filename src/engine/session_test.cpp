@@ -2,8 +2,17 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
+#include "tests/support/expect_error.h"
+#include "tests/support/small_model.h"
+#include "tests/support/temp_folder.h"
+#include "text/utf8.h"
+
 namespace drover {
 namespace {
+
+using testing::expect_error;
 
 std::string show(StopFinder& finder, std::initializer_list<std::string_view> pieces) {
   std::string out;
@@ -28,6 +37,266 @@ TEST(StopFinder, WithoutStopsEverythingPasses) {
   StopFinder finder({""});
   EXPECT_EQ(finder.push("abc"), "abc");
   EXPECT_FALSE(finder.found());
+}
+
+// One small model, loaded once: Scout-like, with chunks of 16 tokens, so that texts here cross
+// several borders, and a context of 1,024.
+class SessionTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new testing::TempFolder();
+    testing::write_small_model(*folder_ / "model", "scout");
+    model_ = Model::load((*folder_ / "model").string()).release();
+  }
+  static void TearDownTestSuite() {
+    delete model_;
+    delete folder_;
+  }
+
+  static std::vector<Token> tokens_of(std::string_view text) {
+    return model_->tokenizer().encode(text);
+  }
+
+  // Hot, so that many tokens are likely and other logits soon draw another one.
+  static GenerateOptions hot(int64_t max_tokens, uint64_t seed = 1) {
+    GenerateOptions options;
+    options.sampling = {.temperature = 1.5f, .top_p = 1.0f, .seed = seed};
+    options.max_tokens = max_tokens;
+    return options;
+  }
+
+  Answer fresh(std::string_view prompt, const GenerateOptions& options) {
+    Session session(*model_, context_, {.batch = 5});
+    return session.generate(tokens_of(prompt), options);
+  }
+
+  static testing::TempFolder* folder_;
+  static Model* model_;
+  Context context_{1};
+};
+testing::TempFolder* SessionTest::folder_ = nullptr;
+Model* SessionTest::model_ = nullptr;
+
+constexpr char kPrompt[] =
+    "the ship came into the harbour at noon, and nobody was there to see it.";
+
+TEST_F(SessionTest, AConversationThatGoesOnAnswersAsAFreshSessionDoes) {
+  const std::string base = kPrompt;
+  // Longer, the same, cut back by a little, cut back by several chunks, other from the start.
+  const std::vector<std::string> prompts = {base,
+                                            base + " then it left.",
+                                            base + " then it left.",
+                                            base + " then it stayed",
+                                            base.substr(0, 20) + "?",
+                                            "no. " + base};
+  for (const int64_t batch : {1, 5, 512}) {
+    Session session(*model_, context_, {.batch = batch});
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const Answer answer = session.generate(tokens_of(prompts[i]), hot(40, i));
+      EXPECT_EQ(answer.tokens, fresh(prompts[i], hot(40, i)).tokens)
+          << "batch " << batch << ", prompt " << i;
+      EXPECT_LT(answer.cached_tokens, answer.prompt_tokens)
+          << "the last token is computed for its logits";
+    }
+  }
+}
+
+TEST_F(SessionTest, APromptThatContinuesTheAnswerReadsOnlyWhatIsNew) {
+  Session session(*model_, context_);
+  std::vector<Token> text = tokens_of(kPrompt);
+  const Answer first = session.generate(text, hot(20));
+  text.insert(text.end(), first.tokens.begin(), first.tokens.end());
+  const size_t known = text.size();
+  for (const Token token : tokens_of(" and")) text.push_back(token);
+  const Answer second = session.generate(text, hot(20));
+  // The last token of an answer was sampled and never fed.
+  EXPECT_EQ(second.cached_tokens, static_cast<int64_t>(known) - 1);
+  Session other(*model_, context_);
+  EXPECT_EQ(second.tokens, other.generate(text, hot(20)).tokens);
+}
+
+TEST_F(SessionTest, TheSeedAloneDecidesTheDraws) {
+  const Answer one = fresh(kPrompt, hot(30, 7));
+  EXPECT_EQ(one.tokens, fresh(kPrompt, hot(30, 7)).tokens);
+  EXPECT_NE(one.tokens, fresh(kPrompt, hot(30, 8)).tokens);
+}
+
+TEST_F(SessionTest, AnswersEndAfterMaxTokens) {
+  const Answer all = fresh(kPrompt, hot(12));
+  for (const int64_t max : {0, 1, 11}) {
+    const Answer answer = fresh(kPrompt, hot(max));
+    EXPECT_EQ(answer.finish, FinishReason::kLength);
+    EXPECT_EQ(answer.tokens, std::vector<Token>(all.tokens.begin(), all.tokens.begin() + max));
+  }
+}
+
+TEST_F(SessionTest, AStopTokenEndsTheAnswerAndIsNotPartOfIt) {
+  const Answer all = fresh(kPrompt, hot(30));
+  GenerateOptions options = hot(30);
+  options.stop_tokens = {all.tokens[9]};
+  const Answer answer = fresh(kPrompt, options);
+  const auto end = std::find(all.tokens.begin(), all.tokens.end(), all.tokens[9]);
+  EXPECT_EQ(answer.finish, FinishReason::kStop);
+  EXPECT_EQ(answer.tokens, std::vector<Token>(all.tokens.begin(), end));
+}
+
+// Every piece of the answer's text in turn is a stop string, most of them spread over several
+// tokens.
+TEST_F(SessionTest, AStopStringAcrossTokensEndsTheTextBeforeIt) {
+  const Answer all = fresh(kPrompt, hot(40));
+  ASSERT_GT(all.text.size(), 20u);
+  for (size_t first = 0; first + 6 < all.text.size(); first += 3) {
+    GenerateOptions options = hot(40);
+    options.stop = {"not in the answer", all.text.substr(first, 6)};
+    std::string shown;
+    Session session(*model_, context_);
+    Listener listener;
+    listener.text = [&](std::string_view piece) { shown += piece; };
+    const Answer answer = session.generate(tokens_of(kPrompt), options, listener);
+    EXPECT_EQ(answer.finish, FinishReason::kStop);
+    EXPECT_EQ(answer.text, all.text.substr(0, all.text.find(options.stop[1])));
+    EXPECT_EQ(shown, answer.text);
+  }
+}
+
+TEST_F(SessionTest, ThePiecesOfTheTextAreWholeCharacters) {
+  std::string shown;
+  Listener listener;
+  listener.text = [&](std::string_view piece) {
+    for (size_t at = 0; at < piece.size();) {
+      const Utf8Step step = utf8_step(piece, at);
+      EXPECT_TRUE(step.well_formed);
+      at += step.length;
+    }
+    shown += piece;
+  };
+  Session session(*model_, context_);
+  const Answer answer = session.generate(tokens_of(kPrompt), hot(300), listener);
+  EXPECT_EQ(shown, answer.text);
+  // The halves of U+00E9 come up at random, mostly apart.
+  EXPECT_NE(shown.find(kReplacementUtf8), std::string::npos);
+}
+
+TEST_F(SessionTest, AnAnswerEndsWhereTheContextIsFull) {
+  const auto prompt = tokens_of(kPrompt);
+  const int64_t n = static_cast<int64_t>(prompt.size());
+  for (const int64_t room : {0, 1, 9}) {
+    Session session(*model_, context_, {.context = n + room});
+    const Answer answer = session.generate(prompt, hot(-1));
+    EXPECT_EQ(answer.finish, FinishReason::kContext);
+    // The last token needs no room: nothing is computed after it.
+    EXPECT_EQ(static_cast<int64_t>(answer.tokens.size()), room + 1);
+    EXPECT_EQ(answer.tokens, fresh(kPrompt, hot(room + 1)).tokens);
+  }
+  Session session(*model_, context_, {.context = n - 1});
+  expect_error(ErrorKind::kLimit,
+               fmt::format("expected at most the context of {} tokens, got {}", n - 1, n),
+               [&] { session.generate(prompt, hot(5)); });
+}
+
+TEST_F(SessionTest, ACancelWhileReadingLeavesASessionThatAnswersAsBefore) {
+  const auto prompt = tokens_of(kPrompt);
+  for (const uint64_t stop_at : {4, 16, 20, 60}) {
+    Session session(*model_, context_, {.batch = 4});
+    std::atomic<bool> cancel{false};
+    Listener listener;
+    listener.cancel = &cancel;
+    listener.prompt = [&](uint64_t done, uint64_t) { cancel = done >= stop_at; };
+    const Answer answer = session.generate(prompt, hot(20), listener);
+    EXPECT_EQ(answer.finish, FinishReason::kCancelled);
+    EXPECT_TRUE(answer.tokens.empty());
+    EXPECT_EQ(session.length(), static_cast<int64_t>(stop_at));
+    const Answer again = session.generate(prompt, hot(20));
+    EXPECT_EQ(again.cached_tokens, static_cast<int64_t>(stop_at));
+    EXPECT_EQ(again.tokens, fresh(kPrompt, hot(20)).tokens);
+  }
+}
+
+TEST_F(SessionTest, ACancelWhileAnsweringKeepsWhatWasSaid) {
+  const Answer all = fresh(kPrompt, hot(40));
+  for (const size_t pieces : {1, 2, 17}) {
+    Session session(*model_, context_);
+    std::atomic<bool> cancel{false};
+    size_t heard = 0;
+    Listener listener;
+    listener.cancel = &cancel;
+    listener.text = [&](std::string_view) { cancel = ++heard >= pieces; };
+    const Answer answer = session.generate(tokens_of(kPrompt), hot(40), listener);
+    EXPECT_EQ(answer.finish, FinishReason::kCancelled);
+    EXPECT_FALSE(answer.text.empty());
+    EXPECT_TRUE(all.text.starts_with(answer.text));
+    EXPECT_EQ(session.generate(tokens_of(kPrompt), hot(40)).tokens, all.tokens);
+  }
+}
+
+TEST_F(SessionTest, AListenerThatThrowsLeavesASessionThatAnswersAsBefore) {
+  Session session(*model_, context_, {.batch = 4});
+  Listener listener;
+  listener.text = [](std::string_view) { throw_error(ErrorKind::kIo, "the reader is gone"); };
+  expect_error(ErrorKind::kIo, "gone",
+               [&] { session.generate(tokens_of(kPrompt), hot(20), listener); });
+  listener = {};
+  listener.prompt = [](uint64_t done, uint64_t) {
+    if (done >= 20) throw_error(ErrorKind::kCancelled, "enough");
+  };
+  session.clear();
+  expect_error(ErrorKind::kCancelled, "enough",
+               [&] { session.generate(tokens_of(kPrompt), hot(20), listener); });
+  EXPECT_EQ(session.generate(tokens_of(kPrompt), hot(20)).tokens, fresh(kPrompt, hot(20)).tokens);
+}
+
+TEST_F(SessionTest, ControlTokensAreShownOnlyWhenAsked) {
+  const Answer all = fresh(kPrompt, hot(300));
+  const bool any = std::any_of(all.tokens.begin(), all.tokens.end(),
+                               [](Token token) { return model_->tokenizer().is_control(token); });
+  ASSERT_TRUE(any) << "the seed draws no control token; choose another";
+  EXPECT_EQ(all.text.find("<|im_end|>"), std::string::npos);
+  GenerateOptions options = hot(300);
+  options.show_special = true;
+  EXPECT_EQ(fresh(kPrompt, options).tokens, all.tokens);
+  EXPECT_GT(fresh(kPrompt, options).text.size(), all.text.size());
+}
+
+TEST_F(SessionTest, RefusesWhatItCannotDoAndSaysWhy) {
+  Session session(*model_, context_, {.context = 64});
+  expect_error(ErrorKind::kUsage, "expected at least one token",
+               [&] { session.generate({}, hot(1)); });
+  const std::vector<Token> outside = {5, 64};
+  expect_error(ErrorKind::kBadData, "token: expected 0 to 63, got 64",
+               [&] { session.generate(outside, hot(1)); });
+  GenerateOptions bad = hot(1);
+  bad.sampling.top_p = 0;
+  expect_error(ErrorKind::kUsage, "top_p", [&] { session.generate(tokens_of("a"), bad); });
+  EXPECT_EQ(session.generate(tokens_of("abc"), hot(9)).tokens, fresh("abc", hot(9)).tokens);
+
+  const auto make = [&](SessionOptions options) {
+    return [this, options] { Session(*model_, context_, options); };
+  };
+  expect_error(ErrorKind::kLimit, "expected at most the model's 1024 tokens, got 1025",
+               make({.context = 1025}));
+  expect_error(ErrorKind::kUsage, "context", make({.context = -1}));
+  expect_error(ErrorKind::kUsage, "batch", make({.batch = 0}));
+  expect_error(ErrorKind::kUsage, "expected f32 or bf16, got q8_0",
+               make({.cache_type = DType::kQ8_0}));
+}
+
+TEST_F(SessionTest, ScoresInBatchesOfAnySizeAreTheSame) {
+  const auto tokens = tokens_of(kPrompt);
+  std::vector<float> expected;
+  for (const int64_t batch : {512, 1, 7}) {
+    Session session(*model_, context_, {.batch = batch});
+    session.generate(tokens_of("something else before"), hot(5));
+    std::vector<float> logits;
+    session.score(tokens, [&](int64_t first, ConstMatrixView rows) {
+      EXPECT_EQ(static_cast<size_t>(first * rows.cols), logits.size());
+      for (int64_t t = 0; t < rows.rows; ++t) {
+        logits.insert(logits.end(), rows.row(t), rows.row(t) + rows.cols);
+      }
+    });
+    if (expected.empty()) expected = logits;
+    EXPECT_EQ(logits, expected) << "batch " << batch;
+    EXPECT_EQ(logits.size(), tokens.size() * 64);
+  }
 }
 
 }  // namespace

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 
 #include "base/error.h"
+#include "formats/file_writer.h"
 
 namespace drover {
 namespace {
@@ -20,8 +20,8 @@ double negative_log_probability(const float* logits, int64_t vocab, Token token)
 // The header of a version 1.0 .npy file: magic, version, length, then a Python dictionary padded
 // with spaces to a multiple of 64 bytes.
 std::string npy_header(int64_t rows, int64_t cols) {
-  std::string text = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}",
-                                 rows, cols);
+  std::string text =
+      fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, cols);
   constexpr size_t kPreamble = 10;
   text.append(63 - (kPreamble + text.size()) % 64, ' ');
   text += '\n';
@@ -42,15 +42,15 @@ TextScore score_text(Session& session, std::span<const Token> tokens, std::optio
   }
   const size_t room = static_cast<size_t>(session.context()) - (bos ? 1 : 0);
   if (room < 1 || session.context() < 2) {
-    throw_error(ErrorKind::kUsage, "context: expected at least 2 tokens, got {}", session.context());
+    throw_error(ErrorKind::kUsage, "context: expected at least 2 tokens, got {}",
+                session.context());
   }
   TextScore score;
   size_t done = 0;
   while (done < tokens.size()) {
     const auto piece = tokens.subspan(done, std::min(room, tokens.size() - done));
-    std::vector<Token> window;
-    if (bos) window.push_back(*bos);
-    window.insert(window.end(), piece.begin(), piece.end());
+    std::vector<Token> window(piece.begin(), piece.end());
+    if (bos) window.insert(window.begin(), *bos);
     session.score(
         window,
         [&](int64_t first, ConstMatrixView logits) {
@@ -69,34 +69,20 @@ TextScore score_text(Session& session, std::span<const Token> tokens, std::optio
   return score;
 }
 
-void write_logits(Session& session, std::span<const Token> tokens,
-                  const std::filesystem::path& out, const Progress& progress) {
+void write_logits(Session& session, std::span<const Token> tokens, const std::filesystem::path& out,
+                  const Progress& progress) {
   if (tokens.empty()) throw_error(ErrorKind::kUsage, "tokens: expected at least one, got none");
-  const std::filesystem::path partial = out.string() + ".partial";
-  std::ofstream file(partial, std::ios::binary | std::ios::trunc);
-  if (!file) throw_errno("create", partial.string(), errno);
-  try {
-    bool begun = false;
-    session.score(
-        tokens,
-        [&](int64_t, ConstMatrixView logits) {
-          if (!begun) file << npy_header(static_cast<int64_t>(tokens.size()), logits.cols);
-          begun = true;
-          for (int64_t t = 0; t < logits.rows; ++t) {
-            file.write(reinterpret_cast<const char*>(logits.row(t)),
-                       logits.cols * static_cast<int64_t>(sizeof(float)));
-          }
-          if (!file) throw_errno("write", partial.string(), errno != 0 ? errno : EIO);
-        },
-        progress);
-    file.close();
-    if (!file) throw_errno("write", partial.string(), errno != 0 ? errno : EIO);
-    std::filesystem::rename(partial, out);
-  } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove(partial, ignored);
-    throw;
-  }
+  FileWriter file(out);
+  session.score(
+      tokens,
+      [&](int64_t first, ConstMatrixView logits) {
+        if (first == 0) file.write(npy_header(static_cast<int64_t>(tokens.size()), logits.cols));
+        for (int64_t t = 0; t < logits.rows; ++t) {
+          file.write(std::as_bytes(std::span(logits.row(t), static_cast<size_t>(logits.cols))));
+        }
+      },
+      progress);
+  file.commit();
 }
 
 }  // namespace drover
