@@ -1,22 +1,16 @@
 // drover chat MODEL: talk. A line is a question; a line that begins with / is a command.
 
-#include <editline/readline.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <boost/json.hpp>
-#include <cstdlib>
-#include <filesystem>
-#include <iostream>
+#include <cstdio>
 
 #include "base/mapped_file.h"
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/line_reader.h"
 
 namespace drover {
 namespace {
 
-namespace fs = std::filesystem;
 namespace json = boost::json;
 
 constexpr char kHelp[] =
@@ -27,56 +21,7 @@ constexpr char kHelp[] =
     "  /save FILE       write the conversation as JSON\n"
     "  /load FILE       go on with a saved one\n"
     "  /exit            leave (also /quit, Ctrl-D)\n"
-    "Ctrl-C stops an answer.\n";
-
-// Lines from a terminal, with editing and a history that outlives the program; plain lines from a
-// pipe.
-class LineReader {
- public:
-  LineReader() : terminal_(::isatty(STDIN_FILENO) == 1) {
-    if (!terminal_) return;
-    rl_initialize();
-    using_history();
-    stifle_history(1000);
-    const char* state = std::getenv("XDG_STATE_HOME");
-    const char* home = std::getenv("HOME");
-    if (state != nullptr && *state != '\0') {
-      history_ = fs::path(state) / "drover" / "history";
-    } else if (home != nullptr) {
-      history_ = fs::path(home) / ".local" / "state" / "drover" / "history";
-    }
-    if (!history_.empty()) read_history(history_.c_str());
-  }
-  ~LineReader() {
-    if (history_.empty()) return;
-    std::error_code ignored;  // a history that cannot be kept is no reason to fail
-    fs::create_directories(history_.parent_path(), ignored);
-    write_history(history_.c_str());
-    ::chmod(history_.c_str(), 0600);
-  }
-  LineReader(const LineReader&) = delete;
-  LineReader& operator=(const LineReader&) = delete;
-
-  // The next line without its end; false at the end of input.
-  bool read(const char* prompt, std::string& line) {
-    if (!terminal_) return static_cast<bool>(std::getline(std::cin, line));
-    char* text = readline(prompt);
-    if (text == nullptr) {
-      std::cout << '\n';
-      return false;
-    }
-    line = text;
-    std::free(text);
-    if (!line.empty()) add_history(line.c_str());
-    return true;
-  }
-
-  bool terminal() const { return terminal_; }
-
- private:
-  bool terminal_;
-  fs::path history_;
-};
+    "Ctrl-C stops an answer, or drops the line that you type.\n";
 
 struct ChatFlags {
   ModelFlags model_flags;
@@ -90,11 +35,12 @@ class Chat {
  public:
   explicit Chat(const ChatFlags& flags)
       : flags_(flags),
-        model_(flags.model_flags.load()),
         context_(flags.model_flags.make_context()),
+        model_(flags.model_flags.load()),
         format_(choose_chat_format(*model_, flags.chat_format)),
         session_(*model_, *context_, flags.model_flags.session_options()),
         options_(flags.sampling.options(*model_, format_)),
+        lines_(history_file()),
         system_(flags.system) {
     if (format_ == ChatFormat::kNone) {
       throw Error(ErrorKind::kUnsupported,
@@ -104,9 +50,12 @@ class Chat {
   }
 
   void talk() {
-    if (lines_.terminal()) std::cout << "/help shows the commands.\n";
-    std::string line;
-    while (lines_.read("> ", line)) {
+    if (lines_.terminal()) print_out("/help shows the commands.\n");
+    for (;;) {
+      std::string line;
+      const LineReader::Result got = lines_.read("> ", line);
+      if (got == LineReader::Result::kEnd) return;
+      if (got == LineReader::Result::kDropped) continue;
       try {
         if (line.starts_with('/')) {
           if (!obey(line)) return;
@@ -114,19 +63,26 @@ class Chat {
           answer(line);
         }
       } catch (const Error& error) {
-        // A slip in one line does not end the conversation.
-        fmt::print(stderr, "{}\n", error.what());
+        // A slip in one line does not end the conversation; a reader that is gone does.
+        if (error.kind() == ErrorKind::kCancelled || std::ferror(stdout) != 0) throw;
+        fmt::print(stderr, "{}\n", printable(error.what(), 10000));
       }
     }
   }
 
  private:
-  // A line that begins with """ goes on to the line that ends with it. False if it is blank.
+  // A line that begins with """ goes on to the line that ends with it. False if there is nothing to
+  // answer: a blank text, or a block that was dropped.
   bool read_block(std::string& line) {
     if (line.starts_with("\"\"\"")) {
       line.erase(0, 3);
       std::string next;
-      while (!line.ends_with("\"\"\"") && lines_.read(". ", next)) line += '\n' + next;
+      while (!line.ends_with("\"\"\"")) {
+        const LineReader::Result got = lines_.read(". ", next);
+        if (got == LineReader::Result::kDropped) return false;
+        if (got == LineReader::Result::kEnd) break;
+        line += '\n' + next;
+      }
       if (line.ends_with("\"\"\"")) line.resize(line.size() - 3);
     }
     return line.find_first_not_of(" \t\r\n") != std::string::npos;
@@ -148,12 +104,14 @@ class Chat {
       Listener listener{.prompt = bar->callback(), .text = {}, .cancel = &InterruptGuard::flag()};
       listener.text = [&](std::string_view piece) {
         bar.reset();
-        std::cout << piece << std::flush;
+        print_out(piece);
       };
       answer = session_.generate(tokens, options_, listener);
     }
-    std::cout << '\n';
-    if (!std::cout) throw_error(ErrorKind::kCannotWrite, "standard output: cannot write");
+    print_out("\n");
+    if (answer.finish == FinishReason::kCancelled && InterruptGuard::signal() != SIGINT) {
+      throw_error(ErrorKind::kCancelled, "stopped");
+    }
     // The next answer draws other numbers, and still follows from the seed.
     ++options_.sampling.seed;
     if (answer.finish == FinishReason::kContext) {
@@ -161,6 +119,8 @@ class Chat {
                  session_.context());
     }
     if (!flags_.quiet && lines_.terminal()) fmt::print(stderr, "[{}]\n", speed_line(answer));
+    // A question that was stopped before its answer began was not asked.
+    if (answer.finish == FinishReason::kCancelled && answer.text.empty()) return;
     messages.push_back({"assistant", answer.text});
     messages_ = std::move(messages);
   }
@@ -173,17 +133,17 @@ class Chat {
     const std::string rest = first == std::string::npos ? "" : line.substr(first);
     if (command == "/exit" || command == "/quit" || command == "/bye") return false;
     if (command == "/help") {
-      std::cout << kHelp;
+      print_out(kHelp);
     } else if (command == "/clear") {
       messages_.clear();
       session_.clear();
-      std::cout << "Forgotten.\n";
+      print_out("Forgotten.\n");
     } else if (command == "/system") {
       if (rest.empty()) {
-        std::cout << (system_.empty() ? "No system text.\n" : system_ + "\n");
+        print_out(system_.empty() ? "No system text.\n" : system_ + "\n");
       } else {
         system_ = rest;
-        std::cout << "Set.\n";
+        print_out("Set.\n");
       }
     } else if (command == "/save") {
       save(rest);
@@ -202,7 +162,7 @@ class Chat {
       messages.push_back({{"role", message.role}, {"content", message.content}});
     }
     write_file_atomically(file, json::serialize(json::object{{"messages", messages}}) + "\n");
-    fmt::print("Saved {} messages.\n", messages.size());
+    print_out(fmt::format("Saved {} messages.\n", messages.size()));
   }
 
   void load(const std::string& file) {
@@ -210,9 +170,11 @@ class Chat {
     const std::string text = read_file(file, size_t{256} << 20);
     boost::system::error_code failed;
     const json::value root = json::parse(text, failed);
-    const json::value* list = root.is_object() ? root.get_object().if_contains("messages") : nullptr;
+    const json::value* list =
+        root.is_object() ? root.get_object().if_contains("messages") : nullptr;
     if (failed || list == nullptr || !list->is_array()) {
-      throw_error(ErrorKind::kBadData, "{}: expected {{\"messages\": [...]}}", printable(file, 300));
+      throw_error(ErrorKind::kBadData, "{}: expected {{\"messages\": [...]}}",
+                  printable(file, 300));
     }
     std::vector<Message> messages;
     std::string system;
@@ -233,12 +195,12 @@ class Chat {
     }
     messages_ = std::move(messages);
     system_ = std::move(system);
-    fmt::print("Loaded {} messages.\n", messages_.size());
+    print_out(fmt::format("Loaded {} messages.\n", messages_.size()));
   }
 
   const ChatFlags& flags_;
-  std::unique_ptr<Model> model_;
   std::unique_ptr<Context> context_;
+  std::unique_ptr<Model> model_;
   ChatFormat format_;
   Session session_;
   GenerateOptions options_;

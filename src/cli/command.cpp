@@ -3,9 +3,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
 #include <random>
 
 #include "base/progress.h"
+#include "text/utf8.h"
 
 namespace drover {
 
@@ -13,41 +18,54 @@ void ModelFlags::add_model(CLI::App& command) {
   command
       .add_option("model,-m,--model", model,
                   "A GGUF file, a Hugging Face folder, or a name in the local model folder")
+      ->type_name("MODEL")
       ->envname("DROVER_MODEL")
       ->required();
 }
 
 void ModelFlags::add_machine(CLI::App& command) {
-  command.add_option("-t,--threads", threads, "Threads to compute with; 0 means the physical cores")
+  const std::string group = "Machine";
+  command
+      .add_option("-t,--threads", threads, "Threads to compute with; 0 means the physical cores")
+      ->group(group)
       ->envname("DROVER_THREADS")
       ->capture_default_str();
   command
-      .add_option("--isa", isa,
-                  "Instruction set of the kernels: plain, avx2 or avx512; the best there is if unset")
+      .add_option(
+          "--isa", isa,
+          "Instruction set of the kernels: plain, avx2 or avx512; the best there is if unset")
+      ->group(group)
       ->envname("DROVER_ISA");
 }
 
 void ModelFlags::add_session(CLI::App& command) {
+  const std::string group = "Context";
   command
       .add_option("-c,--context,--ctx-size", context,
                   "Most tokens of a conversation; 0 means the model's own, at most 32768")
+      ->group(group)
       ->envname("DROVER_CONTEXT")
       ->capture_default_str();
   command.add_option("-b,--batch", batch, "Tokens of a prompt that are computed together")
+      ->group(group)
       ->envname("DROVER_BATCH")
       ->capture_default_str();
   command
       .add_option("--cache-type", cache_type,
                   "Type of cached keys and values: f32 or bf16; f32 for f32 weights, else bf16")
+      ->group(group)
       ->envname("DROVER_CACHE_TYPE");
 }
 
 std::unique_ptr<Model> ModelFlags::load() const {
   ProgressBar bar("loading", "bytes");
-  return Model::load(model, bar.callback());
+  return Model::load(model, cancellable(bar.callback()));
 }
 
 std::unique_ptr<Context> ModelFlags::make_context() const {
+  if (threads < 0 || threads > 1024) {
+    throw_error(ErrorKind::kUsage, "threads: expected 0 to 1024, got {}", threads);
+  }
   Isa chosen = detect_isa();
   if (!isa.empty()) {
     const auto named = isa_from_name(isa);
@@ -73,29 +91,50 @@ SessionOptions ModelFlags::session_options() const {
   return options;
 }
 
+namespace {
+
+// CLI11 alone would wrap -1 round.
+std::string is_seed(const std::string& text) {
+  uint64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [parsed, code] = std::from_chars(text.data(), end, value);
+  if (code == std::errc() && parsed == end) return {};
+  return fmt::format("expected 0 to {}, got {}", ~uint64_t{0}, printable(text));
+}
+
+}  // namespace
+
 void SamplingFlags::add(CLI::App& command) {
   const std::string group = "Sampling";
   command.add_option("--temp,--temperature", temperature, "0 takes the most probable token")
       ->group(group);
-  command.add_option("--top-k", top_k, "Keep the k most probable tokens; 0 keeps all")->group(group);
+  command.add_option("--top-k", top_k, "Keep the k most probable tokens; 0 keeps all")
+      ->group(group);
   command.add_option("--top-p", top_p, "Keep the fewest tokens that hold this much probability")
       ->group(group);
   command.add_option("--min-p", min_p, "Drop tokens less probable than this times the best")
       ->group(group);
-  command.add_option("--repeat-penalty", repeat_penalty, "Above 1, recent tokens become less likely")
+  command
+      .add_option("--repeat-penalty", repeat_penalty, "Above 1, recent tokens become less likely")
       ->group(group);
   command.add_option("--repeat-last-n", repeat_last_n, "How many tokens are recent; -1 means all")
       ->group(group);
   command.add_option("--presence-penalty", presence_penalty, "Off the logit of what was said")
       ->group(group);
-  command.add_option("--frequency-penalty", frequency_penalty, "The same, for each time it was said")
+  command
+      .add_option("--frequency-penalty", frequency_penalty, "The same, for each time it was said")
       ->group(group);
-  command.add_option("-s,--seed", seed, "The same seed gives the same answer")->group(group);
-  command.add_option("-n,--max-tokens,--n-predict", max_tokens, "Most tokens of an answer; -1: no limit")
+  command.add_option("-s,--seed", seed, "The same seed gives the same answer")
+      ->group(group)
+      ->check(is_seed, "");
+  command
+      .add_option("-n,--max-tokens,--n-predict", max_tokens,
+                  "Most tokens of an answer; -1: no limit")
       ->group(group)
       ->capture_default_str();
   command.add_option("--stop", stop, "A string that ends the answer; may be given several times")
-      ->group(group);
+      ->group(group)
+      ->allow_extra_args(false);  // one each time: what follows may be the model
 }
 
 GenerateOptions SamplingFlags::options(const Model& model, ChatFormat format) const {
@@ -133,24 +172,73 @@ ChatFormat choose_chat_format(const Model& model, const std::string& name) {
 namespace {
 
 std::atomic<bool> interrupted{false};
+std::atomic<int> last_signal{SIGINT};
 
-extern "C" void on_interrupt(int) {
-  if (interrupted.exchange(true)) ::_exit(130);
+extern "C" void on_interrupt(int signal) {
+  last_signal = signal;
+  if (interrupted.exchange(true)) ::_exit(128 + signal);
 }
 
 }  // namespace
 
-std::atomic<bool>& InterruptGuard::flag() { return interrupted; }
+const std::atomic<bool>& InterruptGuard::flag() { return interrupted; }
+int InterruptGuard::signal() { return last_signal; }
 
 InterruptGuard::InterruptGuard() {
   interrupted = false;
   struct sigaction action {};
   action.sa_handler = on_interrupt;
-  sigaction(SIGINT, &action, &old_);
+  action.sa_flags = SA_RESTART;  // output that waits for a slow reader must not fail
+  sigaction(SIGINT, &action, &old_interrupt_);
+  sigaction(SIGTERM, &action, &old_terminate_);
 }
 
 InterruptGuard::~InterruptGuard() {
-  sigaction(SIGINT, &old_, nullptr);
+  sigaction(SIGINT, &old_interrupt_, nullptr);
+  sigaction(SIGTERM, &old_terminate_, nullptr);
+}
+
+Progress cancellable(Progress progress) {
+  return [progress = std::move(progress)](uint64_t done, uint64_t total) {
+    if (interrupted) throw_error(ErrorKind::kCancelled, "stopped");
+    progress(done, total);
+  };
+}
+
+void print_out(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    throw_error(ErrorKind::kIo, "standard output: cannot write: {}", strerror(errno));
+  }
+}
+
+std::string as_utf8(std::string_view text) {
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Step step = utf8_step(text, at);
+    append_utf8(out, step.code_point);
+    at += step.length;
+  }
+  return out;
+}
+
+void check_can_create(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  const std::string name = printable(path.string(), 300);
+  std::error_code ignored;
+  if (path.empty()) throw_error(ErrorKind::kUsage, "output: expected the name of a file, got none");
+  if (fs::is_directory(path, ignored)) {
+    throw Error(ErrorKind::kCannotWrite,
+                fmt::format("{}: expected a file to write, got a folder", name),
+                "give the name of a file in it");
+  }
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  if (!fs::is_directory(folder, ignored)) {
+    throw Error(ErrorKind::kCannotWrite,
+                fmt::format("{}: cannot create: there is no folder {}", name,
+                            printable(folder.string(), 300)),
+                "make the folder first");
+  }
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) throw_errno("create", path.string(), errno);
 }
 
 std::string speed_line(const Answer& answer) {
@@ -159,7 +247,8 @@ std::string speed_line(const Answer& answer) {
     return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
   };
   return fmt::format(
-      "prompt {} tokens ({} from the cache), {:.1f} tokens/s; answer {} tokens, {:.1f} tokens/s; {}",
+      "prompt {} tokens ({} from the cache), {:.1f} tokens/s; answer {} tokens, {:.1f} tokens/s; "
+      "{}",
       answer.prompt_tokens, answer.cached_tokens, rate(read, answer.prompt_seconds),
       answer.tokens.size(), rate(static_cast<int64_t>(answer.tokens.size()), answer.answer_seconds),
       finish_reason_name(answer.finish));

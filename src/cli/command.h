@@ -6,9 +6,11 @@
 
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "engine/session.h"
 #include "kernels/context.h"
@@ -19,8 +21,8 @@ namespace drover {
 // MODEL and the flags of the machine.
 struct ModelFlags {
   std::string model;
-  int threads = 0;              // 0: the physical cores
-  std::string isa;              // empty: the best there is
+  int threads = 0;  // 0: the physical cores
+  std::string isa;  // empty: the best there is
   int64_t context = 0;
   int64_t batch = 512;
   std::string cache_type;
@@ -51,8 +53,8 @@ struct SamplingFlags {
 // The chat format by name, or what the model's file says when the name is empty.
 ChatFormat choose_chat_format(const Model& model, const std::string& name);
 
-// While one of these lives, Ctrl-C sets the flag instead of ending the program; a second Ctrl-C
-// before the flag was cleared ends it.
+// While one of these lives, Ctrl-C and SIGTERM set the flag instead of ending the program, so that
+// work can stop in order; a second one ends it at once. A new guard starts with the flag cleared.
 class InterruptGuard {
  public:
   InterruptGuard();
@@ -60,11 +62,26 @@ class InterruptGuard {
   InterruptGuard(const InterruptGuard&) = delete;
   InterruptGuard& operator=(const InterruptGuard&) = delete;
 
-  static std::atomic<bool>& flag();
+  static const std::atomic<bool>& flag();
+  // The signal that came last, SIGINT if none did.
+  static int signal();
 
  private:
-  struct sigaction old_;
+  struct sigaction old_interrupt_, old_terminate_;
 };
+
+// The same progress, and a kCancelled Error once the flag of an InterruptGuard is set.
+Progress cancellable(Progress progress);
+
+// Writes to standard output at once. Throws kIo when that fails.
+void print_out(std::string_view text);
+
+// For JSON: bytes that are not UTF-8 become U+FFFD.
+std::string as_utf8(std::string_view text);
+
+// Finds out before long work whether its result can be written: throws kCannotWrite when the folder
+// is missing or the path is a folder itself, kPermission when the folder is not ours to write in.
+void check_can_create(const std::filesystem::path& path);
 
 // "42.1 tokens/s"-style line about an answer, for standard error.
 std::string speed_line(const Answer& answer);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <filesystem>
-#include <iostream>
+#include <iterator>
 #include <map>
 
 #include "cli/command.h"
@@ -19,18 +19,18 @@ namespace json = boost::json;
 // What inspect knows of a model, from either format, without touching its weights.
 struct Facts {
   std::string path;
-  std::string format;          // "GGUF version 3", "Hugging Face folder, 2 shards"
+  std::string format;  // "GGUF version 3", "Hugging Face folder, 2 shards"
   ModelConfig config;
   std::vector<NamedTensor> tensors;
   LicenceNote licence;
   std::optional<Vocabulary> vocabulary;
-  std::string no_vocabulary;   // why not
+  std::string no_vocabulary;  // why not
 };
 
 struct Inspect {
   std::string model;
   bool tensors = false;
-  bool as_json = false;
+  bool json = false;
 
   void operator()() const;
 };
@@ -58,77 +58,89 @@ std::string human_count(int64_t n) {
   return fmt::format("{}", n);
 }
 
-int64_t count_layers(const ModelConfig& c, bool LayerConfig::* member) {
+int64_t count_layers(const ModelConfig& c, bool LayerConfig::*member) {
   return std::count_if(c.layers.begin(), c.layers.end(),
                        [&](const LayerConfig& layer) { return layer.*member; });
 }
 
-// "0-2, 4-6, 8" of the layers that are so.
-std::string layer_ranges(const ModelConfig& c, bool LayerConfig::* member, bool value) {
+// "layers 0-2, 4-6, 8" of those that are so.
+std::string layer_ranges(const ModelConfig& c, bool LayerConfig::*member, bool value) {
   std::string out;
+  int64_t count = 0;
   for (int64_t i = 0; i < c.layer_count(); ++i) {
     if (c.layers[i].*member != value) continue;
     int64_t end = i;
     while (end + 1 < c.layer_count() && c.layers[end + 1].*member == value) ++end;
     if (!out.empty()) out += ", ";
+    count += end - i + 1;
     out += i == end ? fmt::format("{}", i) : fmt::format("{}-{}", i, end);
     i = end;
   }
-  return out;
+  return (count == 1 ? "layer " : "layers ") + out;
 }
 
 std::string scaling_words(const RopeScaling& s) {
   switch (s.kind) {
-    case RopeScaling::Kind::kNone: return "not scaled";
-    case RopeScaling::Kind::kLinear: return fmt::format("scaled linearly by {}", s.factor);
+    case RopeScaling::Kind::kNone:
+      return "not scaled";
+    case RopeScaling::Kind::kLinear:
+      return fmt::format("scaled linearly by {}", s.factor);
     case RopeScaling::Kind::kLlama3:
-      return fmt::format("llama3 scaling: factor {}, low {}, high {}, original context {}", s.factor,
-                         s.low, s.high, s.original_context);
-    case RopeScaling::Kind::kFactors: return "scaled by a factor per pair (rope_freqs.weight)";
+      return fmt::format("llama3 scaling: factor {}, low {}, high {}, original context {}",
+                         s.factor, s.low, s.high, s.original_context);
+    case RopeScaling::Kind::kFactors:
+      return "scaled by a factor per pair (rope_freqs.weight)";
   }
   return "";
 }
 
-std::vector<std::string> architecture_words(const ModelConfig& c) {
-  std::vector<std::string> out;
+// What is told of the model's mathematics, each line with its label.
+std::vector<std::pair<std::string_view, std::string>> architecture_words(const ModelConfig& c) {
+  std::vector<std::pair<std::string_view, std::string>> out;
+  const auto add = [&](std::string_view label, std::string text) {
+    out.emplace_back(label, std::move(text));
+  };
   const int64_t moe = count_layers(c, &LayerConfig::moe);
   const int64_t rope = count_layers(c, &LayerConfig::rope);
   const int64_t chunked = count_layers(c, &LayerConfig::chunked);
   const int64_t layers = c.layer_count();
-  out.push_back(fmt::format("{}: {} layers, hidden size {}, vocabulary {}{}", c.architecture, layers,
-                            c.hidden, c.vocab, c.tied_embeddings ? ", tied embeddings" : ""));
-  out.push_back(fmt::format("attention: {} query heads and {} key/value heads of {}", c.heads,
-                            c.kv_heads, c.head_dim));
-  out.push_back(fmt::format("positions: RoPE on {} layers, base {}, {}{}", rope, c.rope_theta,
-                            scaling_words(c.rope_scaling),
-                            c.qk_norm ? "; queries and keys normalised" : ""));
+  add("architecture",
+      fmt::format("{}: {} layers, hidden size {}, vocabulary {}{}", c.architecture, layers,
+                  c.hidden, c.vocab, c.tied_embeddings ? ", tied embeddings" : ""));
+  add("attention",
+      fmt::format("{} query heads and {} key/value heads of {}", c.heads, c.kv_heads, c.head_dim));
+  add("positions",
+      fmt::format("RoPE on {} of {} layers, base {}, {}{}", rope, layers, c.rope_theta,
+                  scaling_words(c.rope_scaling), c.qk_norm ? "; queries and keys normalised" : ""));
   if (rope < layers) {
-    out.push_back(fmt::format("no positions (NoPE) on layers {}{}",
-                              layer_ranges(c, &LayerConfig::rope, false),
-                              c.temperature_tuning
-                                  ? fmt::format("; attention temperature with floor {} and scale {}",
-                                                c.floor_scale, c.attn_scale)
-                                  : ""));
+    add("", fmt::format("none (NoPE) on {}{}", layer_ranges(c, &LayerConfig::rope, false),
+                        c.temperature_tuning
+                            ? fmt::format("; attention temperature with floor {} and scale {}",
+                                          c.floor_scale, c.attn_scale)
+                            : ""));
   }
-  out.push_back(chunked == 0
-                    ? std::string("context: every layer sees the whole past")
-                    : fmt::format("context: {} layers see their chunk of {} tokens, {} the whole past",
-                                  chunked, c.chunk, layers - chunked));
+  add("context",
+      fmt::format("made for {} tokens; {}", c.context,
+                  chunked == 0
+                      ? std::string("every layer sees the whole past")
+                      : fmt::format("{} layers see their chunk of {} tokens, {} the whole past",
+                                    chunked, c.chunk, layers - chunked)));
   if (moe > 0) {
-    out.push_back(fmt::format("experts: {} of {} and a shared one, width {}, on {}", c.experts_used,
-                              c.experts, c.expert_width,
-                              moe == layers ? std::string("every layer")
-                                            : "layers " + layer_ranges(c, &LayerConfig::moe, true)));
+    add("experts",
+        fmt::format("{} of {} and a shared one, width {}, on {}", c.experts_used, c.experts,
+                    c.expert_width,
+                    moe == layers ? "every layer" : layer_ranges(c, &LayerConfig::moe, true)));
   }
   if (moe < layers) {
-    out.push_back(fmt::format("feed-forward: width {} on {}", c.dense_width,
-                              moe == 0 ? std::string("every layer") : std::string("the other layers")));
+    add("feed-forward", fmt::format("width {} on {}", c.dense_width,
+                                    moe == 0 ? "every layer" : "the other layers"));
   }
-  out.push_back(fmt::format("made for a context of {} tokens", c.context));
   return out;
 }
 
-void print_text(const Facts& f, bool tensors) {
+std::string as_text(const Facts& f, bool tensors) {
+  std::string text;
+  const auto out = std::back_inserter(text);
   const ModelConfig& c = f.config;
   const ParameterCount count = count_parameters(c);
   int64_t bytes = 0;
@@ -139,58 +151,65 @@ void print_text(const Facts& f, bool tensors) {
     ++n;
     size += tensor.bytes;
   }
-  fmt::print("{}\n", c.name.empty() ? std::filesystem::path(f.path).filename().string()
-                                    : printable(c.name));
-  fmt::print("  file         {} ({})\n", printable(f.path, 300), f.format);
-  fmt::print("  weights      {} in {} tensors:", human_bytes(static_cast<double>(bytes)),
-             f.tensors.size());
+  fmt::format_to(
+      out, "{}\n",
+      printable(c.name.empty() ? std::filesystem::path(f.path).filename().string() : c.name));
+  fmt::format_to(out, "  file         {} ({})\n", printable(f.path, 300), f.format);
+  fmt::format_to(out, "  weights      {} in {} tensors:", human_bytes(static_cast<double>(bytes)),
+                 f.tensors.size());
   const char* separator = " ";
   for (const auto& [name, entry] : types) {
-    fmt::print("{}{} of {} ({})", separator, entry.first, name,
-               human_bytes(static_cast<double>(entry.second)));
+    fmt::format_to(out, "{}{} of {} ({})", separator, entry.first, name,
+                   human_bytes(static_cast<double>(entry.second)));
     separator = ", ";
   }
-  fmt::print("\n  parameters   {} in all, {} at work per token\n", human_count(count.total),
-             human_count(count.active));
-  for (const std::string& line : architecture_words(c)) fmt::print("  {}\n", line);
+  fmt::format_to(out, "\n  parameters   {} in all, {} at work per token\n",
+                 human_count(count.total), human_count(count.active));
+  for (const auto& [label, words] : architecture_words(c)) {
+    fmt::format_to(out, "  {:<12} {}\n", label, words);
+  }
   for (const DType type : {DType::kBF16, DType::kF32}) {
     const CacheLayout layout = c.cache_layout(type);
-    fmt::print("  cache ({})  {} per token on global layers", dtype_name(type),
-               human_bytes(static_cast<double>(layout.global_bytes_per_token())));
+    fmt::format_to(out, "  {:<12} {} per token on global layers",
+                   fmt::format("cache ({})", dtype_name(type)),
+                   human_bytes(static_cast<double>(layout.global_bytes_per_token())));
     if (layout.chunk > 0) {
-      fmt::print(", and at most {} on chunked layers",
-                 human_bytes(static_cast<double>(layout.local_bytes(c.context))));
+      fmt::format_to(out, ", and at most {} on chunked layers",
+                     human_bytes(static_cast<double>(layout.local_bytes(c.context))));
     }
-    fmt::print("\n");
+    fmt::format_to(out, "\n");
   }
   if (f.vocabulary) {
-    fmt::print("  tokenizer    {} tokens, chat format {}\n", f.vocabulary->tokens.size(),
-               chat_format_name(detect_chat_format(*f.vocabulary)));
+    fmt::format_to(out, "  tokenizer    {} tokens, chat format {}\n", f.vocabulary->tokens.size(),
+                   chat_format_name(detect_chat_format(*f.vocabulary)));
   } else {
-    fmt::print("  tokenizer    none that can be used: {}\n", f.no_vocabulary);
+    fmt::format_to(out, "  tokenizer    none that can be used: {}\n",
+                   printable(f.no_vocabulary, 1000));
   }
   const LicenceNote& l = f.licence;
   const bool stated = !l.id.empty() || !l.name.empty();
-  fmt::print("  licence      {}{}\n",
-             !stated ? std::string("not stated in the file; ask where you got it")
-                     : printable(l.name.empty() ? l.id : l.name),
-             l.link.empty() ? "" : " (" + printable(l.link, 200) + ")");
-  for (const std::string& line : licence_asks(l)) fmt::print("    - {}\n", line);
-  if (!tensors) return;
-  fmt::print("\n");
+  fmt::format_to(out, "  licence      {}{}\n",
+                 !stated ? std::string("not stated in the file; ask where you got it")
+                         : printable(l.name.empty() ? l.id : l.name),
+                 l.link.empty() ? "" : " (" + printable(l.link, 200) + ")");
+  for (const std::string& line : licence_asks(l)) fmt::format_to(out, "    - {}\n", line);
+  if (!tensors) return text;
+  fmt::format_to(out, "\n");
   for (const NamedTensor& tensor : f.tensors) {
-    fmt::print("  {:<44} {:<6} {:<22} {}\n", printable(tensor.name), dtype_name(tensor.type),
-               shape_text(tensor.shape), human_bytes(static_cast<double>(tensor.bytes)));
+    fmt::format_to(out, "  {:<44} {:<6} {:<22} {}\n", printable(tensor.name),
+                   dtype_name(tensor.type), shape_text(tensor.shape),
+                   human_bytes(static_cast<double>(tensor.bytes)));
   }
+  return text;
 }
 
-json::array layer_flags(const ModelConfig& c, bool LayerConfig::* member) {
+json::array layer_flags(const ModelConfig& c, bool LayerConfig::*member) {
   json::array out;
   for (const LayerConfig& layer : c.layers) out.push_back(layer.*member);
   return out;
 }
 
-void print_json(const Facts& f, bool tensors) {
+std::string as_json(const Facts& f, bool tensors) {
   const ModelConfig& c = f.config;
   const ParameterCount count = count_parameters(c);
   json::object config{{"architecture", c.architecture},
@@ -224,7 +243,7 @@ void print_json(const Facts& f, bool tensors) {
     bytes += tensor.bytes;
     json::value& n = types[dtype_name(tensor.type)];
     n = n.is_null() ? 1 : n.to_number<int64_t>() + 1;
-    list.push_back({{"name", tensor.name},
+    list.push_back({{"name", as_utf8(tensor.name)},
                     {"type", dtype_name(tensor.type)},
                     {"shape", json::array(tensor.shape.begin(), tensor.shape.end())},
                     {"bytes", tensor.bytes}});
@@ -236,9 +255,9 @@ void print_json(const Facts& f, bool tensors) {
         json::object{{"global_bytes_per_token", layout.global_bytes_per_token()},
                      {"local_bytes", layout.local_bytes(c.context)}};
   }
-  json::object out{{"path", f.path},
+  json::object out{{"path", as_utf8(f.path)},
                    {"format", f.format},
-                   {"name", c.name},
+                   {"name", as_utf8(c.name)},
                    {"config", config},
                    {"parameters", {{"total", count.total}, {"active", count.active}}},
                    {"weight_bytes", bytes},
@@ -253,12 +272,12 @@ void print_json(const Facts& f, bool tensors) {
   }
   json::array asks;
   for (const std::string& line : licence_asks(f.licence)) asks.push_back(json::string(line));
-  out["licence"] = json::object{{"id", f.licence.id},
-                                {"name", f.licence.name},
-                                {"link", f.licence.link},
+  out["licence"] = json::object{{"id", as_utf8(f.licence.id)},
+                                {"name", as_utf8(f.licence.name)},
+                                {"link", as_utf8(f.licence.link)},
                                 {"asks", asks}};
   if (tensors) out["tensors"] = list;
-  std::cout << json::serialize(out) << '\n';
+  return json::serialize(out) + '\n';
 }
 
 void Inspect::operator()() const {
@@ -279,29 +298,28 @@ void Inspect::operator()() const {
     gguf = GgufFile::open(path);
     facts.format = fmt::format("GGUF version {}", gguf->version());
     facts.config = config_from_gguf(*gguf);
+    weights_from_gguf(*gguf, facts.config);  // the same
     facts.tensors.assign(gguf->tensors().begin(), gguf->tensors().end());
     facts.licence = licence_of(*gguf);
     read_vocabulary(facts, *gguf);
   }
-  if (as_json) {
-    print_json(facts, tensors);
-  } else {
-    print_text(facts, tensors);
-  }
+  print_out(json ? as_json(facts, tensors) : as_text(facts, tensors));
 }
 
 }  // namespace
 
 void add_inspect(CLI::App& app) {
   auto inspect = std::make_shared<Inspect>();
-  CLI::App* command = app.add_subcommand("inspect", "Show what is in a model file, and its licence");
+  CLI::App* command =
+      app.add_subcommand("inspect", "Show what is in a model file, and its licence");
   command
       ->add_option("model,-m,--model", inspect->model,
                    "A GGUF file, a Hugging Face folder, or a name in the local model folder")
+      ->type_name("MODEL")
       ->envname("DROVER_MODEL")
       ->required();
   command->add_flag("--tensors", inspect->tensors, "List every tensor");
-  command->add_flag("--json", inspect->as_json, "Print one JSON object");
+  command->add_flag("--json", inspect->json, "Print one JSON object");
   command->callback([inspect] { (*inspect)(); });
 }
 

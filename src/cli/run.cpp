@@ -5,6 +5,7 @@
 #include <boost/json.hpp>
 #include <iostream>
 #include <iterator>
+#include <optional>
 
 #include "base/progress.h"
 #include "cli/command.h"
@@ -15,7 +16,7 @@ namespace {
 struct Run {
   ModelFlags model_flags;
   SamplingFlags sampling;
-  std::string prompt;
+  std::optional<std::string> prompt;
   std::string system;
   std::string chat_format;
   bool raw = false;
@@ -28,22 +29,29 @@ struct Run {
 };
 
 std::string Run::read_prompt() const {
-  if (!prompt.empty() && prompt != "-") return prompt;
-  if (prompt.empty() && ::isatty(STDIN_FILENO) == 1) {
+  if (prompt && *prompt != "-") {
+    if (prompt->empty())
+      throw_error(ErrorKind::kUsage, "prompt: expected a text, got an empty one");
+    return *prompt;
+  }
+  if (!prompt && ::isatty(STDIN_FILENO) == 1) {
     throw Error(ErrorKind::kUsage, "prompt: expected a text, got none",
                 "give it as an argument, or through a pipe; `drover chat` is for talking");
   }
   std::string text(std::istreambuf_iterator<char>(std::cin), {});
   // The newline that ends a file is not part of what was asked.
   if (!text.empty() && text.back() == '\n') text.pop_back();
-  if (text.empty()) throw_error(ErrorKind::kUsage, "prompt: expected a text, got none");
+  if (text.empty()) {
+    throw_error(ErrorKind::kUsage, "prompt: expected a text on standard input, got an empty one");
+  }
   return text;
 }
 
 void Run::operator()() const {
   const std::string text = read_prompt();
-  const auto model = model_flags.load();
   const auto context = model_flags.make_context();
+  InterruptGuard interrupt;
+  const auto model = model_flags.load();
   const Tokenizer& tokenizer = model->tokenizer();
   const ChatFormat format = raw ? ChatFormat::kNone : choose_chat_format(*model, chat_format);
 
@@ -56,7 +64,8 @@ void Run::operator()() const {
     tokens = special ? tokenizer.encode_special(text) : tokenizer.encode(text);
     const Vocabulary& vocabulary = tokenizer.vocabulary();
     const bool has_bos = !tokens.empty() && vocabulary.bos && tokens.front() == *vocabulary.bos;
-    if (vocabulary.add_bos && vocabulary.bos && !has_bos) tokens.insert(tokens.begin(), *vocabulary.bos);
+    if (vocabulary.add_bos && vocabulary.bos && !has_bos)
+      tokens.insert(tokens.begin(), *vocabulary.bos);
   } else {
     std::vector<Message> messages;
     if (!system.empty()) messages.push_back({"system", system});
@@ -67,24 +76,20 @@ void Run::operator()() const {
   Session session(*model, *context, model_flags.session_options());
   GenerateOptions options = sampling.options(*model, format);
   options.show_special = special;
-  InterruptGuard interrupt;
   Answer answer;
   {
     std::optional<ProgressBar> bar(std::in_place, "reading", "tokens");
     Listener listener{.prompt = bar->callback(), .text = {}, .cancel = &InterruptGuard::flag()};
     listener.text = [&](std::string_view piece) {
       bar.reset();
-      if (!json) {
-        std::cout << piece << std::flush;
-        if (!std::cout) throw_error(ErrorKind::kCannotWrite, "standard output: cannot write");
-      }
+      if (!json) print_out(piece);
     };
     answer = session.generate(tokens, options, listener);
   }
 
   if (json) {
     boost::json::object out;
-    out["model"] = model->path().filename().string();
+    out["model"] = as_utf8(model->path().filename().string());
     out["text"] = answer.text;
     out["tokens"] = boost::json::array(answer.tokens.begin(), answer.tokens.end());
     out["finish_reason"] = finish_reason_name(answer.finish);
@@ -93,9 +98,9 @@ void Run::operator()() const {
     out["answer_tokens"] = answer.tokens.size();
     out["prompt_seconds"] = answer.prompt_seconds;
     out["answer_seconds"] = answer.answer_seconds;
-    std::cout << boost::json::serialize(out) << '\n';
+    print_out(boost::json::serialize(out) + '\n');
   } else {
-    std::cout << '\n';
+    print_out("\n");
     if (!quiet && ::isatty(STDERR_FILENO) == 1) fmt::print(stderr, "[{}]\n", speed_line(answer));
   }
   if (answer.finish == FinishReason::kCancelled) throw_error(ErrorKind::kCancelled, "stopped");
@@ -107,7 +112,8 @@ void add_run(CLI::App& app) {
   auto run = std::make_shared<Run>();
   CLI::App* command = app.add_subcommand("run", "Answer one prompt");
   run->model_flags.add_model(*command);
-  command->add_option("prompt,-p,--prompt", run->prompt, "What to ask; - or nothing reads standard input");
+  command->add_option("prompt,-p,--prompt", run->prompt,
+                      "What to ask; - or nothing reads standard input");
   command->add_option("--system", run->system, "What the model is told before the prompt");
   command->add_flag("--raw", run->raw, "Continue the text as it is, without a chat format");
   command->add_option("--chat-format", run->chat_format,

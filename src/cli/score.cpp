@@ -1,5 +1,7 @@
 // drover score MODEL: perplexity of a text, or the logits of given tokens.
 
+#include "eval/score.h"
+
 #include <unistd.h>
 
 #include <boost/json.hpp>
@@ -9,7 +11,6 @@
 
 #include "base/mapped_file.h"
 #include "cli/command.h"
-#include "eval/score.h"
 
 namespace drover {
 namespace {
@@ -33,7 +34,9 @@ std::vector<Token> parse_tokens(const std::string& text) {
   const auto skip = [&](auto what) {
     while (p < end && what(*p)) ++p;
   };
-  const auto separates = [](char c) { return c == ',' || std::isspace(static_cast<unsigned char>(c)); };
+  const auto separates = [](char c) {
+    return c == ',' || std::isspace(static_cast<unsigned char>(c));
+  };
   for (skip(separates); p < end; skip(separates)) {
     Token token;
     const auto [next, error] = std::from_chars(p, end, token);
@@ -59,20 +62,20 @@ void Score::perplexity(const Model& model, Session& session) const {
   {
     ProgressBar bar("scoring", "tokens");
     score = score_text(session, ids, vocabulary.add_bos ? vocabulary.bos : std::nullopt,
-                       bar.callback());
+                       cancellable(bar.callback()));
   }
   if (json) {
     boost::json::object out;
-    out["model"] = model.path().filename().string();
+    out["model"] = as_utf8(model.path().filename().string());
     out["tokens"] = score.tokens;
     out["nll"] = score.nll;
     out["perplexity"] = score.perplexity();
     out["context"] = session.context();
-    std::cout << boost::json::serialize(out) << '\n';
+    print_out(boost::json::serialize(out) + '\n');
   } else {
-    fmt::print("perplexity {:.4f} over {} tokens (context {}, {:.4f} nats per token)\n",
-               score.perplexity(), score.tokens, session.context(),
-               score.nll / static_cast<double>(score.tokens));
+    print_out(fmt::format("perplexity {:.4f} over {} tokens (context {}, {:.4f} nats per token)\n",
+                          score.perplexity(), score.tokens, session.context(),
+                          score.nll / static_cast<double>(score.tokens)));
   }
 }
 
@@ -84,8 +87,16 @@ void Score::operator()() const {
     throw_error(ErrorKind::kUsage, "score: expected --tokens LIST and --logits FILE together");
   }
   const std::vector<Token> ids = tokens.empty() ? std::vector<Token>() : parse_tokens(tokens);
-  const auto model = model_flags.load();
+  if (!logits_file.empty()) check_can_create(logits_file);
   const auto context = model_flags.make_context();
+  InterruptGuard interrupt;
+  const auto model = model_flags.load();
+  for (const Token id : ids) {
+    if (id < 0 || id >= model->config().vocab) {
+      throw_error(ErrorKind::kUsage, "tokens: expected 0 to {}, got {}", model->config().vocab - 1,
+                  id);
+    }
+  }
   SessionOptions options = model_flags.session_options();
   // Given tokens are one window, however long, up to what the model was made for.
   if (options.context == 0 && !ids.empty()) {
@@ -95,15 +106,15 @@ void Score::operator()() const {
   if (ids.empty()) return perplexity(*model, session);
   {
     ProgressBar bar("scoring", "tokens");
-    write_logits(session, ids, logits_file, bar.callback());
+    write_logits(session, ids, logits_file, cancellable(bar.callback()));
   }
   if (json) {
     boost::json::object out;
-    out["model"] = model->path().filename().string();
+    out["model"] = as_utf8(model->path().filename().string());
     out["tokens"] = ids.size();
     out["vocab"] = model->config().vocab;
-    out["logits"] = logits_file;
-    std::cout << boost::json::serialize(out) << '\n';
+    out["logits"] = as_utf8(logits_file);
+    print_out(boost::json::serialize(out) + '\n');
   }
 }
 
@@ -113,10 +124,16 @@ void add_score(CLI::App& app) {
   auto score = std::make_shared<Score>();
   CLI::App* command = app.add_subcommand("score", "Measure how well a model predicts a text");
   score->model_flags.add_model(*command);
-  command->add_option("--text", score->text_file, "Text file to find the perplexity of; - reads standard input");
-  command->add_option("--tokens", score->tokens, "Token numbers with commas between, for --logits");
-  command->add_option("--logits", score->logits_file,
-                      "Write the logits after each of --tokens as float32 [tokens, vocab], .npy");
+  command
+      ->add_option("--text", score->text_file,
+                   "Text file to find the perplexity of; - reads standard input")
+      ->type_name("FILE");
+  command->add_option("--tokens", score->tokens, "Token numbers with commas between, for --logits")
+      ->type_name("LIST");
+  command
+      ->add_option("--logits", score->logits_file,
+                   "Write the logits after each of --tokens as float32 [tokens, vocab], .npy")
+      ->type_name("FILE");
   command->add_flag("--json", score->json, "Print one JSON object");
   score->model_flags.add_machine(*command);
   score->model_flags.add_session(*command);

@@ -1,7 +1,7 @@
 // drover tokenize MODEL [TEXT] and drover detokenize MODEL [IDS]: text to tokens and back.
 
-#include <boost/json.hpp>
 #include <algorithm>
+#include <boost/json.hpp>
 #include <charconv>
 #include <iostream>
 #include <iterator>
@@ -34,7 +34,7 @@ struct Tokenize {
       ids.insert(ids.begin(), *tokenizer.vocabulary().bos);
     }
     if (count) {
-      fmt::print("{}\n", ids.size());
+      print_out(fmt::format("{}\n", ids.size()));
     } else if (json) {
       boost::json::array out;
       for (const Token id : ids) {
@@ -47,9 +47,9 @@ struct Tokenize {
         token["bytes"] = std::move(numbers);
         out.push_back(std::move(token));
       }
-      std::cout << boost::json::serialize(out) << '\n';
+      print_out(boost::json::serialize(out) + '\n');
     } else {
-      fmt::print("{}\n", fmt::join(ids, " "));
+      print_out(fmt::format("{}\n", fmt::join(ids, " ")));
     }
   }
 };
@@ -75,7 +75,7 @@ struct Detokenize {
       }
       tokens.push_back(token);
     }
-    std::cout << tokenizer.decode(tokens, special);
+    print_out(tokenizer.decode(tokens, special));
   }
 };
 
@@ -85,7 +85,8 @@ void add_tokenize(CLI::App& app) {
   auto tokenize = std::make_shared<Tokenize>();
   CLI::App* command = app.add_subcommand("tokenize", "Show the tokens of a text");
   tokenize->model_flags.add_model(*command);
-  command->add_option("text", tokenize->text, "The text; - reads standard input")->capture_default_str();
+  command->add_option("text", tokenize->text, "The text; - reads standard input")
+      ->capture_default_str();
   command->add_flag("--special", tokenize->special, "Names of control tokens become those tokens");
   command->add_flag("--bos", tokenize->bos, "Begin with the begin-of-text token");
   command->add_flag("--json", tokenize->json, "Ids, bytes and text as JSON");
