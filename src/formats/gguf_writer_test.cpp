@@ -33,7 +33,8 @@ TEST(GgufWriter, WritesTheBytesOfThePythonWriter) {
   for (const size_t piece : {1, 7, 1 << 20}) {
     GgufWriter writer;
     writer.copy_metadata(file);
-    for (const NamedTensor& t : file.tensors()) writer.add_tensor(std::string(t.name), t.type, t.shape);
+    for (const NamedTensor& t : file.tensors())
+      writer.add_tensor(std::string(t.name), t.type, t.shape);
     writer.write(folder / "a.gguf", producer_of(file, piece));
     EXPECT_EQ(read_file(folder / "a.gguf", kReadAll), read_file(fixture, kReadAll)) << piece;
     EXPECT_FALSE(std::filesystem::exists(folder / "a.gguf.partial"));
@@ -94,7 +95,8 @@ TEST(GgufWriter, CopiedMetadataLeavesOutWhatDescribesTheOldFile) {
   const GgufFile split = GgufFile::open("tests/data/formats/split-00001-of-00003.gguf");
   GgufWriter writer;
   writer.copy_metadata(split, [](std::string_view key) { return key != "llama4.block_count"; });
-  for (const NamedTensor& t : split.tensors()) writer.add_tensor(std::string(t.name), t.type, t.shape);
+  for (const NamedTensor& t : split.tensors())
+    writer.add_tensor(std::string(t.name), t.type, t.shape);
   const TempFolder folder;
   writer.write(folder / "whole.gguf", producer_of(split, 100));
   const GgufFile whole = GgufFile::open(folder / "whole.gguf");
@@ -130,10 +132,13 @@ TEST(GgufWriter, AFailureLeavesTheOldFileAndNothingElse) {
   GgufWriter writer;
   writer.add_tensor("t", DType::kF32, {100});
   const auto write = [&](size_t bytes) {
-    writer.write(folder / "a.gguf", [&](size_t, const TensorSink& sink) { sink(std::vector<std::byte>(bytes)); });
+    writer.write(folder / "a.gguf",
+                 [&](size_t, const TensorSink& sink) { sink(std::vector<std::byte>(bytes)); });
   };
-  expect_error(ErrorKind::kInternal, "tensor t: expected 400 bytes to write, got 399", [&] { write(399); });
-  expect_error(ErrorKind::kInternal, "tensor t: expected 400 bytes to write, got more", [&] { write(401); });
+  expect_error(ErrorKind::kInternal, "tensor t: expected 400 bytes to write, got 399",
+               [&] { write(399); });
+  expect_error(ErrorKind::kInternal, "tensor t: expected 400 bytes to write, got more",
+               [&] { write(401); });
   expect_error(ErrorKind::kCancelled, "stop", [&] {
     writer.write(folder / "a.gguf",
                  [](size_t, const TensorSink&) { throw_error(ErrorKind::kCancelled, "stop"); });
@@ -150,10 +155,11 @@ TEST(GgufWriter, AFullDiskIsATypedError) {
   std::filesystem::create_symlink("/dev/full", folder / "a.gguf.partial");
   GgufWriter writer;
   writer.add_tensor("t", DType::kI8, {1 << 21});
-  expect_error(ErrorKind::kCannotWrite, "a.gguf.partial: cannot write: No space left on device", [&] {
-    writer.write(folder / "a.gguf",
-                 [](size_t, const TensorSink& sink) { sink(std::vector<std::byte>(1 << 21)); });
-  });
+  expect_error(
+      ErrorKind::kCannotWrite, "a.gguf.partial: cannot write: No space left on device", [&] {
+        writer.write(folder / "a.gguf",
+                     [](size_t, const TensorSink& sink) { sink(std::vector<std::byte>(1 << 21)); });
+      });
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
   expect_error(ErrorKind::kNotFound, "no/such/a.gguf.partial: cannot create",
                [&] { writer.write("no/such/a.gguf", {}); });
@@ -164,8 +170,9 @@ TEST(GgufWriter, TensorsThatTheFormatDoesNotHaveAreRefused) {
   writer.add_tensor(std::string(63, 'x'), DType::kQ4_K, {2, 256});
   expect_error(ErrorKind::kLimit, "expected a name of 1 to 63 bytes, got 64",
                [&] { writer.add_tensor(std::string(64, 'x'), DType::kF32, {1}); });
-  expect_error(ErrorKind::kLimit, "expected 1 to 4 dimensions, got 5",
-               [&] { writer.add_tensor("a", DType::kF32, {1, 1, 1, 1, 1}); });
+  expect_error(ErrorKind::kLimit, "expected 1 to 4 dimensions, got 5", [&] {
+    writer.add_tensor("a", DType::kF32, {1, 1, 1, 1, 1});
+  });
   expect_error(ErrorKind::kInternal, "q4_k cannot have the shape [255]",
                [&] { writer.add_tensor("a", DType::kQ4_K, {255}); });
   expect_error(ErrorKind::kInternal, "f32 cannot have the shape [0]",
