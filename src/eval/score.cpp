@@ -48,9 +48,8 @@ TextScore score_text(Session& session, std::span<const Token> tokens, std::optio
   size_t done = 0;
   while (done < tokens.size()) {
     const auto piece = tokens.subspan(done, std::min(room, tokens.size() - done));
-    std::vector<Token> window;
-    if (bos) window.push_back(*bos);
-    window.insert(window.end(), piece.begin(), piece.end());
+    std::vector<Token> window(piece.begin(), piece.end());
+    if (bos) window.insert(window.begin(), *bos);
     session.score(
         window,
         [&](int64_t first, ConstMatrixView logits) {
