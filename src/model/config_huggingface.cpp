@@ -122,6 +122,9 @@ void read_llama4_layers(const Fields& f, ModelConfig& c) {
   const json::array* types = f.layer_list("layer_types", layers);
   // An explicit null switches chunks off; absence means the family's 8192.
   c.chunk = f.is_null("attention_chunk_size") ? 0 : f.size("attention_chunk_size", 8192);
+  if (c.chunk == 0 && !f.is_null("attention_chunk_size")) {
+    f.wrong("attention_chunk_size", "at least 1, or null for no chunks", 0);
+  }
   for (int64_t i = 0; i < layers; ++i) {
     LayerConfig& layer = c.layers[i];
     layer.rope = interval == 0 || (i + 1) % interval != 0;
