@@ -414,8 +414,10 @@ TEST(SafetensorsMutants, OfAnIndexNeverLeadOutOfItsFolder) {
 
 TEST(JsonMutants, GiveATypedErrorOrADocument) {
   const std::string base =
-      R"({"model_type":"llama4","text_config":{"hidden_size":5120,"rope_scaling":{"factor":16.0,"x":null},)"
-      R"("no_rope_layers":[1,1,1,0],"ok":true,"eps":1e-05},"eos_token_id":[200001,200007,200008],"s":"\u00e9\n\"x"})";
+      R"({"model_type":"llama4","text_config":{"hidden_size":5120,)"
+      R"("rope_scaling":{"factor":16.0,"x":null},)"
+      R"("no_rope_layers":[1,1,1,0],"ok":true,"eps":1e-05},"eos_token_id":[200001,200007,200008],)"
+      R"("s":"\u00e9\n\"x"})";
   run_mutants(20'000, [&](uint64_t seed) {
     Mutator mutator(seed);
     std::string text = seed < base.size() ? base.substr(0, seed) : base;

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstring>
+#include <fstream>
 
 #include "support/expect_error.h"
 #include "support/raw_gguf.h"
@@ -23,6 +25,26 @@ void expect_pattern(const NamedTensor& tensor, int64_t seed) {
     ASSERT_EQ(std::to_integer<int64_t>(tensor.data[i]), (i * 37 + seed * 11 + 5) % 256)
         << tensor.name << " byte " << i;
   }
+}
+
+TEST(TensorBytes, ExistForWholeBlocksBelow63Bits) {
+  const auto bytes = [](DType type, std::vector<int64_t> shape) {
+    return tensor_bytes(type, shape);
+  };
+  EXPECT_EQ(bytes(DType::kF32, {}), 4);
+  EXPECT_EQ(bytes(DType::kF32, {2, 3}), 24);
+  EXPECT_EQ(bytes(DType::kF32, {0, 3}), 0);
+  EXPECT_EQ(bytes(DType::kQ4_K, {2, 512}), 2 * 2 * 144);
+  EXPECT_EQ(bytes(DType::kI8, {INT64_MAX}), INT64_MAX);
+  EXPECT_EQ(bytes(DType::kQ4_K, {2, 100}), std::nullopt);
+  EXPECT_EQ(bytes(DType::kQ4_K, {}), std::nullopt);
+  EXPECT_EQ(bytes(DType::kF32, {-1}), std::nullopt);
+  EXPECT_EQ(bytes(DType::kF32, {-1, -1}), std::nullopt);
+  EXPECT_EQ(bytes(DType::kF32, {int64_t{1} << 61}), std::nullopt) << "2^63 bytes";
+  EXPECT_EQ(bytes(DType::kF32, {int64_t{1} << 62}), std::nullopt) << "2^64 bytes";
+  EXPECT_EQ(bytes(DType::kQ4_0, {int64_t{1} << 31, int64_t{1} << 32}), std::nullopt)
+      << "2^63 values";
+  EXPECT_EQ(bytes(DType::kI8, {int64_t{1} << 32, int64_t{1} << 32}), std::nullopt) << "2^64 values";
 }
 
 TEST(Gguf, ReadsEveryValueThatThePythonWriterWrote) {
@@ -393,6 +415,24 @@ TEST(GgufLimits, ALargeTableIsReadInLinearTime) {
   EXPECT_NE(file.find_tensor("262143"), nullptr);
   // It takes about half a second; comparing each name with each other would take minutes.
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+}
+
+TEST(GgufLimits, ATensorBeyondATerabyteIsReadWhereItLies) {
+  const TempFolder folder;
+  constexpr uint64_t kOffset = uint64_t{1} << 40;
+  RawGguf raw(3, 2, 0);
+  raw.tensor("first", {8}, 24, 0).tensor("last", {8}, 24, kOffset).data(8);
+  const auto path = folder.write("a.gguf", raw.bytes());
+  std::error_code fault;
+  std::filesystem::resize_file(path, raw.bytes().size() + kOffset, fault);
+  if (fault) GTEST_SKIP() << "no file of a terabyte here: " << fault.message();
+  std::fstream(path, std::ios::in | std::ios::out | std::ios::binary).seekp(-8, std::ios::end)
+      << "Llama 4!";
+  const GgufFile file = GgufFile::open(path);
+  EXPECT_EQ(std::memcmp(file.find_tensor("last")->data, "Llama 4!", 8), 0);
+  std::filesystem::resize_file(path, raw.bytes().size() + kOffset - 1);
+  expect_error(ErrorKind::kBadData, "tensor last: expected 8 bytes at byte 1099511627776",
+               [&] { GgufFile::open(path); });
 }
 
 TEST(GgufLimits, AnArrayTooLargeToUnpackIsRefusedByItsGetterOnly) {

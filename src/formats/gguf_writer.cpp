@@ -58,6 +58,10 @@ void GgufWriter::set_encoded(std::string_view key, std::string encoded) {
     throw_error(ErrorKind::kLimit, "GGUF key {}: expected 1 to {} bytes, got {}", printable(key),
                 GgufFile::kMaxKeyBytes, key.size());
   }
+  if (key == "general.alignment") {
+    throw_error(ErrorKind::kInternal, "GGUF key {}: the writer aligns to {} and does not say so",
+                key, kAlignment);
+  }
   const auto [at, is_new] = key_positions_.try_emplace(std::string(key), keys_.size());
   if (is_new) {
     keys_.push_back({std::string(key), std::move(encoded)});

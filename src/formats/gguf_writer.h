@@ -48,7 +48,8 @@ class GgufWriter {
 
   // Sets a key to a value of exactly this C++ type: set("x", 5) writes an i32, set("x", 5u) a u32.
   // A key that is set again keeps its place and takes the new value. Other programs expect
-  // general.architecture first.
+  // general.architecture first. Throws kLimit for an empty or endless key and kInternal for
+  // general.alignment, which follows from kAlignment.
   template <GgufScalar T>
   void set(std::string_view key, T value);
   void set(std::string_view key, std::string_view value);

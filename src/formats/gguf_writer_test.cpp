@@ -180,6 +180,8 @@ TEST(GgufWriter, TensorsThatTheFormatDoesNotHaveAreRefused) {
   expect_error(ErrorKind::kInternal, "added twice",
                [&] { writer.add_tensor(std::string(63, 'x'), DType::kF32, {1}); });
   expect_error(ErrorKind::kLimit, "expected 1 to 65535 bytes, got 0", [&] { writer.set("", 1u); });
+  expect_error(ErrorKind::kInternal, "the writer aligns to 32",
+               [&] { writer.set("general.alignment", 64u); });
 }
 
 }  // namespace

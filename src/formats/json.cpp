@@ -108,8 +108,9 @@ std::string_view kind_name(const json::value& value) {
 [[noreturn]] void throw_kind(const std::string& where, std::string_view key,
                              std::string_view expected, const json::value& found) {
   // A number of the wrong sort explains itself; the text of anything else may be long.
-  const std::string got =
-      found.is_number() ? json::serialize(found) : std::string(kind_name(found));
+  const std::string got = found.is_double()   ? fmt::format("{}", found.get_double())
+                          : found.is_number() ? json::serialize(found)
+                                              : std::string(kind_name(found));
   throw_error(ErrorKind::kBadData, "{}: key {}: expected {}, got {}", where, printable(key),
               expected, got);
 }

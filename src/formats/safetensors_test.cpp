@@ -105,9 +105,9 @@ TEST(Safetensors, EscapedNamesAndTrailingSpacesAreRead) {
   const TempFolder folder;
   const auto path = folder.write(
       "a.safetensors",
-      file_bytes(
-          R"({"a\n\u00e9\"":{"shape":[ 2 ],"data_offsets":[0,8],"dtype":"F32"},"__metadata__":{}}  )",
-          8));
+      file_bytes(R"({"a\n\u00e9\"":{"shape":[ 2 ],"data_offsets":[0,8],"dtype":"F32"},)"
+                 R"("__metadata__":{}}  )",
+                 8));
   SafetensorsFile first = SafetensorsFile::open(path);
   const SafetensorsFile file = std::move(first);  // short names must survive the move
   ASSERT_EQ(file.tensors().size(), 1u);
@@ -209,9 +209,9 @@ TEST(SafetensorsRefusal, SizesThatDoNotAgree) {
 
 TEST(SafetensorsRefusal, DataThatIsNotCoveredExactlyOnce) {
   const auto two = [](std::string_view first, std::string_view second) {
-    return fmt::format(
-        R"({{"b":{{"dtype":"I8","shape":[4],"data_offsets":[{}]}},"a":{{"dtype":"I8","shape":[4],"data_offsets":[{}]}}}})",
-        second, first);
+    return fmt::format(R"({{"b":{{"dtype":"I8","shape":[4],"data_offsets":[{}]}},)"
+                       R"("a":{{"dtype":"I8","shape":[4],"data_offsets":[{}]}}}})",
+                       second, first);
   };
   const TempFolder folder;
   const auto path = folder.write("a.safetensors", file_bytes(two("0,4", "4,8"), 8));
