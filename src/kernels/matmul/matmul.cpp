@@ -72,16 +72,16 @@ void check(const MatmulJob& job) {
   }
 }
 
-void (*tile_kernel(Isa isa))(const MatmulTile&) {
+}  // namespace
+
+internal::MatmulTileKernel* internal::matmul_tile_kernel(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return internal::matmul_tile_avx512;
-  if (isa == Isa::kAvx2) return internal::matmul_tile_avx2;
+  if (isa == Isa::kAvx512) return matmul_tile_avx512;
+  if (isa == Isa::kAvx2) return matmul_tile_avx2;
 #endif
   (void)isa;
-  return internal::matmul_tile_plain;
+  return matmul_tile_plain;
 }
-
-}  // namespace
 
 void matmul(Context& context, std::span<const MatmulJob> jobs) {
   std::vector<Cut> cuts;
@@ -100,7 +100,7 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     tasks += cuts.back().tasks;
     scratch_bytes = std::max(scratch_bytes, internal::matmul_scratch_bytes(job.w.type, job.w.cols));
   }
-  const auto kernel = tile_kernel(context.isa);
+  const auto kernel = internal::matmul_tile_kernel(context.isa);
   context.threads.run(tasks, [&](int64_t task, int worker) {
     // The last job whose first task is not beyond this one; jobs without tasks come before it.
     const auto after = std::upper_bound(first_task.begin(), first_task.end(), task);

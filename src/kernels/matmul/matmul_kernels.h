@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/isa.h"
 #include "kernels/matmul/int8_rows.h"
 #include "tensor/dtype.h"
 
@@ -58,6 +59,11 @@ inline int64_t matmul_scratch_bytes(DType type, int64_t cols) {
   if (is_quantized(type)) return kPanelBlocks * kTileRows * (32 + 2 * sizeof(float));
   return (kTileRows * widened_stride(cols) + kTileRows * kFloatTileTokens * 16) * sizeof(float);
 }
+
+using MatmulTileKernel = void(const MatmulTile& tile);
+
+// The kernel of this instruction set; the plain one where the set does not exist.
+MatmulTileKernel* matmul_tile_kernel(Isa isa);
 
 void matmul_tile_plain(const MatmulTile& tile);
 void matmul_tile_avx2(const MatmulTile& tile);
