@@ -72,6 +72,29 @@ TEST(GgufWriter, WritesTheBytesOfThePythonWriterFromValuesToo) {
   EXPECT_EQ(ours.substr(begin, end - begin), theirs.substr(begin, end - begin));
 }
 
+TEST(GgufWriter, ALargeTensorArrivesWholeInPiecesOfAnySize) {
+  // Small pieces are gathered in a buffer of 1 MB and large ones are not: mix them around that
+  // size.
+  std::vector<std::byte> data(5 << 20);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(i * 2654435761u >> 13);
+  const std::vector<size_t> sizes = {1, 1 << 20, 700'000, 700'000, 3, (1 << 20) + 1, 5};
+  GgufWriter writer;
+  writer.set("names", std::vector<std::string_view>{"a", "bc"});
+  writer.add_tensor("t", DType::kI8, {static_cast<int64_t>(data.size())});
+  const TempFolder folder;
+  writer.write(folder / "a.gguf", [&](size_t, const TensorSink& sink) {
+    std::span<const std::byte> left = data;
+    for (size_t i = 0; !left.empty(); ++i) {
+      const size_t n = std::min(sizes[i % sizes.size()], left.size());
+      sink(left.first(n));
+      left = left.subspan(n);
+    }
+  });
+  const GgufFile file = GgufFile::open(folder / "a.gguf");
+  EXPECT_EQ(file.required_string_array("names"), (std::vector<std::string_view>{"a", "bc"}));
+  EXPECT_EQ(std::memcmp(file.tensors()[0].data, data.data(), data.size()), 0);
+}
+
 TEST(GgufWriter, AKeySetAgainKeepsItsPlaceAndARemovedOneIsGone) {
   GgufWriter writer;
   writer.set("a", 1u);
