@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <functional>
 
 #include "model/export_gguf.h"
 #include "tests/support/goldens.h"
@@ -16,7 +16,24 @@ using namespace testing;
 // The two judges, float32 and float64, agree to 3e-6; a wrong mechanism moves logits by 1e-2 or more.
 constexpr double kTolerance = 1e-4;
 
+// All cases; those whose configuration is also there in the older spelling; those stored in f32 that
+// have no experts; those that the judge also ran in bf16.
 class Goldens : public ::testing::TestWithParam<Golden> {};
+class OlderGoldens : public Goldens {};
+class DenseGoldens : public Goldens {};
+class Bf16Goldens : public Goldens {};
+
+std::vector<Golden> goldens_that(const std::function<bool(const Golden&)>& apply) {
+  std::vector<Golden> out;
+  for (Golden& golden : all_goldens()) {
+    if (apply(golden)) out.push_back(std::move(golden));
+  }
+  return out;
+}
+
+std::filesystem::path older_config(const Golden& golden) {
+  return golden.folder() / "config.older.json";
+}
 
 TEST_P(Goldens, SafetensorsGiveTheReferencesLogits) {
   const Golden& golden = GetParam();
@@ -28,16 +45,14 @@ TEST_P(Goldens, SafetensorsGiveTheReferencesLogits) {
   EXPECT_LE(difference, kTolerance);
 }
 
-TEST_P(Goldens, TheOlderSpellingOfTheConfigurationMeansTheSame) {
+TEST_P(OlderGoldens, TheOlderSpellingOfTheConfigurationMeansTheSame) {
   const Golden& golden = GetParam();
-  const auto older = golden.folder() / "config.older.json";
-  if (!std::filesystem::exists(older)) GTEST_SKIP() << "this case has no older spelling";
   TemporaryFolder folder;
   std::filesystem::create_directory(folder / "model");
   for (const auto& entry : std::filesystem::directory_iterator(golden.folder())) {
     std::filesystem::copy(entry.path(), folder / "model" / entry.path().filename());
   }
-  std::filesystem::copy(older, folder / "model" / "config.json",
+  std::filesystem::copy(older_config(golden), folder / "model" / "config.json",
                         std::filesystem::copy_options::overwrite_existing);
   const auto model = Model::load(golden.folder().string());
   const auto same = Model::load((folder / "model").string());
@@ -75,13 +90,11 @@ TEST_P(Goldens, TheGgufThatConvertMakesGivesTheSameBits) {
 // thousand differences varies from one draw of roundings to the next by less than the factor 3 that
 // is left here; a wrong reading of bf16 moves logits by their own size. Only for models without
 // experts: choosing another expert is no small disturbance, and bf16 can tip a close choice.
-TEST_P(Goldens, RoundingToBf16CostsEightTimesWhatRoundingToF16Costs) {
+TEST_P(DenseGoldens, RoundingToBf16CostsEightTimesWhatRoundingToF16Costs) {
   const Golden& golden = GetParam();
   TemporaryFolder folder;
   Context context(2);
   const auto model = Model::load(golden.folder().string());
-  if (model->weights().layers[0].wq.type != DType::kF32) GTEST_SKIP() << "stored in 16 bits";
-  if (model->config().experts > 0) GTEST_SKIP() << "rounding may choose another expert";
   double difference[2];
   for (const DType type : {DType::kF16, DType::kBF16}) {
     const auto path = folder / (std::string(dtype_name(type)) + ".gguf");
@@ -97,17 +110,33 @@ TEST_P(Goldens, RoundingToBf16CostsEightTimesWhatRoundingToF16Costs) {
 }
 
 // The cache alone in bf16 rounds less than everything in bf16, which the judge has measured.
-TEST_P(Goldens, ABf16CacheCostsLessThanBf16Everywhere) {
+TEST_P(Bf16Goldens, ABf16CacheCostsLessThanBf16Everywhere) {
   const Golden& golden = GetParam();
-  if (golden.bf16_difference == 0) GTEST_SKIP() << "the judge did not run this case in bf16";
   const auto model = Model::load(golden.folder().string());
   Context context(2);
   const auto logits = logits_of(*model, context, golden.tokens, DType::kBF16);
   EXPECT_LE(relative_difference(logits, golden.logits), golden.bf16_difference);
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, Goldens, ::testing::ValuesIn(all_goldens()),
-                         [](const auto& info) { return info.param.name; });
+std::string case_name(const ::testing::TestParamInfo<Golden>& info) { return info.param.name; }
+
+INSTANTIATE_TEST_SUITE_P(All, Goldens, ::testing::ValuesIn(all_goldens()), case_name);
+INSTANTIATE_TEST_SUITE_P(WithOlderConfig, OlderGoldens,
+                         ::testing::ValuesIn(goldens_that([](const Golden& golden) {
+                           return std::filesystem::exists(older_config(golden));
+                         })),
+                         case_name);
+INSTANTIATE_TEST_SUITE_P(Dense, DenseGoldens, ::testing::ValuesIn(goldens_that([](const Golden& g) {
+                           const auto model = Model::load(g.folder().string());
+                           return model->config().experts == 0 &&
+                                  model->weights().layers[0].wq.type == DType::kF32;
+                         })),
+                         case_name);
+INSTANTIATE_TEST_SUITE_P(JudgedInBf16, Bf16Goldens,
+                         ::testing::ValuesIn(goldens_that([](const Golden& golden) {
+                           return golden.bf16_difference > 0;
+                         })),
+                         case_name);
 
 }  // namespace
 }  // namespace drover

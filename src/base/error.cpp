@@ -47,7 +47,7 @@ void throw_errno(std::string_view doing, std::string_view path, int code) {
   std::string hint;
   if (code == ENOENT || code == ENOTDIR) kind = ErrorKind::kNotFound;
   if (code == EACCES || code == EPERM) kind = ErrorKind::kPermission;
-  if (code == ENOSPC || code == EROFS || code == EDQUOT) kind = ErrorKind::kCannotWrite;
+  if (code == ENOSPC || code == EROFS || code == EDQUOT || code == EFBIG) kind = ErrorKind::kCannotWrite;
   if (code == ENOENT) hint = "check the spelling of the path";
   throw Error(kind, fmt::format("{}: cannot {}: {}", printable(path, 300), doing, strerror(code)),
               hint);

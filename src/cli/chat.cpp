@@ -7,6 +7,7 @@
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/line_reader.h"
+#include "formats/json.h"
 
 namespace drover {
 namespace {
@@ -167,12 +168,9 @@ class Chat {
 
   void load(const std::string& file) {
     if (file.empty()) throw_error(ErrorKind::kUsage, "/load: expected a file name");
-    const std::string text = read_file(file, size_t{256} << 20);
-    boost::system::error_code failed;
-    const json::value root = json::parse(text, failed);
-    const json::value* list =
-        root.is_object() ? root.get_object().if_contains("messages") : nullptr;
-    if (failed || list == nullptr || !list->is_array()) {
+    const json::object root = read_json_object(file);
+    const json::value* list = root.if_contains("messages");
+    if (list == nullptr || !list->is_array()) {
       throw_error(ErrorKind::kBadData, "{}: expected {{\"messages\": [...]}}",
                   printable(file, 300));
     }

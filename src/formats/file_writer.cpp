@@ -68,7 +68,8 @@ void FileWriter::flush() {
 void FileWriter::pad(uint64_t alignment) {
   static constexpr std::byte kZeros[64] = {};
   while (offset_ % alignment != 0) {
-    write(std::span(kZeros).first(std::min<uint64_t>(sizeof(kZeros), alignment - offset_ % alignment)));
+    write(std::span(kZeros).first(
+        std::min<uint64_t>(sizeof(kZeros), alignment - offset_ % alignment)));
   }
 }
 
@@ -94,15 +95,15 @@ void write_tensor_data(FileWriter& file, size_t index, const std::string& name, 
   producer(index, [&](std::span<const std::byte> piece) {
     written += piece.size();
     if (written > bytes) {
-      throw_error(ErrorKind::kInternal, "tensor {}: expected {} bytes to write, got more", printable(name),
-                  bytes);
+      throw_error(ErrorKind::kInternal, "tensor {}: expected {} bytes to write, got more",
+                  printable(name), bytes);
     }
     file.write(piece);
     if (progress) progress(done + written, total);
   });
   if (written != bytes) {
-    throw_error(ErrorKind::kInternal, "tensor {}: expected {} bytes to write, got {}", printable(name),
-                bytes, written);
+    throw_error(ErrorKind::kInternal, "tensor {}: expected {} bytes to write, got {}",
+                printable(name), bytes, written);
   }
 }
 

@@ -47,8 +47,9 @@ class FileWriter {
   std::vector<std::byte> buffer_;  // small pieces are gathered
 };
 
-// Writes the bytes of tensor number `index` as the producer gives them. A producer that gives more or
-// fewer than `bytes` is a kInternal Error. `progress` hears of `done` + what is written of `total`.
+// Writes the bytes of tensor number `index` as the producer gives them. A producer that gives more
+// or fewer than `bytes` is a kInternal Error. `progress` hears of `done` + what is written of
+// `total`.
 void write_tensor_data(FileWriter& file, size_t index, const std::string& name, uint64_t bytes,
                        const TensorProducer& producer, const Progress& progress, uint64_t done,
                        uint64_t total);

@@ -1,6 +1,7 @@
-// Damaged files, thousands of each format, and large ones. Each must give a typed Error or open with every view inside
-// the file, within a second of processor time and the file's size and 64 MB of memory. A mutant follows
-// from its seed; to look at one alone:  DROVER_MUTANT=SEED formats_mutants_test
+// Damaged files, thousands of each format, and large ones. Each must give a typed Error or open
+// with every view inside the file, within a second of processor time and the file's size and 64 MB
+// of memory. A mutant follows from its seed; to look at one alone:  DROVER_MUTANT=SEED
+// formats_mutants_test
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
@@ -78,8 +79,8 @@ bool inside(std::span<const std::byte> whole, const void* data, int64_t bytes) {
          static_cast<size_t>(bytes) <= static_cast<size_t>(whole.data() + whole.size() - at);
 }
 
-// Runs `body` for the seeds 0 to count - 1. It prepares a mutant and gives its size and what to do with
-// it; that throws an Error, says what is wrong, or gives "".
+// Runs `body` for the seeds 0 to count - 1. It prepares a mutant and gives its size and what to do
+// with it; that throws an Error, says what is wrong, or gives "".
 struct Mutant {
   size_t bytes;
   std::function<std::string()> open;
@@ -119,7 +120,8 @@ void run_mutants(uint64_t count, const std::function<Mutant(uint64_t seed)>& pre
   }
   std::printf("  %llu mutants: %llu opened", static_cast<unsigned long long>(count - first),
               static_cast<unsigned long long>(opened));
-  for (const auto& [kind, n] : refused) std::printf(", %llu %s", static_cast<unsigned long long>(n), kind.c_str());
+  for (const auto& [kind, n] : refused)
+    std::printf(", %llu %s", static_cast<unsigned long long>(n), kind.c_str());
   std::printf("; most memory %zu KB\n", most_memory / 1024);
   if (count - first < 1000) return;
   // Mutants that all fail at the first byte, or that all open, would test nothing.
@@ -129,8 +131,14 @@ void run_mutants(uint64_t count, const std::function<Mutant(uint64_t seed)>& pre
 
 // --- GGUF ---------------------------------------------------------------------------------------
 
-const std::vector<std::string> kNames = {"a", "b", "general.architecture", "general.alignment", "split.count",
-                                         "blk.0.attn_q.weight", "tokenizer.ggml.tokens", "x"};
+const std::vector<std::string> kNames = {"a",
+                                         "b",
+                                         "general.architecture",
+                                         "general.alignment",
+                                         "split.count",
+                                         "blk.0.attn_q.weight",
+                                         "tokenizer.ggml.tokens",
+                                         "x"};
 
 void add_nested_array(RawGguf& raw, Mutator& mutator, uint64_t depth) {
   if (depth > 0) {
@@ -169,7 +177,9 @@ void add_key(RawGguf& raw, Mutator& mutator, size_t i) {
       add_nested_array(raw, mutator, mutator.below(7));
       break;
     case 5:
-      raw.text(name).number(uint32_t{7}).number(static_cast<uint8_t>(mutator.below(20) == 0 ? 2 : 1));
+      raw.text(name)
+          .number(uint32_t{7})
+          .number(static_cast<uint8_t>(mutator.below(20) == 0 ? 2 : 1));
       break;
     default:
       raw.text_key(name, std::string(mutator.below(100), 'v'));
@@ -220,7 +230,8 @@ std::string use(const GgufFile& file) {
   const auto bytes = file.files().front().bytes();
   for (const NamedTensor& t : file.tensors()) {
     if (!inside(bytes, t.data, t.bytes)) return "a tensor leaves the file";
-    if (!inside(bytes, t.name.data(), static_cast<int64_t>(t.name.size()))) return "a name leaves the file";
+    if (!inside(bytes, t.name.data(), static_cast<int64_t>(t.name.size())))
+      return "a name leaves the file";
     if (file.find_tensor(t.name) != &t) return "a tensor is not found";
     if (t.bytes <= 0) return "a tensor is empty";
     touch(t.data, static_cast<size_t>(t.bytes));
@@ -229,7 +240,8 @@ std::string use(const GgufFile& file) {
   for (const GgufEntry& entry : file.metadata()) {
     if (file.find(entry.key) != &entry.value) return "a key is not found";
     const auto encoded = entry.value.encoded();
-    if (!inside(bytes, encoded.data(), static_cast<int64_t>(encoded.size()))) return "a value leaves the file";
+    if (!inside(bytes, encoded.data(), static_cast<int64_t>(encoded.size())))
+      return "a value leaves the file";
     touch(entry.value.preview());
     call([&] { file.unsigned_value(entry.key); });
     call([&] { file.signed_value(entry.key); });
@@ -258,28 +270,32 @@ TEST(GgufMutants, GiveATypedErrorOrViewsInsideTheFile) {
 // --- safetensors --------------------------------------------------------------------------------
 
 std::string json_number(Mutator& mutator) {
-  static const std::vector<std::string> kNumbers = {"-1", "-0", "1.0", "1e5", "1e999", "null", "\"1\"", "[]", "{}",
-                                                    "18446744073709551616"};
+  static const std::vector<std::string> kNumbers = {
+      "-1", "-0", "1.0", "1e5", "1e999", "null", "\"1\"", "[]", "{}", "18446744073709551616"};
   return mutator.one_in(4) ? mutator.pick(kNumbers) : std::to_string(mutator.number());
 }
 
 // The members of a tensor's object: right, or nearly.
 std::string tensor_fields(Mutator& mutator, uint64_t& data) {
-  static const std::vector<std::string> kTypes = {"F32", "F16", "BF16", "I8", "F32", "BF16", "F64", "I64", "U8", "F8_E4M3"};
-  static const std::map<std::string, uint64_t> kSizes = {{"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I8", 1},
-                                                         {"F64", 8}, {"I64", 8}, {"U8", 1},   {"F8_E4M3", 1}};
+  static const std::vector<std::string> kTypes = {"F32",  "F16", "BF16", "I8", "F32",
+                                                  "BF16", "F64", "I64",  "U8", "F8_E4M3"};
+  static const std::map<std::string, uint64_t> kSizes = {{"F32", 4}, {"F16", 2},    {"BF16", 2},
+                                                         {"I8", 1},  {"F64", 8},    {"I64", 8},
+                                                         {"U8", 1},  {"F8_E4M3", 1}};
   const std::string& type = mutator.one_in(20) ? mutator.pick(kTypes) : kTypes[mutator.below(8)];
   uint64_t bytes = kSizes.at(type);
   std::string shape;
   for (uint64_t rank = mutator.below(4); rank-- > 0;) {
     const uint64_t size = mutator.below(5);
     bytes *= size;
-    shape += (shape.empty() ? "" : ",") + (mutator.one_in(40) ? json_number(mutator) : std::to_string(size));
+    shape += (shape.empty() ? "" : ",") +
+             (mutator.one_in(40) ? json_number(mutator) : std::to_string(size));
   }
   const uint64_t begin = mutator.one_in(40) ? data + 1 - mutator.below(3) : data;
   data += bytes;
   const std::string end = mutator.one_in(40) ? json_number(mutator) : std::to_string(data);
-  std::string out = fmt::format(R"("dtype":"{}","shape":[{}],"data_offsets":[{},{}])", type, shape, begin, end);
+  std::string out =
+      fmt::format(R"("dtype":"{}","shape":[{}],"data_offsets":[{},{}])", type, shape, begin, end);
   if (mutator.one_in(60)) out += R"(,"shape":[1])";
   if (mutator.one_in(60)) out += R"(,"strides":[1])";
   return out;
@@ -293,13 +309,15 @@ std::string safetensors_mutant(uint64_t seed) {
     if (header.size() > 1) header += ',';
     header += fmt::format("\"{}\":{}", name, value);
   };
-  if (mutator.one_in(2)) add("__metadata__", mutator.one_in(20) ? R"({"a":1})" : R"({"format":"pt","a":"\u00e9"})");
+  if (mutator.one_in(2))
+    add("__metadata__", mutator.one_in(20) ? R"({"a":1})" : R"({"format":"pt","a":"\u00e9"})");
   const uint64_t tensors = mutator.below(6);
   for (uint64_t i = 0; i < tensors; ++i) {
     const std::string name = mutator.one_in(20) ? mutator.pick(kNames) : fmt::format("t.{}\\n", i);
     add(name, "{" + tensor_fields(mutator, data) + "}");
   }
-  if (mutator.one_in(60)) add("deep", std::string(mutator.below(100'000), mutator.one_in(2) ? '[' : '{'));
+  if (mutator.one_in(60))
+    add("deep", std::string(mutator.below(100'000), mutator.one_in(2) ? '[' : '{'));
   header += '}';
   header.append(mutator.below(9), ' ');
   const uint64_t length = header.size();
@@ -313,9 +331,11 @@ std::string safetensors_mutant(uint64_t seed) {
   return bytes;
 }
 
-std::string use(std::span<const SafetensorsFile> files, std::span<const NamedTensor> tensors, size_t file_bytes) {
+std::string use(std::span<const SafetensorsFile> files, std::span<const NamedTensor> tensors,
+                size_t file_bytes) {
   for (const NamedTensor& t : tensors) {
-    if (t.bytes < 0 || static_cast<size_t>(t.bytes) > file_bytes) return "a tensor is larger than its file";
+    if (t.bytes < 0 || static_cast<size_t>(t.bytes) > file_bytes)
+      return "a tensor is larger than its file";
     touch(t.data, static_cast<size_t>(t.bytes));
     touch(t.name);
   }
@@ -347,7 +367,8 @@ TEST(SafetensorsMutants, OfAnIndexNeverLeadOutOfItsFolder) {
   const TempFolder parent(TempFolder::fast_parent());
   std::filesystem::create_directory(parent / "model");
   const auto shard = [](std::string_view name) {
-    const std::string header = fmt::format(R"({{"{}":{{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}}})", name);
+    const std::string header =
+        fmt::format(R"({{"{}":{{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}}})", name);
     const uint64_t length = header.size();
     return std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + header + "\1";
   };
@@ -355,28 +376,37 @@ TEST(SafetensorsMutants, OfAnIndexNeverLeadOutOfItsFolder) {
   parent.write("model/b.safetensors", shard("t.b"));
   parent.write("outside.safetensors", shard("t.a"));
   std::filesystem::create_symlink("../outside.safetensors", parent / "model/link");
-  const std::vector<std::string> names = {"../outside.safetensors", "link", "..", ".", "", "/etc/passwd",
-                                          "a.safetensors/../../outside.safetensors", "c.safetensors",
-                                          "model.safetensors.index.json", (parent / "outside.safetensors").string()};
+  const std::vector<std::string> names = {"../outside.safetensors",
+                                          "link",
+                                          "..",
+                                          ".",
+                                          "",
+                                          "/etc/passwd",
+                                          "a.safetensors/../../outside.safetensors",
+                                          "c.safetensors",
+                                          "model.safetensors.index.json",
+                                          (parent / "outside.safetensors").string()};
   const std::string home = std::filesystem::canonical(parent / "model").string();
   run_mutants(5'000, [&](uint64_t seed) {
     Mutator mutator(seed);
     const auto name = [&](std::string_view right) {
       return mutator.one_in(4) ? mutator.pick(names) : std::string(right);
     };
-    std::string index = fmt::format(R"({{"metadata":{{"total_size":2}},"weight_map":{{"t.a":"{}","t.b":"{}"}}}})",
-                                    name("a.safetensors"), name("b.safetensors"));
+    std::string index =
+        fmt::format(R"({{"metadata":{{"total_size":2}},"weight_map":{{"t.a":"{}","t.b":"{}"}}}})",
+                    name("a.safetensors"), name("b.safetensors"));
     if (mutator.one_in(3)) mutator.damage(index, 0, index.size());
     const auto path = parent.write("model/model.safetensors.index.json", index);
-    return Mutant{index.size(), [path, home]() -> std::string {
-                    const SafetensorsSet set = SafetensorsSet::open(path);
-                    for (const SafetensorsFile& file : set.files()) {
-                      if (!std::filesystem::canonical(file.path()).string().starts_with(home + "/")) {
-                        return "opened " + file.path();
-                      }
-                    }
-                    return use(set.files(), set.tensors(), set.file_bytes());
-                  }};
+    return Mutant{
+        index.size(), [path, home]() -> std::string {
+          const SafetensorsSet set = SafetensorsSet::open(path);
+          for (const SafetensorsFile& file : set.files()) {
+            if (!std::filesystem::canonical(file.path()).string().starts_with(home + "/")) {
+              return "opened " + file.path();
+            }
+          }
+          return use(set.files(), set.tensors(), set.file_bytes());
+        }};
   });
 }
 
@@ -384,13 +414,17 @@ TEST(SafetensorsMutants, OfAnIndexNeverLeadOutOfItsFolder) {
 
 TEST(JsonMutants, GiveATypedErrorOrADocument) {
   const std::string base =
-      R"({"model_type":"llama4","text_config":{"hidden_size":5120,"rope_scaling":{"factor":16.0,"x":null},)"
-      R"("no_rope_layers":[1,1,1,0],"ok":true,"eps":1e-05},"eos_token_id":[200001,200007,200008],"s":"\u00e9\n\"x"})";
+      R"({"model_type":"llama4","text_config":{"hidden_size":5120,)"
+      R"("rope_scaling":{"factor":16.0,"x":null},)"
+      R"("no_rope_layers":[1,1,1,0],"ok":true,"eps":1e-05},"eos_token_id":[200001,200007,200008],)"
+      R"("s":"\u00e9\n\"x"})";
   run_mutants(20'000, [&](uint64_t seed) {
     Mutator mutator(seed);
     std::string text = seed < base.size() ? base.substr(0, seed) : base;
     for (uint64_t n = mutator.below(4); n-- > 0;) mutator.damage(text, 0, text.size());
-    if (mutator.one_in(50)) text.insert(mutator.below(text.size() + 1), mutator.below(10'000), mutator.one_in(2) ? '[' : '9');
+    if (mutator.one_in(50))
+      text.insert(mutator.below(text.size() + 1), mutator.below(10'000),
+                  mutator.one_in(2) ? '[' : '9');
     const size_t bytes = text.size();
     return Mutant{bytes, [text] {
                     touch(boost::json::serialize(parse_json(text, "mutant")));
@@ -437,8 +471,10 @@ TEST(LargeInputs, TakeAtMostTheirSizeAnd64MegabytesOfMemory) {
   const TempFolder folder;
   {
     RawGguf raw(3, GgufFile::kMaxTensors, GgufFile::kMaxKeys);
-    for (uint64_t i = 0; i < GgufFile::kMaxKeys; ++i) raw.text(fmt::format("{:x}", i)).raw({"\0\0\0\0\0", 5});
-    for (uint64_t i = 0; i < GgufFile::kMaxTensors; ++i) raw.tensor(fmt::format("{:x}", i), {1}, 24, 32 * i);
+    for (uint64_t i = 0; i < GgufFile::kMaxKeys; ++i)
+      raw.text(fmt::format("{:x}", i)).raw({"\0\0\0\0\0", 5});
+    for (uint64_t i = 0; i < GgufFile::kMaxTensors; ++i)
+      raw.tensor(fmt::format("{:x}", i), {1}, 24, 32 * i);
     raw.data(32 * GgufFile::kMaxTensors);
     const auto path = folder.write("a.gguf", raw.bytes());
     expect_bounded("GGUF tables", raw.bytes(), [&] { GgufFile::open(path); });
@@ -447,7 +483,8 @@ TEST(LargeInputs, TakeAtMostTheirSizeAnd64MegabytesOfMemory) {
     RawGguf raw(3, 0, 1);
     raw.array_key("a", 8, GgufFile::kMaxElements).data(8 * GgufFile::kMaxElements);
     const auto path = folder.write("a.gguf", raw.bytes());
-    expect_bounded("GGUF strings", raw.bytes(), [&] { GgufFile::open(path).required_string_array("a"); });
+    expect_bounded("GGUF strings", raw.bytes(),
+                   [&] { GgufFile::open(path).required_string_array("a"); });
   }
   const auto safetensors = [&](const char* what, std::string_view header, size_t data) {
     const uint64_t length = header.size();
@@ -459,7 +496,8 @@ TEST(LargeInputs, TakeAtMostTheirSizeAnd64MegabytesOfMemory) {
   };
   std::string header = "{";
   for (size_t i = 0; i < SafetensorsFile::kMaxTensors; ++i) {
-    header += fmt::format(R"({}"{:x}":{{"dtype":"I8","shape":[0],"data_offsets":[0,0]}})", i == 0 ? "" : ",", i);
+    header += fmt::format(R"({}"{:x}":{{"dtype":"I8","shape":[0],"data_offsets":[0,0]}})",
+                          i == 0 ? "" : ",", i);
   }
   safetensors("safetensors tensors", header + "}", 0);
   header = R"({"__metadata__":{)";
@@ -486,7 +524,8 @@ TEST(LargeInputs, TakeAtMostTheirSizeAnd64MegabytesOfMemory) {
   document("JSON texts", "\"\"", "]");
   document("JSON objects", "{{}}", "]");
   document("JSON members", "\"{:x}\":\"\"", "}");
-  document("JSON members of some length", "\"{:x}.................\":\"12345678901234567890\"", "}");
+  document("JSON members of some length", "\"{:x}.................\":\"12345678901234567890\"",
+           "}");
 
   std::string lines;
   for (size_t i = 0; i < kMaxTiktokenTokens; ++i) {

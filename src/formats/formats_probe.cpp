@@ -1,5 +1,5 @@
-// What tests/reference/formats_reference.py talks to: prints a GGUF or safetensors file as JSON, and
-// copies one through Drover's reader and writer.
+// What tests/reference/formats_reference.py talks to: prints a GGUF or safetensors file as JSON,
+// and copies one through Drover's reader and writer.
 //
 //   formats_probe dump FILE
 //   formats_probe copy FILE NEW_FILE
@@ -112,12 +112,14 @@ void copy(const std::filesystem::path& from, const std::filesystem::path& to) {
     const GgufFile file = GgufFile::open(from);
     GgufWriter writer;
     writer.copy_metadata(file);
-    for (const NamedTensor& t : file.tensors()) writer.add_tensor(std::string(t.name), t.type, t.shape);
+    for (const NamedTensor& t : file.tensors())
+      writer.add_tensor(std::string(t.name), t.type, t.shape);
     writer.write(to, producer_of(file.tensors()));
   } else {
     const SafetensorsFile file = SafetensorsFile::open(from);
     std::vector<TensorSpec> specs;
-    for (const NamedTensor& t : file.tensors()) specs.push_back({std::string(t.name), t.type, t.shape});
+    for (const NamedTensor& t : file.tensors())
+      specs.push_back({std::string(t.name), t.type, t.shape});
     write_safetensors(to, specs, file.metadata(), producer_of(file.tensors()));
   }
 }

@@ -13,8 +13,9 @@ namespace {
 
 constexpr uint64_t kDefaultAlignment = 32;
 // The fewest bytes an entry of the two tables takes: they bound the counts before any allocation.
-constexpr uint64_t kMinKeyBytes = 8 + 1 + 4 + 1;              // name of one byte, type, one byte
-constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 8 + 4 + 8;  // name, rank, one dimension, type, offset
+constexpr uint64_t kMinKeyBytes = 8 + 1 + 4 + 1;  // name of one byte, type, one byte
+constexpr uint64_t kMinTensorBytes =
+    8 + 1 + 4 + 8 + 4 + 8;  // name, rank, one dimension, type, offset
 constexpr uint32_t kMaxRank = 4;
 
 std::string source_name(const MappedFile& file) { return printable(file.path(), 300); }
@@ -29,7 +30,8 @@ struct Part {
   std::vector<NamedTensor> tensors;
 
   const GgufValue* find(std::string_view key) const {
-    const auto at = find_name(entries_by_key, [&](uint32_t i) { return entries[i].key; }, key);
+    const auto at = find_name(
+        entries_by_key, [&](uint32_t i) { return entries[i].key; }, key);
     return at ? &entries[*at].value : nullptr;
   }
 };
@@ -38,21 +40,22 @@ struct Part {
 uint32_t read_preamble(ByteReader& reader) {
   const std::string_view magic = reader.text(4, "magic");
   if (magic == "FUGG") {
-    throw_error(ErrorKind::kUnsupported, "{}: a big-endian GGUF file; only little-endian ones are read",
-                reader.source());
+    throw_error(ErrorKind::kUnsupported,
+                "{}: a big-endian GGUF file; only little-endian ones are read", reader.source());
   }
   if (magic != "GGUF") {
     // What a clone of a repository without Git LFS leaves in place of a large file.
     const bool pointer = magic == "vers";
-    throw Error(ErrorKind::kBadData,
-                fmt::format("{}: expected a GGUF file (magic \"GGUF\"), got \"{}\"", reader.source(),
-                            printable(magic)),
-                pointer ? "if this is a Git LFS pointer, fetch the file itself with `git lfs pull`" : "");
+    throw Error(
+        ErrorKind::kBadData,
+        fmt::format("{}: expected a GGUF file (magic \"GGUF\"), got \"{}\"", reader.source(),
+                    printable(magic)),
+        pointer ? "if this is a Git LFS pointer, fetch the file itself with `git lfs pull`" : "");
   }
   const auto version = reader.scalar<uint32_t>("version");
   if (version != 0 && (version & 0xffff) == 0) {
-    throw_error(ErrorKind::kUnsupported, "{}: a big-endian GGUF file; only little-endian ones are read",
-                reader.source());
+    throw_error(ErrorKind::kUnsupported,
+                "{}: a big-endian GGUF file; only little-endian ones are read", reader.source());
   }
   if (version != 2 && version != 3) {
     throw Error(ErrorKind::kUnsupported,
@@ -66,12 +69,13 @@ uint32_t read_preamble(ByteReader& reader) {
 void check_count(const ByteReader& reader, std::string_view what, uint64_t count, uint64_t limit,
                  uint64_t min_bytes) {
   if (count > reader.remaining() / min_bytes) {
-    throw_error(ErrorKind::kBadData, "{}: expected at most {} {} in the {} bytes that follow, got {}",
-                reader.source(), reader.remaining() / min_bytes, what, reader.remaining(), count);
+    throw_error(ErrorKind::kBadData,
+                "{}: expected at most {} {} in the {} bytes that follow, got {}", reader.source(),
+                reader.remaining() / min_bytes, what, reader.remaining(), count);
   }
   if (count > limit) {
-    throw_error(ErrorKind::kLimit, "{}: expected at most {} {}, got {}", reader.source(), limit, what,
-                count);
+    throw_error(ErrorKind::kLimit, "{}: expected at most {} {}, got {}", reader.source(), limit,
+                what, count);
   }
 }
 
@@ -79,8 +83,8 @@ std::string_view read_name(ByteReader& reader, std::string_view what, uint64_t l
   const size_t offset = reader.offset();
   const auto length = reader.scalar<uint64_t>(what);
   if (length == 0 || length > limit) {
-    throw_error(ErrorKind::kBadData, "{}: {} at byte {}: expected 1 to {} bytes, got {}", reader.source(),
-                what, offset, limit, length);
+    throw_error(ErrorKind::kBadData, "{}: {} at byte {}: expected 1 to {} bytes, got {}",
+                reader.source(), what, offset, limit, length);
   }
   return reader.text(length, what);
 }
@@ -96,7 +100,8 @@ uint64_t alignment_of(const Part& part, const ByteReader& reader) {
   const auto alignment = value->as_unsigned();
   if (!alignment || *alignment < 8 || *alignment > GgufFile::kMaxAlignment ||
       !std::has_single_bit(*alignment)) {
-    throw_error(ErrorKind::kBadData, "{}: general.alignment: expected a power of two from 8 to {}, got {} {}",
+    throw_error(ErrorKind::kBadData,
+                "{}: general.alignment: expected a power of two from 8 to {}, got {} {}",
                 reader.source(), GgufFile::kMaxAlignment, value->type_name(), value->preview());
   }
   return *alignment;
@@ -112,18 +117,21 @@ TensorInfo read_tensor_info(ByteReader& reader, uint64_t alignment) {
   TensorInfo out;
   NamedTensor& tensor = out.tensor;
   tensor.name = read_name(reader, "tensor name", GgufFile::kMaxTensorNameBytes);
-  const auto where = [&] { return fmt::format("{}: tensor {}", reader.source(), printable(tensor.name)); };
+  const auto where = [&] {
+    return fmt::format("{}: tensor {}", reader.source(), printable(tensor.name));
+  };
 
   const auto rank = reader.scalar<uint32_t>("number of dimensions");
   if (rank < 1 || rank > kMaxRank) {
-    throw_error(ErrorKind::kBadData, "{}: expected 1 to {} dimensions, got {}", where(), kMaxRank, rank);
+    throw_error(ErrorKind::kBadData, "{}: expected 1 to {} dimensions, got {}", where(), kMaxRank,
+                rank);
   }
   tensor.shape.resize(rank);
   for (uint32_t i = 0; i < rank; ++i) {
     const auto size = reader.scalar<uint64_t>("dimension");
     if (size == 0 || size > INT64_MAX) {
-      throw_error(ErrorKind::kBadData, "{}: expected dimension {} to be 1 to 2^63 - 1, got {}", where(), i,
-                  size);
+      throw_error(ErrorKind::kBadData, "{}: expected dimension {} to be 1 to 2^63 - 1, got {}",
+                  where(), i, size);
     }
     tensor.shape[rank - 1 - i] = static_cast<int64_t>(size);  // the file has the innermost first
   }
@@ -137,17 +145,17 @@ TensorInfo read_tensor_info(ByteReader& reader, uint64_t alignment) {
   tensor.type = *type;
   const auto bytes = tensor_bytes(*type, tensor.shape);
   if (!bytes) {
-    throw_error(ErrorKind::kBadData,
-                "{}: expected rows in whole blocks of {} values and a size below 2^63, got {} of [{}]",
-                where(), dtype_info(*type).block_values, dtype_name(*type),
-                fmt::join(tensor.shape, ", "));
+    throw_error(
+        ErrorKind::kBadData,
+        "{}: expected rows in whole blocks of {} values and a size below 2^63, got {} of [{}]",
+        where(), dtype_info(*type).block_values, dtype_name(*type), fmt::join(tensor.shape, ", "));
   }
   tensor.bytes = *bytes;
 
   out.offset = reader.scalar<uint64_t>("tensor offset");
   if (out.offset % alignment != 0) {
-    throw_error(ErrorKind::kBadData, "{}: expected an offset that is a multiple of {}, got {}", where(),
-                alignment, out.offset);
+    throw_error(ErrorKind::kBadData, "{}: expected an offset that is a multiple of {}, got {}",
+                where(), alignment, out.offset);
   }
   return out;
 }
@@ -161,23 +169,26 @@ void place_tensors(const ByteReader& reader, std::span<const std::byte> data,
   };
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (end(i).value_or(UINT64_MAX) > data.size()) {
-      throw Error(ErrorKind::kBadData,
-                  fmt::format("{}: tensor {}: expected {} bytes at byte {} of the data section, got a "
-                              "section of {} bytes",
-                              reader.source(), printable(tensors[i].name), tensors[i].bytes, offsets[i],
-                              data.size()),
-                  "the file is cut short or damaged; fetch it again");
+      throw Error(
+          ErrorKind::kBadData,
+          fmt::format("{}: tensor {}: expected {} bytes at byte {} of the data section, got a "
+                      "section of {} bytes",
+                      reader.source(), printable(tensors[i].name), tensors[i].bytes, offsets[i],
+                      data.size()),
+          "the file is cut short or damaged; fetch it again");
     }
     tensors[i].data = data.data() + offsets[i];
   }
   std::vector<uint32_t> order(tensors.size());
   std::iota(order.begin(), order.end(), 0u);
-  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return offsets[a] < offsets[b]; });
+  std::sort(order.begin(), order.end(),
+            [&](uint32_t a, uint32_t b) { return offsets[a] < offsets[b]; });
   for (size_t i = 1; i < order.size(); ++i) {
     if (end(order[i - 1]) > offsets[order[i]]) {
-      throw_error(ErrorKind::kBadData, "{}: tensors {} and {} overlap at byte {} of the data section",
-                  reader.source(), printable(tensors[order[i - 1]].name),
-                  printable(tensors[order[i]].name), offsets[order[i]]);
+      throw_error(ErrorKind::kBadData,
+                  "{}: tensors {} and {} overlap at byte {} of the data section", reader.source(),
+                  printable(tensors[order[i - 1]].name), printable(tensors[order[i]].name),
+                  offsets[order[i]]);
     }
   }
 }
@@ -227,7 +238,9 @@ struct SplitName {
   uint64_t number = 0;  // from 1
   uint64_t count = 0;
 
-  std::string part(uint64_t i) const { return fmt::format("{}-{:05}-of-{:05}.gguf", stem, i, count); }
+  std::string part(uint64_t i) const {
+    return fmt::format("{}-{:05}-of-{:05}.gguf", stem, i, count);
+  }
 };
 
 std::optional<SplitName> parse_split_name(std::string_view name) {
@@ -249,7 +262,8 @@ uint64_t split_value(const Part& part, const MappedFile& file, std::string_view 
   const GgufValue* value = part.find(key);
   const auto number = value != nullptr ? value->as_unsigned() : std::nullopt;
   if (!number) {
-    throw_error(ErrorKind::kBadData, "{}: a part of a split set: expected key {} to be a number, got {}",
+    throw_error(ErrorKind::kBadData,
+                "{}: a part of a split set: expected key {} to be a number, got {}",
                 source_name(file), key, value != nullptr ? value->type_name() : "none");
   }
   return *number;
@@ -260,8 +274,8 @@ void check_split_keys(const Part& part, const MappedFile& file, uint64_t number,
   const uint64_t found_count = split_value(part, file, "split.count");
   if (found_number != number || found_count != count) {
     throw Error(ErrorKind::kBadData,
-                fmt::format("{}: expected part {} of {} by its name, got part {} of {}", source_name(file),
-                            number, count, found_number, found_count),
+                fmt::format("{}: expected part {} of {} by its name, got part {} of {}",
+                            source_name(file), number, count, found_number, found_count),
                 "give the parts of a split set the names they were published under");
   }
 }
@@ -272,8 +286,8 @@ MappedFile open_part(const std::filesystem::path& path, uint64_t number, uint64_
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kNotFound) throw;
     throw Error(ErrorKind::kNotFound,
-                fmt::format("{}: part {} of {} of the model is missing", printable(path.string(), 300), number,
-                            count),
+                fmt::format("{}: part {} of {} of the model is missing",
+                            printable(path.string(), 300), number, count),
                 "put all parts into one folder");
   }
 }
@@ -344,12 +358,14 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
 }
 
 const NamedTensor* GgufFile::find_tensor(std::string_view name) const {
-  const auto at = find_name(tensors_by_name_, [&](uint32_t i) { return tensors_[i].name; }, name);
+  const auto at = find_name(
+      tensors_by_name_, [&](uint32_t i) { return tensors_[i].name; }, name);
   return at ? &tensors_[*at] : nullptr;
 }
 
 const GgufValue* GgufFile::find(std::string_view key) const {
-  const auto at = find_name(entries_by_key_, [&](uint32_t i) { return entries_[i].key; }, key);
+  const auto at = find_name(
+      entries_by_key_, [&](uint32_t i) { return entries_[i].key; }, key);
   return at ? &entries_[*at].value : nullptr;
 }
 

@@ -1,7 +1,7 @@
-// Reads GGUF files (spec section 9): metadata and tensors of a model in one file or a split set. The
-// file is checked whole and then used where it lies: a GgufFile owns the mappings, and every string
-// and tensor it gives out is a view of them. Immutable after open(), so any number of threads may
-// read it.
+// Reads GGUF files (spec section 9): metadata and tensors of a model in one file or a split set.
+// The file is checked whole and then used where it lies: a GgufFile owns the mappings, and every
+// string and tensor it gives out is a view of them. Immutable after open(), so any number of
+// threads may read it.
 //
 // A bad file costs at most its own size and 64 MB, and time linear in its size.
 #pragma once
@@ -55,8 +55,8 @@ class GgufFile {
   bool has(std::string_view key) const { return find(key) != nullptr; }
 
   // Nothing if the key is absent; kBadData with key, expected and found type if the value is not of
-  // this kind or does not fit; kLimit for an array of more than kMaxElements. What converts to what:
-  // see GgufValue.
+  // this kind or does not fit; kLimit for an array of more than kMaxElements. What converts to
+  // what: see GgufValue.
   std::optional<uint64_t> unsigned_value(std::string_view key) const;
   std::optional<int64_t> signed_value(std::string_view key) const;
   std::optional<double> float_value(std::string_view key) const;

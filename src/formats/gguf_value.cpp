@@ -126,7 +126,8 @@ void skip_values(ByteReader& reader, std::string_view key, GgufType type, uint64
     return;
   }
   if (type == GgufType::kArray && depth >= GgufValue::kMaxDepth) {
-    throw_error(ErrorKind::kLimit, "{}: key {}: expected at most {} arrays within each other, got more",
+    throw_error(ErrorKind::kLimit,
+                "{}: key {}: expected at most {} arrays within each other, got more",
                 reader.source(), printable(key), GgufValue::kMaxDepth);
   }
   // Each turn takes at least 8 bytes, so a false count runs into the end of the file.
@@ -144,8 +145,9 @@ void skip_values(ByteReader& reader, std::string_view key, GgufType type, uint64
 }  // namespace
 
 std::string_view gguf_value_type_name(GgufType type) {
-  constexpr std::string_view kNames[kTypeCount] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
-                                                   "bool", "string", "array", "u64", "i64", "f64"};
+  constexpr std::string_view kNames[kTypeCount] = {"u8",  "i8",  "u16",  "i16",    "u32",
+                                                   "i32", "f32", "bool", "string", "array",
+                                                   "u64", "i64", "f64"};
   return kNames[static_cast<uint32_t>(type)];
 }
 

@@ -53,8 +53,9 @@ class GgufValue {
   // Type and value as they stand in the file.
   std::span<const std::byte> encoded() const { return encoded_; }
 
-  // Each gives nothing if the value has another type or does not fit. Integers of any width and sign
-  // convert where the number fits; numbers convert to float, integers in arrays to bool (not 0).
+  // Each gives nothing if the value has another type or does not fit. Integers of any width and
+  // sign convert where the number fits; numbers convert to float, integers in arrays to bool (not
+  // 0).
   std::optional<uint64_t> as_unsigned() const;
   std::optional<int64_t> as_signed() const;
   std::optional<double> as_float() const;

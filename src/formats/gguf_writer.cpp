@@ -58,6 +58,10 @@ void GgufWriter::set_encoded(std::string_view key, std::string encoded) {
     throw_error(ErrorKind::kLimit, "GGUF key {}: expected 1 to {} bytes, got {}", printable(key),
                 GgufFile::kMaxKeyBytes, key.size());
   }
+  if (key == "general.alignment") {
+    throw_error(ErrorKind::kInternal, "GGUF key {}: the writer aligns to {} and does not say so",
+                key, kAlignment);
+  }
   const auto [at, is_new] = key_positions_.try_emplace(std::string(key), keys_.size());
   if (is_new) {
     keys_.push_back({std::string(key), std::move(encoded)});
@@ -87,8 +91,8 @@ void GgufWriter::remove(std::string_view key) {
 
 void GgufWriter::add_tensor(std::string name, DType type, std::vector<int64_t> shape) {
   if (name.empty() || name.size() > kMaxNameBytes) {
-    throw_error(ErrorKind::kLimit, "tensor {}: expected a name of 1 to {} bytes, got {}", printable(name),
-                kMaxNameBytes, name.size());
+    throw_error(ErrorKind::kLimit, "tensor {}: expected a name of 1 to {} bytes, got {}",
+                printable(name), kMaxNameBytes, name.size());
   }
   if (shape.empty() || shape.size() > 4) {
     throw_error(ErrorKind::kLimit, "tensor {}: expected 1 to 4 dimensions, got {}", printable(name),
@@ -118,7 +122,8 @@ void GgufWriter::write(const std::filesystem::path& path, const TensorProducer& 
   for (const TensorSpec& tensor : tensors_) {
     append_string(tables, tensor.name);
     append(tables, static_cast<uint32_t>(tensor.shape.size()));
-    for (size_t i = tensor.shape.size(); i-- > 0;) append(tables, static_cast<uint64_t>(tensor.shape[i]));
+    for (size_t i = tensor.shape.size(); i-- > 0;)
+      append(tables, static_cast<uint64_t>(tensor.shape[i]));
     append(tables, tensor.type);
     append(tables, offset);
     offset = aligned(offset + bytes_of(tensor));

@@ -21,11 +21,10 @@ namespace drover {
 
 // The types that GGUF has a number for.
 template <typename T>
-concept GgufScalar =
-    std::same_as<T, uint8_t> || std::same_as<T, int8_t> || std::same_as<T, uint16_t> ||
-    std::same_as<T, int16_t> || std::same_as<T, uint32_t> || std::same_as<T, int32_t> ||
-    std::same_as<T, uint64_t> || std::same_as<T, int64_t> || std::same_as<T, float> ||
-    std::same_as<T, double> || std::same_as<T, bool>;
+concept GgufScalar = std::same_as<T, uint8_t> || std::same_as<T, int8_t> ||
+    std::same_as<T, uint16_t> || std::same_as<T, int16_t> || std::same_as<T, uint32_t> ||
+    std::same_as<T, int32_t> || std::same_as<T, uint64_t> || std::same_as<T, int64_t> ||
+    std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, bool>;
 
 template <GgufScalar T>
 constexpr GgufType gguf_type_of() {
@@ -44,12 +43,13 @@ constexpr GgufType gguf_type_of() {
 
 class GgufWriter {
  public:
-  static constexpr uint64_t kAlignment = 32;  // the format's default
+  static constexpr uint64_t kAlignment = 32;   // the format's default
   static constexpr size_t kMaxNameBytes = 63;  // what every reader of the format takes
 
-  // Sets a key to a value of exactly this C++ type: set("x", 5) writes an i32, set("x", 5u) a u32. A
-  // key that is set again keeps its place and takes the new value. Other programs expect
-  // general.architecture first.
+  // Sets a key to a value of exactly this C++ type: set("x", 5) writes an i32, set("x", 5u) a u32.
+  // A key that is set again keeps its place and takes the new value. Other programs expect
+  // general.architecture first. Throws kLimit for an empty or endless key and kInternal for
+  // general.alignment, which follows from kAlignment.
   template <GgufScalar T>
   void set(std::string_view key, T value);
   void set(std::string_view key, std::string_view value);
@@ -63,7 +63,8 @@ class GgufWriter {
 
   // Copies the metadata of a file for which `keep` is true or not given, except what describes the
   // file itself (general.alignment, split.*).
-  void copy_metadata(const GgufFile& from, const std::function<bool(std::string_view key)>& keep = {});
+  void copy_metadata(const GgufFile& from,
+                     const std::function<bool(std::string_view key)>& keep = {});
 
   void remove(std::string_view key);
 
@@ -73,9 +74,10 @@ class GgufWriter {
   void add_tensor(std::string name, DType type, std::vector<int64_t> shape);
   const std::vector<TensorSpec>& tensors() const { return tensors_; }
 
-  // Writes the file: the old one, or the whole new one, is what others see. The producer is asked for
-  // the tensors in the order in which they were added. Progress is in bytes of tensor data. Throws
-  // kCannotWrite and the like, and what the producer or progress throws; nothing is left on disk then.
+  // Writes the file: the old one, or the whole new one, is what others see. The producer is asked
+  // for the tensors in the order in which they were added. Progress is in bytes of tensor data.
+  // Throws kCannotWrite and the like, and what the producer or progress throws; nothing is left on
+  // disk then.
   void write(const std::filesystem::path& path, const TensorProducer& producer,
              const Progress& progress = {}) const;
 

@@ -33,7 +33,8 @@ TEST(GgufWriter, WritesTheBytesOfThePythonWriter) {
   for (const size_t piece : {1, 7, 1 << 20}) {
     GgufWriter writer;
     writer.copy_metadata(file);
-    for (const NamedTensor& t : file.tensors()) writer.add_tensor(std::string(t.name), t.type, t.shape);
+    for (const NamedTensor& t : file.tensors())
+      writer.add_tensor(std::string(t.name), t.type, t.shape);
     writer.write(folder / "a.gguf", producer_of(file, piece));
     EXPECT_EQ(read_file(folder / "a.gguf", kReadAll), read_file(fixture, kReadAll)) << piece;
     EXPECT_FALSE(std::filesystem::exists(folder / "a.gguf.partial"));
@@ -71,6 +72,29 @@ TEST(GgufWriter, WritesTheBytesOfThePythonWriterFromValuesToo) {
   EXPECT_EQ(ours.substr(begin, end - begin), theirs.substr(begin, end - begin));
 }
 
+TEST(GgufWriter, ALargeTensorArrivesWholeInPiecesOfAnySize) {
+  // Small pieces are gathered in a buffer of 1 MB and large ones are not: mix them around that
+  // size.
+  std::vector<std::byte> data(5 << 20);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(i * 2654435761u >> 13);
+  const std::vector<size_t> sizes = {1, 1 << 20, 700'000, 700'000, 3, (1 << 20) + 1, 5};
+  GgufWriter writer;
+  writer.set("names", std::vector<std::string_view>{"a", "bc"});
+  writer.add_tensor("t", DType::kI8, {static_cast<int64_t>(data.size())});
+  const TempFolder folder;
+  writer.write(folder / "a.gguf", [&](size_t, const TensorSink& sink) {
+    std::span<const std::byte> left = data;
+    for (size_t i = 0; !left.empty(); ++i) {
+      const size_t n = std::min(sizes[i % sizes.size()], left.size());
+      sink(left.first(n));
+      left = left.subspan(n);
+    }
+  });
+  const GgufFile file = GgufFile::open(folder / "a.gguf");
+  EXPECT_EQ(file.required_string_array("names"), (std::vector<std::string_view>{"a", "bc"}));
+  EXPECT_EQ(std::memcmp(file.tensors()[0].data, data.data(), data.size()), 0);
+}
+
 TEST(GgufWriter, AKeySetAgainKeepsItsPlaceAndARemovedOneIsGone) {
   GgufWriter writer;
   writer.set("a", 1u);
@@ -94,7 +118,8 @@ TEST(GgufWriter, CopiedMetadataLeavesOutWhatDescribesTheOldFile) {
   const GgufFile split = GgufFile::open("tests/data/formats/split-00001-of-00003.gguf");
   GgufWriter writer;
   writer.copy_metadata(split, [](std::string_view key) { return key != "llama4.block_count"; });
-  for (const NamedTensor& t : split.tensors()) writer.add_tensor(std::string(t.name), t.type, t.shape);
+  for (const NamedTensor& t : split.tensors())
+    writer.add_tensor(std::string(t.name), t.type, t.shape);
   const TempFolder folder;
   writer.write(folder / "whole.gguf", producer_of(split, 100));
   const GgufFile whole = GgufFile::open(folder / "whole.gguf");
@@ -130,10 +155,13 @@ TEST(GgufWriter, AFailureLeavesTheOldFileAndNothingElse) {
   GgufWriter writer;
   writer.add_tensor("t", DType::kF32, {100});
   const auto write = [&](size_t bytes) {
-    writer.write(folder / "a.gguf", [&](size_t, const TensorSink& sink) { sink(std::vector<std::byte>(bytes)); });
+    writer.write(folder / "a.gguf",
+                 [&](size_t, const TensorSink& sink) { sink(std::vector<std::byte>(bytes)); });
   };
-  expect_error(ErrorKind::kInternal, "tensor t: expected 400 bytes to write, got 399", [&] { write(399); });
-  expect_error(ErrorKind::kInternal, "tensor t: expected 400 bytes to write, got more", [&] { write(401); });
+  expect_error(ErrorKind::kInternal, "tensor t: expected 400 bytes to write, got 399",
+               [&] { write(399); });
+  expect_error(ErrorKind::kInternal, "tensor t: expected 400 bytes to write, got more",
+               [&] { write(401); });
   expect_error(ErrorKind::kCancelled, "stop", [&] {
     writer.write(folder / "a.gguf",
                  [](size_t, const TensorSink&) { throw_error(ErrorKind::kCancelled, "stop"); });
@@ -150,10 +178,11 @@ TEST(GgufWriter, AFullDiskIsATypedError) {
   std::filesystem::create_symlink("/dev/full", folder / "a.gguf.partial");
   GgufWriter writer;
   writer.add_tensor("t", DType::kI8, {1 << 21});
-  expect_error(ErrorKind::kCannotWrite, "a.gguf.partial: cannot write: No space left on device", [&] {
-    writer.write(folder / "a.gguf",
-                 [](size_t, const TensorSink& sink) { sink(std::vector<std::byte>(1 << 21)); });
-  });
+  expect_error(
+      ErrorKind::kCannotWrite, "a.gguf.partial: cannot write: No space left on device", [&] {
+        writer.write(folder / "a.gguf",
+                     [](size_t, const TensorSink& sink) { sink(std::vector<std::byte>(1 << 21)); });
+      });
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
   expect_error(ErrorKind::kNotFound, "no/such/a.gguf.partial: cannot create",
                [&] { writer.write("no/such/a.gguf", {}); });
@@ -164,8 +193,9 @@ TEST(GgufWriter, TensorsThatTheFormatDoesNotHaveAreRefused) {
   writer.add_tensor(std::string(63, 'x'), DType::kQ4_K, {2, 256});
   expect_error(ErrorKind::kLimit, "expected a name of 1 to 63 bytes, got 64",
                [&] { writer.add_tensor(std::string(64, 'x'), DType::kF32, {1}); });
-  expect_error(ErrorKind::kLimit, "expected 1 to 4 dimensions, got 5",
-               [&] { writer.add_tensor("a", DType::kF32, {1, 1, 1, 1, 1}); });
+  expect_error(ErrorKind::kLimit, "expected 1 to 4 dimensions, got 5", [&] {
+    writer.add_tensor("a", DType::kF32, {1, 1, 1, 1, 1});
+  });
   expect_error(ErrorKind::kInternal, "q4_k cannot have the shape [255]",
                [&] { writer.add_tensor("a", DType::kQ4_K, {255}); });
   expect_error(ErrorKind::kInternal, "f32 cannot have the shape [0]",
@@ -173,6 +203,8 @@ TEST(GgufWriter, TensorsThatTheFormatDoesNotHaveAreRefused) {
   expect_error(ErrorKind::kInternal, "added twice",
                [&] { writer.add_tensor(std::string(63, 'x'), DType::kF32, {1}); });
   expect_error(ErrorKind::kLimit, "expected 1 to 65535 bytes, got 0", [&] { writer.set("", 1u); });
+  expect_error(ErrorKind::kInternal, "the writer aligns to 32",
+               [&] { writer.set("general.alignment", 64u); });
 }
 
 }  // namespace

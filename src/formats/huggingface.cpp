@@ -33,11 +33,13 @@ std::optional<std::string> template_in(const boost::json::object& object, const 
     for (const boost::json::value& item : *list) {
       const boost::json::object* named = item.if_object();
       if (named == nullptr) {
-        throw_error(ErrorKind::kBadData, "{}: key chat_template: expected objects in the list, got others",
+        throw_error(ErrorKind::kBadData,
+                    "{}: key chat_template: expected objects in the list, got others",
                     fields.where());
       }
       const JsonFields entry(*named, fields.where() + ": chat_template");
-      if (entry.required_text("name") == "default") return std::string(entry.required_text("template"));
+      if (entry.required_text("name") == "default")
+        return std::string(entry.required_text("template"));
     }
     return std::nullopt;
   }
@@ -65,13 +67,17 @@ HuggingfaceFolder HuggingfaceFolder::open_config_only(const fs::path& folder) {
   if (status.type() == fs::file_type::not_found) throw_errno("open", folder.string(), ENOENT);
   if (code) throw_errno("open", folder.string(), code.value());
   if (!fs::is_directory(status)) {
-    throw_error(ErrorKind::kUsage, "{}: expected a GGUF file or a folder with config.json and *.safetensors, "
-                "got another file", name);
+    throw_error(ErrorKind::kUsage,
+                "{}: expected a GGUF file or a folder with config.json and *.safetensors, "
+                "got another file",
+                name);
   }
   if (!file_if_there(folder / "config.json")) {
-    throw_error(ErrorKind::kNotFound,
-                "{}: expected a GGUF file or a folder with config.json and *.safetensors, got a folder "
-                "without config.json", name);
+    throw_error(
+        ErrorKind::kNotFound,
+        "{}: expected a GGUF file or a folder with config.json and *.safetensors, got a folder "
+        "without config.json",
+        name);
   }
   HuggingfaceFolder out;
   out.path = folder;

@@ -23,8 +23,8 @@ struct HuggingfaceFolder {
   // of several named templates the one named "default".
   std::optional<std::string> chat_template;
 
-  // Throws kNotFound if the folder, its config.json or its weights are missing, and what the readers
-  // of the files throw.
+  // Throws kNotFound if the folder, its config.json or its weights are missing, and what the
+  // readers of the files throw.
   static HuggingfaceFolder open(const std::filesystem::path& folder);
   // The same without the weights, for those who only want to know what the model is.
   static HuggingfaceFolder open_config_only(const std::filesystem::path& folder);

@@ -31,7 +31,8 @@ TEST(HuggingfaceFolder, FindsTheFilesAroundTheWeights) {
   folder.write("tokenizer.json", "{}");
   folder.write("tokenizer.model", "YQ== 0\n");
   const HuggingfaceFolder found = HuggingfaceFolder::open_config_only(folder.path());
-  EXPECT_EQ(JsonFields(*found.generation_config, "").integers("eos_token_id"), (std::vector<int64_t>{1, 2}));
+  EXPECT_EQ(JsonFields(*found.generation_config, "").integers("eos_token_id"),
+            (std::vector<int64_t>{1, 2}));
   EXPECT_EQ(JsonFields(*found.tokenizer_config, "").text("bos_token"), "<s>");
   EXPECT_EQ(found.tokenizer_json, folder / "tokenizer.json");
   EXPECT_EQ(found.tokenizer_model, folder / "tokenizer.model");
@@ -40,7 +41,9 @@ TEST(HuggingfaceFolder, FindsTheFilesAroundTheWeights) {
 
 TEST(HuggingfaceFolder, TakesTheChatTemplateFromTheFirstPlaceThatHasOne) {
   const TempFolder folder;
-  const auto found = [&] { return HuggingfaceFolder::open_config_only(folder.path()).chat_template; };
+  const auto found = [&] {
+    return HuggingfaceFolder::open_config_only(folder.path()).chat_template;
+  };
   folder.write("config.json", "{}");
   EXPECT_EQ(found(), std::nullopt);
   folder.write("tokenizer_config.json", R"({"chat_template":"in tokenizer_config"})");
@@ -53,10 +56,13 @@ TEST(HuggingfaceFolder, TakesTheChatTemplateFromTheFirstPlaceThatHasOne) {
 
 TEST(HuggingfaceFolder, OfNamedChatTemplatesTheDefaultCounts) {
   const TempFolder folder;
-  const auto found = [&] { return HuggingfaceFolder::open_config_only(folder.path()).chat_template; };
+  const auto found = [&] {
+    return HuggingfaceFolder::open_config_only(folder.path()).chat_template;
+  };
   folder.write("config.json", "{}");
-  folder.write("tokenizer_config.json",
-               R"({"chat_template":[{"name":"rag","template":"r"},{"name":"default","template":"d"}]})");
+  folder.write(
+      "tokenizer_config.json",
+      R"({"chat_template":[{"name":"rag","template":"r"},{"name":"default","template":"d"}]})");
   EXPECT_EQ(found(), "d");
   folder.write("tokenizer_config.json", R"({"chat_template":[{"name":"rag","template":"r"}]})");
   EXPECT_EQ(found(), std::nullopt);
@@ -69,14 +75,16 @@ TEST(HuggingfaceFolder, OfNamedChatTemplatesTheDefaultCounts) {
 TEST(HuggingfaceFolder, SaysWhatIsMissing) {
   const TempFolder folder;
   const auto open = [&] { HuggingfaceFolder::open(folder.path()); };
-  expect_error(ErrorKind::kNotFound, "no/such/folder: cannot open", [] { HuggingfaceFolder::open("no/such/folder"); });
+  expect_error(ErrorKind::kNotFound, "no/such/folder: cannot open",
+               [] { HuggingfaceFolder::open("no/such/folder"); });
   expect_error(ErrorKind::kUsage, "expected a GGUF file or a folder with config.json",
                [] { HuggingfaceFolder::open("CMakeLists.txt"); });
   expect_error(ErrorKind::kNotFound, "got a folder without config.json", open);
   folder.write("config.json", "[]");
   expect_error(ErrorKind::kBadData, "config.json: expected a JSON object, got an array", open);
   folder.write("config.json", "{}");
-  expect_error(ErrorKind::kNotFound, "expected model.safetensors or model.safetensors.index.json, got neither", open);
+  expect_error(ErrorKind::kNotFound,
+               "expected model.safetensors or model.safetensors.index.json, got neither", open);
 }
 
 }  // namespace

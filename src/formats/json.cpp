@@ -39,8 +39,9 @@ class DocumentBuilder {
         [this](auto value) {
           if constexpr (std::is_same_v<decltype(value), double>) {
             if (!std::isfinite(value)) {
-              throw_error(ErrorKind::kBadData, "{}: key {}: expected a number that fits a double, got more",
-                          source_, printable(key_));
+              throw_error(ErrorKind::kBadData,
+                          "{}: key {}: expected a number that fits a double, got more", source_,
+                          printable(key_));
             }
           }
           if constexpr (std::is_same_v<decltype(value), std::string_view>) {
@@ -63,14 +64,16 @@ class DocumentBuilder {
 
   void add(json::value value) {
     if (++values_ > max_values_) {
-      throw_error(ErrorKind::kLimit, "{}: expected at most {} JSON values, got more", source_, max_values_);
+      throw_error(ErrorKind::kLimit, "{}: expected at most {} JSON values, got more", source_,
+                  max_values_);
     }
     if (open_.empty()) {
       root_ = std::move(value);
     } else if (json::array* array = open_.back().value.if_array()) {
       array->push_back(std::move(value));
     } else if (!open_.back().value.get_object().emplace(key_, std::move(value)).second) {
-      throw_error(ErrorKind::kBadData, "{}: key {}: expected once, got twice", source_, printable(key_));
+      throw_error(ErrorKind::kBadData, "{}: key {}: expected once, got twice", source_,
+                  printable(key_));
     }
   }
 
@@ -102,18 +105,22 @@ std::string_view kind_name(const json::value& value) {
   return "a value";
 }
 
-[[noreturn]] void throw_kind(const std::string& where, std::string_view key, std::string_view expected,
-                             const json::value& found) {
+[[noreturn]] void throw_kind(const std::string& where, std::string_view key,
+                             std::string_view expected, const json::value& found) {
   // A number of the wrong sort explains itself; the text of anything else may be long.
-  const std::string got = found.is_number() ? json::serialize(found) : std::string(kind_name(found));
-  throw_error(ErrorKind::kBadData, "{}: key {}: expected {}, got {}", where, printable(key), expected, got);
+  const std::string got = found.is_double()   ? fmt::format("{}", found.get_double())
+                          : found.is_number() ? json::serialize(found)
+                                              : std::string(kind_name(found));
+  throw_error(ErrorKind::kBadData, "{}: key {}: expected {}, got {}", where, printable(key),
+              expected, got);
 }
 
 std::optional<int64_t> as_integer(const json::value& value) {
   if (const int64_t* number = value.if_int64()) return *number;
   if (const double* number = value.if_double()) {
     constexpr double kExact = 9007199254740992.0;  // 2^53: below it a double holds each integer
-    if (std::trunc(*number) == *number && std::abs(*number) <= kExact) return static_cast<int64_t>(*number);
+    if (std::trunc(*number) == *number && std::abs(*number) <= kExact)
+      return static_cast<int64_t>(*number);
   }
   return std::nullopt;
 }
@@ -129,7 +136,8 @@ std::optional<bool> as_boolean(const json::value& value) {
 }
 
 std::optional<std::string_view> as_text(const json::value& value) {
-  if (const json::string* text = value.if_string()) return std::string_view(text->data(), text->size());
+  if (const json::string* text = value.if_string())
+    return std::string_view(text->data(), text->size());
   return std::nullopt;
 }
 
@@ -187,7 +195,8 @@ json::object read_json_object(const std::filesystem::path& path, const JsonLimit
   json::value value =
       parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, source, limits);
   if (!value.is_object()) {
-    throw_error(ErrorKind::kBadData, "{}: expected a JSON object, got {}", source, kind_name(value));
+    throw_error(ErrorKind::kBadData, "{}: expected a JSON object, got {}", source,
+                kind_name(value));
   }
   return std::move(value.get_object());
 }
@@ -235,10 +244,16 @@ std::optional<JsonFields> JsonFields::fields(std::string_view key) const {
   return JsonFields(*object, where_ + (nested ? "." : ": ") + printable(key));
 }
 
-int64_t JsonFields::required_integer(std::string_view key) const { return require(key, integer(key)); }
+int64_t JsonFields::required_integer(std::string_view key) const {
+  return require(key, integer(key));
+}
 double JsonFields::required_number(std::string_view key) const { return require(key, number(key)); }
 bool JsonFields::required_boolean(std::string_view key) const { return require(key, boolean(key)); }
-std::string_view JsonFields::required_text(std::string_view key) const { return require(key, text(key)); }
-JsonFields JsonFields::required_fields(std::string_view key) const { return require(key, fields(key)); }
+std::string_view JsonFields::required_text(std::string_view key) const {
+  return require(key, text(key));
+}
+JsonFields JsonFields::required_fields(std::string_view key) const {
+  return require(key, fields(key));
+}
 
 }  // namespace drover

@@ -1,6 +1,7 @@
-// JSON from outside, read within bounds: nesting, bytes and number of values are limited, a key that
-// appears twice in an object is an error (parsers differ in which one they believe), and numbers are
-// finite. JsonFields reads the fields of an object and names file and key in its errors.
+// JSON from outside, read within bounds: nesting, bytes and number of values are limited, a key
+// that appears twice in an object is an error (parsers differ in which one they believe), and
+// numbers are finite. JsonFields reads the fields of an object and names file and key in its
+// errors.
 #pragma once
 
 #include <boost/json.hpp>
@@ -26,11 +27,12 @@ boost::json::value parse_json(std::string_view text, const std::string& source,
                               const JsonLimits& limits = {});
 
 // A file whose top is an object. Throws kNotFound, kPermission and kIo too.
-boost::json::object read_json_object(const std::filesystem::path& path, const JsonLimits& limits = {});
+boost::json::object read_json_object(const std::filesystem::path& path,
+                                     const JsonLimits& limits = {});
 
-// The fields of an object that somebody else owns. A field that is null counts as absent. Each getter
-// gives nothing if the field is absent and throws kBadData if it has another type or does not fit;
-// each required_ one throws kBadData if it is absent.
+// The fields of an object that somebody else owns. A field that is null counts as absent. Each
+// getter gives nothing if the field is absent and throws kBadData if it has another type or does
+// not fit; each required_ one throws kBadData if it is absent.
 class JsonFields {
  public:
   // `where` is named in errors: "FOLDER/config.json", or "FOLDER/config.json: text_config" inside.

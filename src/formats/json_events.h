@@ -1,5 +1,5 @@
-// Runs Boost.JSON's event parser over a whole text and hands the events on in a simpler form. For the
-// readers of this folder: a document is checked, and refused, before it takes any memory.
+// Runs Boost.JSON's event parser over a whole text and hands the events on in a simpler form. For
+// the readers of this folder: a document is checked, and refused, before it takes any memory.
 #pragma once
 
 #include <boost/json/basic_parser_impl.hpp>
@@ -72,27 +72,29 @@ class JsonEventHandler {
 // One JSON document and white space around it, nothing else. Throws kBadData with the byte offset,
 // kLimit when nested deeper than `depth`, and what `events` throws.
 template <typename Events>
-void parse_json_events(std::string_view text, const std::string& source, size_t depth, Events& events) {
+void parse_json_events(std::string_view text, const std::string& source, size_t depth,
+                       Events& events) {
   boost::json::parse_options options;
   options.max_depth = depth;
   boost::json::basic_parser<JsonEventHandler<Events>> parser(options, events);
   boost::json::error_code code;
   const size_t parsed = parser.write_some(/*more=*/false, text.data(), text.size(), code);
   if (code == boost::json::error::too_deep) {
-    throw_error(ErrorKind::kLimit, "{}: at byte {}: expected JSON nested at most {} deep, got more", source,
-                parsed, depth);
+    throw_error(ErrorKind::kLimit, "{}: at byte {}: expected JSON nested at most {} deep, got more",
+                source, parsed, depth);
   }
   if (code == boost::json::error::key_too_large || code == boost::json::error::string_too_large) {
-    throw_error(ErrorKind::kLimit, "{}: at byte {}: expected keys up to {} and strings up to {} bytes, got more",
+    throw_error(ErrorKind::kLimit,
+                "{}: at byte {}: expected keys up to {} and strings up to {} bytes, got more",
                 source, parsed, Events::kMaxKeyBytes, Events::kMaxTextBytes);
   }
   if (code) {
-    throw_error(ErrorKind::kBadData, "{}: at byte {}: expected JSON, got a fault: {}", source, parsed,
-                code.message());
+    throw_error(ErrorKind::kBadData, "{}: at byte {}: expected JSON, got a fault: {}", source,
+                parsed, code.message());
   }
   if (text.find_first_not_of(" \t\r\n", parsed) != std::string_view::npos) {
-    throw_error(ErrorKind::kBadData, "{}: at byte {}: expected the end of the JSON text, got more", source,
-                parsed);
+    throw_error(ErrorKind::kBadData, "{}: at byte {}: expected the end of the JSON text, got more",
+                source, parsed);
   }
 }
 

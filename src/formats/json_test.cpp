@@ -14,7 +14,8 @@ using testing::TempFolder;
 boost::json::value parse(std::string_view text, const JsonLimits& limits = {}) {
   return parse_json(text, "a.json", limits);
 }
-void expect_refused(ErrorKind kind, std::string_view words, std::string_view text, const JsonLimits& limits = {}) {
+void expect_refused(ErrorKind kind, std::string_view words, std::string_view text,
+                    const JsonLimits& limits = {}) {
   expect_error(kind, words, [&] { parse(text, limits); });
 }
 
@@ -23,16 +24,20 @@ TEST(Json, ParsesWhatBoostParses) {
   const std::string longer(100'000, 'x');
   const std::string escaped = longer.substr(0, 60'000) + "\\n" + longer.substr(60'000);
   for (const std::string& text :
-       {std::string("null"), std::string("true"), std::string("-12"), std::string("18446744073709551615"),
-        std::string("0.1"), std::string("1e300"), std::string("\"\""), std::string("[]"), std::string("{}"),
-        std::string(R"( {"a" : [1, 2.5, {"b": null}], "": {"a": {"a": "\u00e9\n"}}, "c": [[], [[]]]} )"),
-        "[\"" + escaped + "\",\"" + escaped + "\"]", "{\"" + longer.substr(0, 60'000) + "\":\"" + escaped + "\"}"}) {
+       {std::string("null"), std::string("true"), std::string("-12"),
+        std::string("18446744073709551615"), std::string("0.1"), std::string("1e300"),
+        std::string("\"\""), std::string("[]"), std::string("{}"),
+        std::string(
+            R"( {"a" : [1, 2.5, {"b": null}], "": {"a": {"a": "\u00e9\n"}}, "c": [[], [[]]]} )"),
+        "[\"" + escaped + "\",\"" + escaped + "\"]",
+        "{\"" + longer.substr(0, 60'000) + "\":\"" + escaped + "\"}"}) {
     EXPECT_EQ(parse(text), boost::json::parse(text)) << text.substr(0, 100);
   }
 }
 
 TEST(Json, KeepsTheOrderOfKeys) {
-  EXPECT_EQ(boost::json::serialize(parse(R"({"b":1,"a":2,"c":{"z":1,"y":2}})")), R"({"b":1,"a":2,"c":{"z":1,"y":2}})");
+  EXPECT_EQ(boost::json::serialize(parse(R"({"b":1,"a":2,"c":{"z":1,"y":2}})")),
+            R"({"b":1,"a":2,"c":{"z":1,"y":2}})");
 }
 
 TEST(Json, RefusesWhatIsNotJson) {
@@ -48,16 +53,21 @@ TEST(Json, RefusesWhatIsNotJson) {
 }
 
 TEST(Json, RefusesAKeyGivenTwice) {
-  expect_refused(ErrorKind::kBadData, "a.json: key a: expected once, got twice", R"({"a":1,"a":1})");
-  expect_refused(ErrorKind::kBadData, "key a: expected once, got twice", R"({"b":[{"a":{},"c":1,"a":2}]})");
+  expect_refused(ErrorKind::kBadData, "a.json: key a: expected once, got twice",
+                 R"({"a":1,"a":1})");
+  expect_refused(ErrorKind::kBadData, "key a: expected once, got twice",
+                 R"({"b":[{"a":{},"c":1,"a":2}]})");
   EXPECT_NO_THROW(parse(R"({"a":{"a":1},"b":{"a":1}})"));
 }
 
 TEST(Json, HoldsToItsLimits) {
-  const auto nested = [](size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
+  const auto nested = [](size_t depth) {
+    return std::string(depth, '[') + std::string(depth, ']');
+  };
   EXPECT_NO_THROW(parse(nested(64)));
   expect_refused(ErrorKind::kLimit, "expected JSON nested at most 64 deep", nested(65));
-  expect_refused(ErrorKind::kLimit, "expected JSON nested at most 64 deep", std::string(1'000'000, '['));
+  expect_refused(ErrorKind::kLimit, "expected JSON nested at most 64 deep",
+                 std::string(1'000'000, '['));
   expect_refused(ErrorKind::kLimit, "expected JSON nested at most 64 deep", [] {
     std::string out;
     for (int i = 0; i < 100'000; ++i) out += "{\"a\":";
@@ -65,12 +75,14 @@ TEST(Json, HoldsToItsLimits) {
   }());
   expect_refused(ErrorKind::kLimit, "expected at most 4 bytes, got 5", "[1,2]", {.bytes = 4});
   EXPECT_NO_THROW(parse("[1,2]", {.values = 3}));
-  expect_refused(ErrorKind::kLimit, "expected at most 2 JSON values, got more", "[1,2]", {.values = 2});
+  expect_refused(ErrorKind::kLimit, "expected at most 2 JSON values, got more", "[1,2]",
+                 {.values = 2});
 }
 
 TEST(JsonFields, GivesTypedFieldsAndNothingForAbsentOnes) {
-  const boost::json::value value = parse(
-      R"({"i":-3,"f":2.5,"whole":8192.0,"b":true,"t":"text","n":null,"o":{"i":1},"is":[1,2.0],"fs":[1,2.5],"ts":["a",""]})");
+  const boost::json::value value =
+      parse(R"({"i":-3,"f":2.5,"whole":8192.0,"b":true,"t":"text","n":null,"o":{"i":1},)"
+            R"("is":[1,2.0],"fs":[1,2.5],"ts":["a",""]})");
   const JsonFields fields(value.as_object(), "a.json");
   EXPECT_EQ(fields.required_integer("i"), -3);
   EXPECT_EQ(fields.integer("whole"), 8192);
@@ -96,15 +108,19 @@ TEST(JsonFields, NamesFileKeyAndTypesInErrors) {
   const JsonFields fields(value.as_object(), "a.json");
   const auto bad = ErrorKind::kBadData;
   expect_error(bad, "a.json: missing key x", [&] { fields.required_integer("x"); });
-  expect_error(bad, "a.json: key f: expected an integer of 64 bits, got 2.5E0", [&] { fields.integer("f"); });
+  expect_error(bad, "a.json: key f: expected an integer of 64 bits, got 2.5",
+               [&] { fields.integer("f"); });
   expect_error(bad, "key big: expected an integer of 64 bits, got 18446744073709551615",
                [&] { fields.integer("big"); });
   expect_error(bad, "key t: expected a number, got a string", [&] { fields.number("t"); });
   expect_error(bad, "key i: expected a boolean, got -3", [&] { fields.boolean("i"); });
   expect_error(bad, "key o: expected a string, got an object", [&] { fields.text("o"); });
-  expect_error(bad, "key l: expected an array of integers, got an array", [&] { fields.integers("l"); });
-  expect_error(bad, "key t: expected an array of strings, got a string", [&] { fields.texts("t"); });
-  expect_error(bad, "key l: expected an object, got an array", [&] { fields.required_fields("l"); });
+  expect_error(bad, "key l: expected an array of integers, got an array",
+               [&] { fields.integers("l"); });
+  expect_error(bad, "key t: expected an array of strings, got a string",
+               [&] { fields.texts("t"); });
+  expect_error(bad, "key l: expected an object, got an array",
+               [&] { fields.required_fields("l"); });
   expect_error(bad, "a.json: o.p: key x: expected a string, got 1",
                [&] { fields.required_fields("o").required_fields("p").text("x"); });
 }

@@ -1,6 +1,6 @@
-// An index of named things: their positions in order of their names. A sorted list instead of a hash
-// table, since names come from outside: nobody can choose names that make it slow, and it takes four
-// bytes a name.
+// An index of named things: their positions in order of their names. A sorted list instead of a
+// hash table, since names come from outside: nobody can choose names that make it slow, and it
+// takes four bytes a name.
 #pragma once
 
 #include <algorithm>
@@ -25,9 +25,8 @@ std::vector<uint32_t> index_by_name(size_t count, NameOf name_of) {
 // A position whose name another position has too; nothing if all names differ.
 template <typename NameOf>
 std::optional<uint32_t> find_duplicate(const std::vector<uint32_t>& index, NameOf name_of) {
-  const auto at = std::adjacent_find(index.begin(), index.end(), [&](uint32_t a, uint32_t b) {
-    return name_of(a) == name_of(b);
-  });
+  const auto at = std::adjacent_find(
+      index.begin(), index.end(), [&](uint32_t a, uint32_t b) { return name_of(a) == name_of(b); });
   if (at == index.end()) return std::nullopt;
   return *at;
 }
@@ -36,9 +35,8 @@ std::optional<uint32_t> find_duplicate(const std::vector<uint32_t>& index, NameO
 template <typename NameOf>
 std::optional<uint32_t> find_name(const std::vector<uint32_t>& index, NameOf name_of,
                                   std::string_view name) {
-  const auto at = std::lower_bound(index.begin(), index.end(), name, [&](uint32_t i, std::string_view n) {
-    return name_of(i) < n;
-  });
+  const auto at = std::lower_bound(index.begin(), index.end(), name,
+                                   [&](uint32_t i, std::string_view n) { return name_of(i) < n; });
   if (at == index.end() || name_of(*at) != name) return std::nullopt;
   return *at;
 }

@@ -1,6 +1,6 @@
 // What every file of weights comes down to: tensors with a name, a type, a shape and bytes. Reading
-// gives NamedTensor views; writing takes TensorSpec and the bytes in pieces, tensor after tensor, so
-// that a model larger than memory can be written.
+// gives NamedTensor views; writing takes TensorSpec and the bytes in pieces, tensor after tensor,
+// so that a model larger than memory can be written.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ namespace drover {
 struct NamedTensor {
   std::string_view name;
   DType type = DType::kF32;
-  std::vector<int64_t> shape;  // row-major, outermost first; empty for a scalar
+  std::vector<int64_t> shape;       // row-major, outermost first; empty for a scalar
   const std::byte* data = nullptr;  // no alignment is promised
   int64_t bytes = 0;
 };

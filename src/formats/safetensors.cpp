@@ -22,9 +22,10 @@ struct ElementType {
 };
 // In the order in which the reference writer ranks them: it writes the last ones first.
 constexpr std::array kElementTypes = {
-    ElementType{"I8", DType::kI8},     ElementType{"I16", DType::kI16}, ElementType{"F16", DType::kF16},
-    ElementType{"BF16", DType::kBF16}, ElementType{"I32", DType::kI32}, ElementType{"F32", DType::kF32},
-    ElementType{"F64", DType::kF64},   ElementType{"I64", DType::kI64},
+    ElementType{"I8", DType::kI8},   ElementType{"I16", DType::kI16},
+    ElementType{"F16", DType::kF16}, ElementType{"BF16", DType::kBF16},
+    ElementType{"I32", DType::kI32}, ElementType{"F32", DType::kF32},
+    ElementType{"F64", DType::kF64}, ElementType{"I64", DType::kI64},
 };
 
 // A tensor as the header describes it.
@@ -40,7 +41,8 @@ class HeaderReader {
   static constexpr size_t kMaxKeyBytes = SafetensorsFile::kMaxNameBytes;
   static constexpr size_t kMaxTextBytes = SafetensorsFile::kMaxMetadataBytes;
 
-  HeaderReader(const std::string& source, std::deque<std::string>& names, SafetensorsMetadata& metadata)
+  HeaderReader(const std::string& source, std::deque<std::string>& names,
+               SafetensorsMetadata& metadata)
       : source_(source), names_(names), metadata_(metadata) {}
 
   std::vector<HeaderTensor> take() { return std::move(tensors_); }
@@ -71,7 +73,8 @@ class HeaderReader {
       case Place::kOffsets:
         break;
     }
-    refuse(object ? "expected a plain value, got an object" : "expected a plain value, got an array");
+    refuse(object ? "expected a plain value, got an object"
+                  : "expected a plain value, got an array");
   }
 
   void end() {
@@ -118,8 +121,8 @@ class HeaderReader {
       case Place::kMetadata:
         if (text == nullptr) refuse("expected a string");
         if (metadata_.size() >= SafetensorsFile::kMaxMetadata) {
-          throw_error(ErrorKind::kLimit, "{}: __metadata__: expected at most {} keys, got more", source_,
-                      SafetensorsFile::kMaxMetadata);
+          throw_error(ErrorKind::kLimit, "{}: __metadata__: expected at most {} keys, got more",
+                      source_, SafetensorsFile::kMaxMetadata);
         }
         if (!metadata_.try_emplace(key_, *text).second) refuse("expected once, got twice");
         return;
@@ -182,7 +185,9 @@ class HeaderReader {
   void end_tensor() {
     if (!type_ || !has_shape_ || !has_offsets_) {
       throw_error(ErrorKind::kBadData, "{}: missing key {}", where(),
-                  !type_ ? "dtype" : !has_shape_ ? "shape" : "data_offsets");
+                  !type_        ? "dtype"
+                  : !has_shape_ ? "shape"
+                                : "data_offsets");
     }
     const auto known = std::find_if(kElementTypes.begin(), kElementTypes.end(),
                                     [&](const ElementType& e) { return e.name == *type_; });
@@ -193,12 +198,12 @@ class HeaderReader {
     }
     const auto bytes = tensor_bytes(known->type, shape_);
     if (!bytes) {
-      throw_error(ErrorKind::kBadData, "{}: expected a size below 2^63, got the shape [{}]", where(),
-                  fmt::join(shape_, ", "));
+      throw_error(ErrorKind::kBadData, "{}: expected a size below 2^63, got the shape [{}]",
+                  where(), fmt::join(shape_, ", "));
     }
     if (offsets_[1] < offsets_[0] || offsets_[1] - offsets_[0] != *bytes) {
-      throw_error(ErrorKind::kBadData, "{}: expected {} bytes ({} of [{}]), got data_offsets [{}]", where(),
-                  *bytes, known->name, fmt::join(shape_, ", "), fmt::join(offsets_, ", "));
+      throw_error(ErrorKind::kBadData, "{}: expected {} bytes ({} of [{}]), got data_offsets [{}]",
+                  where(), *bytes, known->name, fmt::join(shape_, ", "), fmt::join(offsets_, ", "));
     }
     HeaderTensor out;
     out.tensor = {names_.back(), known->type, shape_, nullptr, *bytes};
@@ -230,20 +235,23 @@ void place_tensors(const std::string& source, std::span<const std::byte> data,
   uint64_t covered = 0;
   for (HeaderTensor& t : tensors) {
     if (t.begin != covered) {
-      throw_error(ErrorKind::kBadData, "{}: tensor {}: expected its data at byte {}, got {} ({})", source,
-                  printable(t.tensor.name), covered, t.begin, t.begin < covered ? "an overlap" : "a hole");
+      throw_error(ErrorKind::kBadData, "{}: tensor {}: expected its data at byte {}, got {} ({})",
+                  source, printable(t.tensor.name), covered, t.begin,
+                  t.begin < covered ? "an overlap" : "a hole");
     }
     if (t.end > data.size()) {
-      throw Error(ErrorKind::kBadData,
-                  fmt::format("{}: tensor {}: expected data up to byte {}, got a data section of {} bytes",
-                              source, printable(t.tensor.name), t.end, data.size()),
-                  "the file is cut short or damaged; fetch it again");
+      throw Error(
+          ErrorKind::kBadData,
+          fmt::format("{}: tensor {}: expected data up to byte {}, got a data section of {} bytes",
+                      source, printable(t.tensor.name), t.end, data.size()),
+          "the file is cut short or damaged; fetch it again");
     }
     t.tensor.data = data.data() + t.begin;
     covered = t.end;
   }
   if (covered != data.size()) {
-    throw_error(ErrorKind::kBadData, "{}: expected {} bytes of data, got {}", source, covered, data.size());
+    throw_error(ErrorKind::kBadData, "{}: expected {} bytes of data, got {}", source, covered,
+                data.size());
   }
 }
 
@@ -261,26 +269,30 @@ std::filesystem::path shard_path(const std::filesystem::path& folder, std::strin
   if (code) throw_errno("resolve", folder.string(), code.value());
   const auto target = std::filesystem::canonical(path, code);
   if (code == std::errc::no_such_file_or_directory) {
-    throw Error(ErrorKind::kNotFound, fmt::format("{}: shard {} is missing", index, printable(name)),
+    throw Error(ErrorKind::kNotFound,
+                fmt::format("{}: shard {} is missing", index, printable(name)),
                 "put all shards into the folder of the index");
   }
   if (code) throw_errno("resolve", path.string(), code.value());
   if (target.parent_path() == home) return target;
   // The download cache of Hugging Face: MODEL/snapshots/REVISION/NAME links to MODEL/blobs/HASH.
   const auto snapshots = home.parent_path();
-  if (snapshots.filename() == "snapshots" && target.parent_path() == snapshots.parent_path() / "blobs") {
+  if (snapshots.filename() == "snapshots" &&
+      target.parent_path() == snapshots.parent_path() / "blobs") {
     return target;
   }
-  throw Error(ErrorKind::kBadData,
-              fmt::format("{}: expected shard {} to lie in the folder of the index, got a link to {}", index,
-                          printable(name), printable(target.string(), 300)),
-              "copy the shard into the folder");
+  throw Error(
+      ErrorKind::kBadData,
+      fmt::format("{}: expected shard {} to lie in the folder of the index, got a link to {}",
+                  index, printable(name), printable(target.string(), 300)),
+      "copy the shard into the folder");
 }
 
 template <typename Owner>
 const NamedTensor* find_tensor(const Owner& tensors, const std::vector<uint32_t>& by_name,
                                std::string_view name) {
-  const auto at = find_name(by_name, [&](uint32_t i) { return tensors[i].name; }, name);
+  const auto at = find_name(
+      by_name, [&](uint32_t i) { return tensors[i].name; }, name);
   return at ? &tensors[*at] : nullptr;
 }
 
@@ -327,10 +339,11 @@ SafetensorsSet SafetensorsSet::open(const std::filesystem::path& path) {
     for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
       if (std::filesystem::exists(path / name, ignored)) return open(path / name);
     }
-    throw Error(ErrorKind::kNotFound,
-                fmt::format("{}: expected model.safetensors or model.safetensors.index.json, got neither",
-                            printable(path.string(), 300)),
-                "weights in other formats (.bin, .pth) are not read");
+    throw Error(
+        ErrorKind::kNotFound,
+        fmt::format("{}: expected model.safetensors or model.safetensors.index.json, got neither",
+                    printable(path.string(), 300)),
+        "weights in other formats (.bin, .pth) are not read");
   }
   if (path.extension() == ".json") return open_index(path);
   SafetensorsSet out;
@@ -359,8 +372,8 @@ SafetensorsSet SafetensorsSet::open_index(const std::filesystem::path& path) {
     const std::string_view shard = weight_map.required_text(name);
     const NamedTensor* tensor = out.files_[shards.at(shard)].find(name);
     if (tensor == nullptr) {
-      throw_error(ErrorKind::kBadData, "{}: expected tensor {} in shard {}, which does not have it", source,
-                  printable(name), printable(shard));
+      throw_error(ErrorKind::kBadData, "{}: expected tensor {} in shard {}, which does not have it",
+                  source, printable(name), printable(shard));
     }
     out.tensors_.push_back(*tensor);
   }
@@ -396,8 +409,8 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
     const auto known = std::find_if(kElementTypes.begin(), kElementTypes.end(),
                                     [&](const ElementType& e) { return e.type == tensor.type; });
     if (known == kElementTypes.end()) {
-      throw_error(ErrorKind::kUnsupported, "tensor {}: safetensors has no type {}", printable(tensor.name),
-                  dtype_name(tensor.type));
+      throw_error(ErrorKind::kUnsupported, "tensor {}: safetensors has no type {}",
+                  printable(tensor.name), dtype_name(tensor.type));
     }
     ranks.push_back(static_cast<size_t>(known - kElementTypes.begin()));
   }
@@ -426,13 +439,15 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
     const TensorSpec& tensor = tensors[i];
     const auto bytes = tensor_bytes(tensor.type, tensor.shape);
     if (!bytes || tensor.name == "__metadata__" || !names.try_emplace(tensor.name, i).second) {
-      throw_error(ErrorKind::kInternal, "tensor {}: {}", printable(tensor.name),
-                  bytes ? "added twice, or a name that the format keeps for itself" : "impossible shape");
+      throw_error(
+          ErrorKind::kInternal, "tensor {}: {}", printable(tensor.name),
+          bytes ? "added twice, or a name that the format keeps for itself" : "impossible shape");
     }
     if (header.back() != '{') header += ',';
-    header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
-                          quote(tensor.name), kElementTypes[ranks[i]].name, fmt::join(tensor.shape, ","), total,
-                          total + static_cast<uint64_t>(*bytes));
+    header +=
+        fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
+                    quote(tensor.name), kElementTypes[ranks[i]].name, fmt::join(tensor.shape, ","),
+                    total, total + static_cast<uint64_t>(*bytes));
     sizes.push_back(static_cast<uint64_t>(*bytes));
     total += static_cast<uint64_t>(*bytes);
   }
@@ -445,7 +460,8 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
   file.write(header);
   uint64_t done = 0;
   for (size_t k = 0; k < order.size(); ++k) {
-    write_tensor_data(file, order[k], tensors[order[k]].name, sizes[k], producer, progress, done, total);
+    write_tensor_data(file, order[k], tensors[order[k]].name, sizes[k], producer, progress, done,
+                      total);
     done += sizes[k];
   }
   file.commit();

@@ -1,7 +1,7 @@
 // Reads safetensors (spec section 10): one file, or a set of shards with its index; and writes one
 // file. A file is checked whole and then used where it lies: the objects own the mappings and the
-// names, and the tensors are views of them. Immutable after open(), so any number of threads may read
-// them.
+// names, and the tensors are views of them. Immutable after open(), so any number of threads may
+// read them.
 //
 // A bad file costs at most its own size and 64 MB, and time linear in its size.
 #pragma once
@@ -48,7 +48,8 @@ class SafetensorsFile {
   explicit SafetensorsFile(const std::filesystem::path& path) : file_(path) {}
 
   MappedFile file_;
-  std::deque<std::string> names_;  // what the tensors' names view: a deque does not move its elements
+  std::deque<std::string>
+      names_;  // what the tensors' names view: a deque does not move its elements
   std::vector<NamedTensor> tensors_;
   std::vector<uint32_t> by_name_;
   SafetensorsMetadata metadata_;
@@ -82,11 +83,11 @@ class SafetensorsSet {
 };
 
 // Writes a file as the reference writer does, byte for byte where the metadata has at most one key:
-// tensors in order of element type (the wide ones first), then of name, back to back, the data section
-// 8-aligned. The producer is asked for them in that order, by their
-// position in `tensors`. Progress is in bytes of tensor data. Throws kUnsupported for block types,
-// which the format does not have, kInternal for a name given twice, and what the producer or progress
-// throws; nothing is left on disk then.
+// tensors in order of element type (the wide ones first), then of name, back to back, the data
+// section 8-aligned. The producer is asked for them in that order, by their position in `tensors`.
+// Progress is in bytes of tensor data. Throws kUnsupported for block types, which the format does
+// not have, kInternal for a name given twice, and what the producer or progress throws; nothing is
+// left on disk then.
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorSpec> tensors,
                        const SafetensorsMetadata& metadata, const TensorProducer& producer,
                        const Progress& progress = {});

@@ -76,7 +76,8 @@ TEST(Safetensors, WritesTheBytesOfThePythonWriter) {
         sink({order[i]->data, static_cast<size_t>(order[i]->bytes)});
       },
       [&](uint64_t done, uint64_t) { last = done; });
-  EXPECT_EQ(read_file(folder / "a.safetensors", kReadAll), read_file(kData / "tiny.safetensors", kReadAll));
+  EXPECT_EQ(read_file(folder / "a.safetensors", kReadAll),
+            read_file(kData / "tiny.safetensors", kReadAll));
   EXPECT_EQ(last, 8u + 6 + 12 + 48 + 20 + 14 + 3);
 }
 
@@ -85,13 +86,18 @@ TEST(Safetensors, WhatTheFormatDoesNotHaveIsNotWritten) {
   const auto write = [&](std::vector<TensorSpec> specs) {
     write_safetensors(folder / "a.safetensors", specs, {}, [](size_t, const TensorSink&) {});
   };
-  expect_error(ErrorKind::kUnsupported, "tensor t: safetensors has no type q8_0",
-               [&] { write({{"t", DType::kQ8_0, {32}}}); });
-  expect_error(ErrorKind::kInternal, "tensor t: added twice",
-               [&] { write({{"t", DType::kF32, {0}}, {"t", DType::kF32, {0}}}); });
-  expect_error(ErrorKind::kInternal, "tensor t: impossible shape", [&] { write({{"t", DType::kF32, {-1}}}); });
-  expect_error(ErrorKind::kInternal, "expected 4 bytes to write, got 0",
-               [&] { write({{"t", DType::kF32, {1}}}); });
+  expect_error(ErrorKind::kUnsupported, "tensor t: safetensors has no type q8_0", [&] {
+    write({{"t", DType::kQ8_0, {32}}});
+  });
+  expect_error(ErrorKind::kInternal, "tensor t: added twice", [&] {
+    write({{"t", DType::kF32, {0}}, {"t", DType::kF32, {0}}});
+  });
+  expect_error(ErrorKind::kInternal, "tensor t: impossible shape", [&] {
+    write({{"t", DType::kF32, {-1}}});
+  });
+  expect_error(ErrorKind::kInternal, "expected 4 bytes to write, got 0", [&] {
+    write({{"t", DType::kF32, {1}}});
+  });
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
@@ -99,7 +105,9 @@ TEST(Safetensors, EscapedNamesAndTrailingSpacesAreRead) {
   const TempFolder folder;
   const auto path = folder.write(
       "a.safetensors",
-      file_bytes(R"({"a\n\u00e9\"":{"shape":[ 2 ],"data_offsets":[0,8],"dtype":"F32"},"__metadata__":{}}  )", 8));
+      file_bytes(R"({"a\n\u00e9\"":{"shape":[ 2 ],"data_offsets":[0,8],"dtype":"F32"},)"
+                 R"("__metadata__":{}}  )",
+                 8));
   SafetensorsFile first = SafetensorsFile::open(path);
   const SafetensorsFile file = std::move(first);  // short names must survive the move
   ASSERT_EQ(file.tensors().size(), 1u);
@@ -110,11 +118,14 @@ TEST(Safetensors, EscapedNamesAndTrailingSpacesAreRead) {
 // --- Refusals -----------------------------------------------------------------------------------
 
 TEST(SafetensorsRefusal, HeadersOfImpossibleLength) {
-  expect_refused(ErrorKind::kBadData, "header length at byte 0: expected 8 bytes, got 7", "1234567");
-  expect_refused(ErrorKind::kBadData, "header at byte 8: expected 3 bytes, got 2", file_bytes("{} ", 0).substr(0, 10));
+  expect_refused(ErrorKind::kBadData, "header length at byte 0: expected 8 bytes, got 7",
+                 "1234567");
+  expect_refused(ErrorKind::kBadData, "header at byte 8: expected 3 bytes, got 2",
+                 file_bytes("{} ", 0).substr(0, 10));
   std::string huge = file_bytes("{}", 0);
   huge[3] = 6;  // 6 * 2^24 + 2 bytes
-  expect_refused(ErrorKind::kLimit, "expected a header of at most 100000000 bytes, got 100663298", huge);
+  expect_refused(ErrorKind::kLimit, "expected a header of at most 100000000 bytes, got 100663298",
+                 huge);
   huge[7] = '\xff';
   expect_refused(ErrorKind::kLimit, "expected a header of at most 100000000 bytes", huge);
 }
@@ -137,8 +148,9 @@ TEST(SafetensorsRefusal, HeadersThatAreNotTheJsonOfTheFormat) {
   expect_bad("__metadata__: key k: expected a string", R"({"__metadata__":{"k":1}})", 0);
   expect_bad("__metadata__: key k: expected a plain value", R"({"__metadata__":{"k":{}}})", 0);
   for (const char* number : {"-1", "1.0", "1e2", "9223372036854775808", "\"1\"", "null", "true"}) {
-    expect_bad("tensor a: key shape: expected integers from 0 to 2^63 - 1",
-               fmt::format(R"({{"a":{{"dtype":"F32","shape":[{}],"data_offsets":[0,4]}}}})", number), 4);
+    expect_bad(
+        "tensor a: key shape: expected integers from 0 to 2^63 - 1",
+        fmt::format(R"({{"a":{{"dtype":"F32","shape":[{}],"data_offsets":[0,4]}}}})", number), 4);
   }
   // A hundred thousand brackets: refused at the second, long before any recursion could matter.
   expect_bad("expected a plain value", R"({"a":{"shape":)" + std::string(100000, '['), 0);
@@ -147,9 +159,12 @@ TEST(SafetensorsRefusal, HeadersThatAreNotTheJsonOfTheFormat) {
 TEST(SafetensorsRefusal, KeysGivenTwice) {
   const std::string tensor = R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
   const std::string next = R"({"dtype":"F32","shape":[1],"data_offsets":[4,8]})";
-  expect_bad("tensor a: expected once, got twice", R"({"a":)" + tensor + R"(,"a":)" + next + "}", 8);
-  expect_bad("key __metadata__: expected once, got twice", R"({"__metadata__":{},"__metadata__":{}})", 0);
-  expect_bad("__metadata__: key k: expected once, got twice", R"({"__metadata__":{"k":"1","k":"2"}})", 0);
+  expect_bad("tensor a: expected once, got twice", R"({"a":)" + tensor + R"(,"a":)" + next + "}",
+             8);
+  expect_bad("key __metadata__: expected once, got twice",
+             R"({"__metadata__":{},"__metadata__":{}})", 0);
+  expect_bad("__metadata__: key k: expected once, got twice",
+             R"({"__metadata__":{"k":"1","k":"2"}})", 0);
   expect_bad("key dtype: expected once, got twice", R"({"a":{"dtype":"F32","dtype":"F32"}})", 0);
   expect_bad("key shape: expected once, got twice", R"({"a":{"shape":[],"shape":[]}})", 0);
   expect_bad("key data_offsets: expected once, got twice",
@@ -161,35 +176,42 @@ TEST(SafetensorsRefusal, TensorsWithoutAllTheirFields) {
   expect_bad("tensor a: missing key shape", R"({"a":{"dtype":"F32","data_offsets":[0,4]}})", 4);
   expect_bad("tensor a: missing key data_offsets", R"({"a":{"dtype":"F32","shape":[1]}})", 4);
   expect_bad("key data_offsets: expected two numbers", R"({"a":{"data_offsets":[0]}})", 4);
-  expect_bad("key data_offsets: expected two numbers, got more", R"({"a":{"data_offsets":[0,4,8]}})", 4);
+  expect_bad("key data_offsets: expected two numbers, got more",
+             R"({"a":{"data_offsets":[0,4,8]}})", 4);
 }
 
 TEST(SafetensorsRefusal, ElementTypesThatDroverDoesNotHave) {
-  for (const char* type : {"F8_E4M3", "F8_E5M2", "U8", "BOOL", "U16", "U32", "U64", "F4", "f32", ""}) {
-    expect_refused(ErrorKind::kUnsupported, fmt::format("tensor a: element type {} is not supported", type),
-                   file_bytes(fmt::format(R"({{"a":{{"dtype":"{}","shape":[1],"data_offsets":[0,1]}}}})", type), 1));
+  for (const char* type :
+       {"F8_E4M3", "F8_E5M2", "U8", "BOOL", "U16", "U32", "U64", "F4", "f32", ""}) {
+    expect_refused(
+        ErrorKind::kUnsupported, fmt::format("tensor a: element type {} is not supported", type),
+        file_bytes(
+            fmt::format(R"({{"a":{{"dtype":"{}","shape":[1],"data_offsets":[0,1]}}}})", type), 1));
   }
 }
 
 std::string header_of(std::string_view shape, std::string_view offsets) {
-  return fmt::format(R"({{"a":{{"dtype":"F32","shape":[{}],"data_offsets":[{}]}}}})", shape, offsets);
+  return fmt::format(R"({{"a":{{"dtype":"F32","shape":[{}],"data_offsets":[{}]}}}})", shape,
+                     offsets);
 }
 
 TEST(SafetensorsRefusal, SizesThatDoNotAgree) {
-  expect_bad("tensor a: expected 8 bytes (F32 of [2]), got data_offsets [0, 4]", header_of("2", "0,4"), 4);
+  expect_bad("tensor a: expected 8 bytes (F32 of [2]), got data_offsets [0, 4]",
+             header_of("2", "0,4"), 4);
   expect_bad("expected 8 bytes (F32 of [2]), got data_offsets [8, 0]", header_of("2", "8,0"), 8);
   expect_bad("expected a size below 2^63", header_of("4294967296,4294967296", "0,0"), 0);
   expect_bad("expected a size below 2^63", header_of("4611686018427387904", "0,0"), 0);
-  expect_bad("expected a size below 2^63", header_of("0,4611686018427387904,4611686018427387904", "0,0"), 0);
+  expect_bad("expected a size below 2^63",
+             header_of("0,4611686018427387904,4611686018427387904", "0,0"), 0);
   expect_refused(ErrorKind::kLimit, "tensor a: expected at most 8 dimensions",
                  file_bytes(header_of("1,1,1,1,1,1,1,1,1", "0,4"), 4));
 }
 
 TEST(SafetensorsRefusal, DataThatIsNotCoveredExactlyOnce) {
   const auto two = [](std::string_view first, std::string_view second) {
-    return fmt::format(
-        R"({{"b":{{"dtype":"I8","shape":[4],"data_offsets":[{}]}},"a":{{"dtype":"I8","shape":[4],"data_offsets":[{}]}}}})",
-        second, first);
+    return fmt::format(R"({{"b":{{"dtype":"I8","shape":[4],"data_offsets":[{}]}},)"
+                       R"("a":{{"dtype":"I8","shape":[4],"data_offsets":[{}]}}}})",
+                       second, first);
   };
   const TempFolder folder;
   const auto path = folder.write("a.safetensors", file_bytes(two("0,4", "4,8"), 8));
@@ -198,7 +220,8 @@ TEST(SafetensorsRefusal, DataThatIsNotCoveredExactlyOnce) {
   expect_bad("expected its data at byte 4, got 0 (an overlap)", two("0,4", "0,4"), 4);
   expect_bad("tensor b: expected its data at byte 4, got 5 (a hole)", two("0,4", "5,9"), 9);
   expect_bad("tensor a: expected its data at byte 0, got 1 (a hole)", two("1,5", "5,9"), 9);
-  expect_bad("tensor b: expected data up to byte 8, got a data section of 7 bytes", two("0,4", "4,8"), 7);
+  expect_bad("tensor b: expected data up to byte 8, got a data section of 7 bytes",
+             two("0,4", "4,8"), 7);
   expect_bad("expected 8 bytes of data, got 9", two("0,4", "4,8"), 9);
   expect_bad("expected 0 bytes of data, got 1", "{}", 1);
 }
@@ -222,8 +245,8 @@ TEST(SafetensorsLimits, ALargeHeaderIsReadInLinearTime) {
   const auto header = [](size_t tensors) {
     std::string out = "{";
     for (size_t i = 0; i < tensors; ++i) {
-      out += fmt::format(R"({}"{}":{{"dtype":"I8","shape":[1],"data_offsets":[{},{}]}})", i == 0 ? "" : ",", i,
-                         i, i + 1);
+      out += fmt::format(R"({}"{}":{{"dtype":"I8","shape":[1],"data_offsets":[{},{}]}})",
+                         i == 0 ? "" : ",", i, i, i + 1);
     }
     return out + "}";
   };
@@ -261,7 +284,8 @@ TEST(SafetensorsSet, ReadsTheTensorsOfTheIndexFromTheirShards) {
     ASSERT_EQ(set.tensors().size(), 4u);
     for (int shard = 1; shard <= 2; ++shard) {
       for (int i = 0; i < 2; ++i) {
-        const NamedTensor* tensor = set.find(fmt::format("model.layers.{}.shard{}.weight", i, shard));
+        const NamedTensor* tensor =
+            set.find(fmt::format("model.layers.{}.shard{}.weight", i, shard));
         ASSERT_NE(tensor, nullptr);
         EXPECT_EQ(tensor->shape, (std::vector<int64_t>{2, 4}));
         expect_pattern(*tensor, 2 * shard + i);
@@ -290,19 +314,22 @@ std::filesystem::path write_index(const TempFolder& folder, std::string_view sha
 TEST(SafetensorsSet, AnIndexMayNotLeadOutOfItsFolder) {
   const TempFolder folder;
   std::filesystem::create_directory(folder / "sub");
-  const std::string bytes = file_bytes(R"({"t":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 1);
+  const std::string bytes =
+      file_bytes(R"({"t":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 1);
   folder.write("inside.safetensors", bytes);
   folder.write("sub/outside.safetensors", bytes);
   EXPECT_EQ(SafetensorsSet::open(write_index(folder, "inside.safetensors")).tensors().size(), 1u);
   for (const std::string& name :
-       {std::string("../inside.safetensors"), std::string("sub/outside.safetensors"), std::string("./inside.safetensors"),
-        (folder / "inside.safetensors").string(), std::string(".."), std::string("."), std::string(""),
+       {std::string("../inside.safetensors"), std::string("sub/outside.safetensors"),
+        std::string("./inside.safetensors"), (folder / "inside.safetensors").string(),
+        std::string(".."), std::string("."), std::string(""),
         std::string("..\\\\inside.safetensors"), std::string("inside.safetensors\\u0000")}) {
     expect_error(ErrorKind::kBadData, "expected a plain file name for a shard",
                  [&] { SafetensorsSet::open(write_index(folder, name)); });
   }
   std::filesystem::create_symlink(folder / "sub" / "outside.safetensors", folder / "link");
-  expect_error(ErrorKind::kBadData, "expected shard link to lie in the folder of the index, got a link to",
+  expect_error(ErrorKind::kBadData,
+               "expected shard link to lie in the folder of the index, got a link to",
                [&] { SafetensorsSet::open(write_index(folder, "link")); });
   std::filesystem::create_symlink("inside.safetensors", folder / "near");
   EXPECT_EQ(SafetensorsSet::open(write_index(folder, "near")).tensors().size(), 1u);
@@ -312,7 +339,8 @@ TEST(SafetensorsSet, LinksOfTheDownloadCacheAreFollowed) {
   const TempFolder model;
   std::filesystem::create_directories(model / "snapshots/rev");
   std::filesystem::create_directories(model / "blobs");
-  model.write("blobs/abc", file_bytes(R"({"t":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 1));
+  model.write("blobs/abc",
+              file_bytes(R"({"t":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 1));
   std::filesystem::create_symlink("../../blobs/abc", model / "snapshots/rev/a.safetensors");
   const auto index = model.write("snapshots/rev/model.safetensors.index.json",
                                  R"({"weight_map":{"t":"a.safetensors"}})");
@@ -322,7 +350,8 @@ TEST(SafetensorsSet, LinksOfTheDownloadCacheAreFollowed) {
 TEST(SafetensorsSet, AnIndexThatDoesNotMatchItsShardsIsRefused) {
   const TempFolder folder;
   folder.write("a.safetensors", file_bytes("{}", 0));
-  expect_error(ErrorKind::kBadData, "expected tensor t in shard a.safetensors, which does not have it",
+  expect_error(ErrorKind::kBadData,
+               "expected tensor t in shard a.safetensors, which does not have it",
                [&] { SafetensorsSet::open(write_index(folder, "a.safetensors")); });
   expect_error(ErrorKind::kNotFound, "shard b.safetensors is missing",
                [&] { SafetensorsSet::open(write_index(folder, "b.safetensors")); });
@@ -331,8 +360,10 @@ TEST(SafetensorsSet, AnIndexThatDoesNotMatchItsShardsIsRefused) {
     return [path] { SafetensorsSet::open(path); };
   };
   expect_error(ErrorKind::kBadData, "missing key weight_map", index("{}"));
-  expect_error(ErrorKind::kBadData, "key weight_map: expected an object, got 3", index(R"({"weight_map":3})"));
-  expect_error(ErrorKind::kBadData, "index.json: weight_map: key t: expected a string, got an array",
+  expect_error(ErrorKind::kBadData, "key weight_map: expected an object, got 3",
+               index(R"({"weight_map":3})"));
+  expect_error(ErrorKind::kBadData,
+               "index.json: weight_map: key t: expected a string, got an array",
                index(R"({"weight_map":{"t":[]}})"));
   expect_error(ErrorKind::kBadData, "key t: expected once, got twice",
                index(R"({"weight_map":{"t":"a.safetensors","t":"a.safetensors"}})"));

@@ -72,17 +72,19 @@ void for_each_line(std::string_view text, Body body) {
 std::vector<std::string> read_tiktoken(const std::filesystem::path& path) {
   const MappedFile file(path);
   const std::string source = printable(file.path(), 300);
-  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                              file.bytes().size());
   if (text.size() > kMaxTiktokenBytes) {
-    throw_error(ErrorKind::kLimit, "{}: expected at most {} bytes, got {}", source, kMaxTiktokenBytes,
-                text.size());
+    throw_error(ErrorKind::kLimit, "{}: expected at most {} bytes, got {}", source,
+                kMaxTiktokenBytes, text.size());
   }
   size_t count = 0;
   for_each_line(text, [&](std::string_view, size_t) { ++count; });
-  if (count == 0) throw_error(ErrorKind::kBadData, "{}: expected lines of base64 and rank, got none", source);
+  if (count == 0)
+    throw_error(ErrorKind::kBadData, "{}: expected lines of base64 and rank, got none", source);
   if (count > kMaxTiktokenTokens) {
-    throw_error(ErrorKind::kLimit, "{}: expected at most {} tokens, got {}", source, kMaxTiktokenTokens,
-                count);
+    throw_error(ErrorKind::kLimit, "{}: expected at most {} tokens, got {}", source,
+                kMaxTiktokenTokens, count);
   }
 
   // As many lines as tokens, each rank below their number and none twice: then none is missing.
@@ -91,23 +93,25 @@ std::vector<std::string> read_tiktoken(const std::filesystem::path& path) {
     const size_t space = line.find(' ');
     const std::string_view code = line.substr(0, space);
     if (space == std::string_view::npos || code.size() > (kMaxTiktokenTokenBytes + 2) / 3 * 4) {
-      throw_error(ErrorKind::kBadData, "{}: line {}: expected base64 of 1 to {} bytes, a space and a rank, got {}",
+      throw_error(ErrorKind::kBadData,
+                  "{}: line {}: expected base64 of 1 to {} bytes, a space and a rank, got {}",
                   source, number, kMaxTiktokenTokenBytes, printable(line));
     }
     auto token = decode_base64(code);
     if (!token || token->size() > kMaxTiktokenTokenBytes) {
-      throw_error(ErrorKind::kBadData, "{}: line {}: expected base64 of 1 to {} bytes, got {}", source, number,
-                  kMaxTiktokenTokenBytes, printable(code));
+      throw_error(ErrorKind::kBadData, "{}: line {}: expected base64 of 1 to {} bytes, got {}",
+                  source, number, kMaxTiktokenTokenBytes, printable(code));
     }
     const std::string_view digits = line.substr(space + 1);
     size_t rank = 0;
     const auto [end, fault] = std::from_chars(digits.data(), digits.data() + digits.size(), rank);
     if (fault != std::errc() || end != digits.data() + digits.size() || rank >= count) {
-      throw_error(ErrorKind::kBadData, "{}: line {}: expected a rank from 0 to {}, got {}", source, number,
-                  count - 1, printable(digits));
+      throw_error(ErrorKind::kBadData, "{}: line {}: expected a rank from 0 to {}, got {}", source,
+                  number, count - 1, printable(digits));
     }
     if (!tokens[rank].empty()) {
-      throw_error(ErrorKind::kBadData, "{}: line {}: rank {}: expected once, got twice", source, number, rank);
+      throw_error(ErrorKind::kBadData, "{}: line {}: rank {}: expected once, got twice", source,
+                  number, rank);
     }
     tokens[rank] = std::move(*token);
   });

@@ -32,10 +32,12 @@ TEST(Tiktoken, GivesTheTokensByRank) {
 }
 
 TEST(Tiktoken, RefusesWhatIsNotBase64) {
-  for (const char* code : {"YQ=", "YQ", "Y===", "====", "Y Q==", "YQ==YQ==", "YR==", "YWJ=", "Y-Jj", "YWJj\xff\xff\xff\xff"}) {
+  for (const char* code : {"YQ=", "YQ", "Y===", "====", "Y Q==", "YQ==YQ==", "YR==", "YWJ=", "Y-Jj",
+                           "YWJj\xff\xff\xff\xff"}) {
     expect_bad("line 1: expected base64", std::string(code) + " 0\n");
   }
-  expect_bad("line 2: expected base64 of 1 to 1024 bytes, a space and a rank, got YWI=", "YQ== 0\nYWI=\n");
+  expect_bad("line 2: expected base64 of 1 to 1024 bytes, a space and a rank, got YWI=",
+             "YQ== 0\nYWI=\n");
   expect_bad("line 1: expected base64 of 1 to 1024 bytes", " 0\n");
   std::string code(1368, 'A');  // 1026 bytes
   expect_bad("line 1: expected base64 of 1 to 1024 bytes", code + " 0\n");
@@ -57,20 +59,23 @@ TEST(Tiktoken, RefusesRanksThatAreNotOneEach) {
 TEST(Tiktoken, HoldsToItsLimits) {
   std::string lines;
   for (size_t i = 0; i <= kMaxTiktokenTokens; ++i) lines += "YQ== 0\n";
-  expect_error(ErrorKind::kLimit, "expected at most 1048576 tokens, got 1048577", [&] { read(lines); });
+  expect_error(ErrorKind::kLimit, "expected at most 1048576 tokens, got 1048577",
+               [&] { read(lines); });
   expect_error(ErrorKind::kLimit, "expected at most 67108864 bytes",
                [&] { read(std::string(kMaxTiktokenBytes + 1, '\n')); });
 }
 
 TEST(Tiktoken, ReadsTheVocabulariesOfLlama) {
   const char* shared = std::getenv("DROVER_SHARED");
-  const std::filesystem::path data = std::filesystem::path(shared != nullptr ? shared : "../shared") / "data";
+  const std::filesystem::path data =
+      std::filesystem::path(shared != nullptr ? shared : "../shared") / "data";
   for (const auto& [model, size] : {std::pair("llama4", 200000u), std::pair("llama3", 128000u)}) {
     const auto path = data / model / "tokenizer.model";
     if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not here";
     const Tokens tokens = read_tiktoken(path);
     EXPECT_EQ(tokens.size(), size) << model;
-    const auto bytes = std::count_if(tokens.begin(), tokens.end(), [](const auto& t) { return t.size() == 1; });
+    const auto bytes =
+        std::count_if(tokens.begin(), tokens.end(), [](const auto& t) { return t.size() == 1; });
     EXPECT_EQ(bytes, 256) << model << ": every byte is a token";
   }
 }

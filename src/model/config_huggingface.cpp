@@ -4,6 +4,7 @@
 #include <boost/json.hpp>
 
 #include "base/error.h"
+#include "formats/json.h"
 #include "model/config.h"
 
 namespace drover {
@@ -11,52 +12,28 @@ namespace {
 
 namespace json = boost::json;
 
-// The members of one object, with the defaults of the reference's configuration class.
-class Fields {
+// The fields of a configuration, with the defaults of the reference's class, and the few readings
+// that only configurations have.
+class Fields : public JsonFields {
  public:
-  Fields(const json::object& object, const std::string& source) : object_(object), source_(source) {}
+  using JsonFields::JsonFields;
+  explicit Fields(const JsonFields& fields) : JsonFields(fields) {}
 
-  const json::value* find(std::string_view key) const {
-    const json::value* value = object_.if_contains(key);
-    return value != nullptr && !value->is_null() ? value : nullptr;
-  }
   // Written as null, which for some fields is not the same as absent.
   bool is_null(std::string_view key) const {
-    const json::value* value = object_.if_contains(key);
+    const json::value* value = object().if_contains(key);
     return value != nullptr && value->is_null();
   }
   int64_t size(std::string_view key, int64_t otherwise) const {
-    const json::value* value = find(key);
-    if (value == nullptr) return otherwise;
-    const double number = value->is_number() ? value->to_number<double>() : -1;
-    if (!(number >= 0) || number > 0x1p40 || number != std::floor(number)) wrong(key, "a size", *value);
-    return static_cast<int64_t>(number);
-  }
-  double number(std::string_view key, double otherwise) const {
-    const json::value* value = find(key);
-    if (value == nullptr) return otherwise;
-    if (!value->is_number()) wrong(key, "a number", *value);
-    return value->to_number<double>();
+    const int64_t value = integer(key).value_or(otherwise);
+    if (value < 0 || value > int64_t{1} << 40) wrong(key, "a size", value);
+    return value;
   }
   // Older files write 4 for true (attn_temperature_tuning).
   bool truth(std::string_view key, bool otherwise) const {
     const json::value* value = find(key);
-    if (value == nullptr) return otherwise;
-    if (value->is_bool()) return value->get_bool();
-    if (value->is_number()) return value->to_number<double>() != 0;
-    wrong(key, "true or false", *value);
-  }
-  std::string text(std::string_view key, std::string_view otherwise) const {
-    const json::value* value = find(key);
-    if (value == nullptr) return std::string(otherwise);
-    if (!value->is_string()) wrong(key, "a string", *value);
-    return std::string(value->get_string());
-  }
-  const json::object* object(std::string_view key) const {
-    const json::value* value = find(key);
-    if (value == nullptr) return nullptr;
-    if (!value->is_object()) wrong(key, "an object", *value);
-    return &value->get_object();
+    if (value != nullptr && value->is_number()) return *number(key) != 0;
+    return boolean(key).value_or(otherwise);
   }
   // A list with one entry per layer; nothing if absent or empty.
   const json::array* layer_list(std::string_view key, int64_t layers) const {
@@ -66,47 +43,41 @@ class Fields {
     const json::array& list = value->get_array();
     if (list.empty()) return nullptr;
     if (static_cast<int64_t>(list.size()) != layers) {
-      throw_error(ErrorKind::kBadData, "{}: '{}': expected {} entries, one per layer, got {}",
-                  source_, key, layers, list.size());
+      wrong(key, fmt::format("{} entries, one per layer", layers), list.size());
     }
     return &list;
   }
 
   [[noreturn]] void wrong(std::string_view key, std::string_view expected,
                           const json::value& got) const {
-    throw_error(ErrorKind::kBadData, "{}: '{}': expected {}, got {}", source_, key, expected,
+    throw_error(ErrorKind::kBadData, "{}: '{}': expected {}, got {}", where(), key, expected,
                 printable(json::serialize(got)));
   }
   [[noreturn]] void unsupported(std::string_view key, std::string_view what) const {
-    throw_error(ErrorKind::kUnsupported, "{}: '{}': {}", source_, key, what);
+    throw_error(ErrorKind::kUnsupported, "{}: '{}': {}", where(), key, what);
   }
-
- private:
-  const json::object& object_;
-  const std::string& source_;
 };
 
 // rope_parameters in newer files; rope_theta beside rope_scaling in older ones.
-void read_rope(const Fields& f, const std::string& source, double default_theta, ModelConfig& c) {
-  const json::object* parameters = f.object("rope_parameters");
-  const json::object* scaling = parameters != nullptr ? parameters : f.object("rope_scaling");
-  c.rope_theta = f.number("rope_theta", default_theta);
-  if (parameters != nullptr) c.rope_theta = Fields(*parameters, source).number("rope_theta", c.rope_theta);
-  if (scaling != nullptr) {
-    const Fields s(*scaling, source);
-    const std::string type = s.text("rope_type", s.text("type", "default"));
+void read_rope(const Fields& f, double default_theta, ModelConfig& c) {
+  const bool newer = f.has("rope_parameters");
+  const auto scaling = f.fields(newer ? "rope_parameters" : "rope_scaling");
+  c.rope_theta = f.number("rope_theta").value_or(default_theta);
+  if (newer) c.rope_theta = scaling->number("rope_theta").value_or(c.rope_theta);
+  if (scaling) {
+    const auto type = scaling->text("rope_type").value_or(scaling->text("type").value_or("default"));
     RopeScaling& out = c.rope_scaling;
     if (type == "llama3") {
       out.kind = RopeScaling::Kind::kLlama3;
-      out.factor = s.number("factor", 8);
-      out.low = s.number("low_freq_factor", 1);
-      out.high = s.number("high_freq_factor", 4);
-      out.original_context = s.number("original_max_position_embeddings", 8192);
+      out.factor = scaling->number("factor").value_or(8);
+      out.low = scaling->number("low_freq_factor").value_or(1);
+      out.high = scaling->number("high_freq_factor").value_or(4);
+      out.original_context = scaling->number("original_max_position_embeddings").value_or(8192);
     } else if (type == "linear") {
       out.kind = RopeScaling::Kind::kLinear;
-      out.factor = s.number("factor", 1);
+      out.factor = scaling->number("factor").value_or(1);
     } else if (type != "default") {
-      f.unsupported(parameters != nullptr ? "rope_parameters" : "rope_scaling",
+      f.unsupported(newer ? "rope_parameters" : "rope_scaling",
                     fmt::format("rope scaling '{}': expected default, linear or llama3",
                                 printable(type)));
     }
@@ -122,6 +93,9 @@ void read_llama4_layers(const Fields& f, ModelConfig& c) {
   const json::array* types = f.layer_list("layer_types", layers);
   // An explicit null switches chunks off; absence means the family's 8192.
   c.chunk = f.is_null("attention_chunk_size") ? 0 : f.size("attention_chunk_size", 8192);
+  if (c.chunk == 0 && !f.is_null("attention_chunk_size")) {
+    f.wrong("attention_chunk_size", "at least 1, or null for no chunks", 0);
+  }
   for (int64_t i = 0; i < layers; ++i) {
     LayerConfig& layer = c.layers[i];
     layer.rope = interval == 0 || (i + 1) % interval != 0;
@@ -166,11 +140,11 @@ void read_llama4(const Fields& f, ModelConfig& c) {
   c.experts = f.size("num_local_experts", 16);
   c.experts_used = f.size("num_experts_per_tok", 1);
   c.context = f.size("max_position_embeddings", 131072);
-  c.norm_eps = static_cast<float>(f.number("rms_norm_eps", 1e-5));
+  c.norm_eps = static_cast<float>(f.number("rms_norm_eps").value_or(1e-5));
   c.qk_norm = f.truth("use_qk_norm", true);
   c.temperature_tuning = f.truth("attn_temperature_tuning", true);
-  c.floor_scale = static_cast<float>(f.number("floor_scale", 8192));
-  c.attn_scale = static_cast<float>(f.number("attn_scale", 0.1));
+  c.floor_scale = static_cast<float>(f.number("floor_scale").value_or(8192));
+  c.attn_scale = static_cast<float>(f.number("attn_scale").value_or(0.1));
   read_llama4_layers(f, c);
 }
 
@@ -182,7 +156,7 @@ void read_llama(const Fields& f, ModelConfig& c) {
   c.head_dim = f.size("head_dim", c.heads > 0 ? c.hidden / c.heads : 0);
   c.dense_width = f.size("intermediate_size", 11008);
   c.context = f.size("max_position_embeddings", 2048);
-  c.norm_eps = static_cast<float>(f.number("rms_norm_eps", 1e-6));
+  c.norm_eps = static_cast<float>(f.number("rms_norm_eps").value_or(1e-6));
   for (LayerConfig& layer : c.layers) layer = {.rope = true, .chunked = false, .moe = false};
 }
 
@@ -190,9 +164,8 @@ void read_llama(const Fields& f, ModelConfig& c) {
 
 ModelConfig config_from_huggingface(const json::object& root, const std::string& source) {
   const Fields top(root, source);
-  const json::object* nested = top.object("text_config");
-  const Fields f(nested != nullptr ? *nested : root, source);
-  const std::string type = f.text("model_type", top.text("model_type", ""));
+  const Fields f(top.fields("text_config").value_or(top));
+  const std::string type(f.text("model_type").value_or(top.text("model_type").value_or("")));
 
   ModelConfig c;
   c.architecture = type == "llama4" || type == "llama4_text" ? "llama4" : type;
@@ -207,7 +180,7 @@ ModelConfig config_from_huggingface(const json::object& root, const std::string&
   }
   if (f.truth("attention_bias", false)) f.unsupported("attention_bias", "expected no biases");
   if (f.truth("mlp_bias", false)) f.unsupported("mlp_bias", "expected no biases");
-  const std::string activation = f.text("hidden_act", "silu");
+  const std::string_view activation = f.text("hidden_act").value_or("silu");
   if (activation != "silu") {
     f.unsupported("hidden_act", fmt::format("expected silu, got {}", printable(activation)));
   }
@@ -217,7 +190,7 @@ ModelConfig config_from_huggingface(const json::object& root, const std::string&
                 layers);
   }
   c.layers.resize(static_cast<size_t>(layers));
-  c.name = top.text("_name_or_path", "");
+  c.name = top.text("_name_or_path").value_or("");
   c.tied_embeddings = f.truth("tie_word_embeddings", top.truth("tie_word_embeddings", false));
   if (c.architecture == "llama4") {
     read_llama4(f, c);
@@ -225,7 +198,7 @@ ModelConfig config_from_huggingface(const json::object& root, const std::string&
     read_llama(f, c);
   }
   if (c.head_dim >= 2 && c.head_dim <= kMaxHeadDim) {
-    read_rope(f, source, c.architecture == "llama4" ? 500000.0 : 10000.0, c);
+    read_rope(f, c.architecture == "llama4" ? 500000.0 : 10000.0, c);
   }
   drop_unused(c);
   validate(c, source);

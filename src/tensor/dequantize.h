@@ -14,7 +14,8 @@ namespace drover {
 enum class BlockForm {
   kOneScale,    // x[j] = scale[0] * q[j]
   kTwoScales,   // x[j] = scale[j / 16] * q[j]                                   (Q6_K)
-  kWithMinimum  // x[j] = scale[0] * q[j] + minimum, each step rounded to float  (Q4_1 Q5_1 Q4_K Q5_K)
+  kWithMinimum  // x[j] = scale[0] * q[j] + minimum, each step rounded to float  (Q4_1 Q5_1 Q4_K
+                // Q5_K)
 };
 
 // 32 consecutive values of a quantised row in the terms that all formats share.

@@ -56,7 +56,7 @@ std::optional<DType> dtype_from_name(std::string_view name) {
 
 std::string_view gguf_type_name(uint32_t number) {
   if (number < kGgufNames.size() && !kGgufNames[number].empty()) return kGgufNames[number];
-  return "a type that GGUF does not define";
+  return "undefined";
 }
 
 }  // namespace drover

@@ -48,8 +48,8 @@ std::optional<DType> dtype_from_gguf(uint32_t number);
 // The type with this name, upper or lower case ("Q4_K", "q4_k"); nothing if there is none.
 std::optional<DType> dtype_from_name(std::string_view name);
 
-// The name of any GGUF type number, also of those that Drover does not read ("iq2_xxs"); "type N"
-// for a number nobody has given out. For messages.
+// The name of any GGUF type number, also of those that Drover does not read ("iq2_xxs");
+// "undefined" for a number nobody has given out. For messages.
 std::string_view gguf_type_name(uint32_t number);
 
 // Bytes of a row of `values` values. `values` must be a whole number of blocks.

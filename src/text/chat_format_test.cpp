@@ -62,7 +62,7 @@ TEST(ChatFormat, SpellsWhatTheModelsTemplatesSpell) {
       ++rows;
     }
   }
-  EXPECT_EQ(rows, 3 * 8 + 10);
+  EXPECT_EQ(rows, 3 * 10 + 12);
 }
 
 TEST(ChatFormat, GivesTheTokensOfTheWholeText) {

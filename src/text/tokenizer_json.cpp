@@ -20,11 +20,15 @@ constexpr std::string_view kLlama4Pattern =
 constexpr std::string_view kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-// Memory for parsed JSON with a ceiling: `[0,0,0,...` costs twelve times its own size, a real
-// tokenizer.json about five times.
+// Memory for parsed JSON with a ceiling. A real tokenizer.json takes two to six times its own size,
+// the most when it is written without spaces; `[0,0,0,...` would take more than twelve times.
+constexpr size_t kMemoryFactor = 10;
+
 class CappedMemory final : public json::memory_resource {
  public:
-  CappedMemory(std::string_view source, size_t limit) : source_(source), limit_(limit) {}
+  // For the JSON `text` of `source`.
+  CappedMemory(std::string_view source, std::string_view text)
+      : source_(source), limit_(kMemoryFactor * text.size() + (size_t{1} << 20)) {}
 
  private:
   void* do_allocate(size_t size, size_t alignment) override {
@@ -342,7 +346,7 @@ Vocabulary vocabulary_from_tokenizer_json(std::string_view text, std::string_vie
   v.source = source_name;
   {
     // The parsed file is freed before anything else is built.
-    CappedMemory memory(source_name, 8 * text.size() + (size_t{1} << 20));
+    CappedMemory memory(source_name, text);
     const json::value value = parse(text, source_name, &memory);
     const Node root(&value, v.source);
     refuse_other_pipelines(root);
@@ -357,7 +361,7 @@ Vocabulary vocabulary_from_tokenizer_json(std::string_view text, std::string_vie
     }
     read_post_processor(root["post_processor"], special, v);
     if (config_text) {
-      CappedMemory config_memory(source_name, 8 * config_text->size() + (size_t{1} << 20));
+      CappedMemory config_memory(source_name, *config_text);
       const std::string config_name = v.source + " with tokenizer_config.json";
       const json::value config = parse(*config_text, config_name, &config_memory);
       read_config(Node(&config, config_name), special, v);

@@ -6,10 +6,13 @@
 #include <boost/json.hpp>
 #include <chrono>
 #include <random>
+#include <set>
 #include <thread>
+#include <tuple>
 
 #include "base/error.h"
 #include "text/detokenizer.h"
+#include "text/merge_queue.h"
 #include "text/test_vocabularies.h"
 #include "text/utf8.h"
 
@@ -61,6 +64,28 @@ TEST(Tokenizer, MergesTheBestPairFirst) {
   EXPECT_EQ(t.encode(""), Tokens{});
 }
 
+TEST(MergeQueue, GivesTheSmallestRankAndPositionWheneverTheyCame) {
+  const unsigned seed = 5;
+  std::mt19937 random(seed);
+  for (int i = 0; i < 200; ++i) {
+    MergeQueue queue;
+    std::multiset<std::pair<uint32_t, uint32_t>> expected;
+    const uint32_t ranks = random() % 5 + 1;
+    for (int step = 0; step < 500; ++step) {
+      uint32_t rank = random() % ranks, position = random() % 1000;
+      if (random() % 2) {
+        queue.push(rank, position);
+        expected.emplace(rank, position);
+      } else {
+        ASSERT_EQ(queue.pop(rank, position), !expected.empty());
+        if (expected.empty()) continue;
+        ASSERT_EQ(std::pair(rank, position), *expected.begin()) << "seed " << seed << ", " << i;
+        expected.erase(expected.begin());
+      }
+    }
+  }
+}
+
 // The definition, step by step: the first merge of the list that applies anywhere, at its leftmost
 // place, again and again.
 Tokens merge_by_definition(const Vocabulary& v, const std::string& piece) {
@@ -91,11 +116,11 @@ Tokens merge_by_definition(const Vocabulary& v, const std::string& piece) {
 TEST(Tokenizer, MergesByTheDefinitionWhateverTheOrderOfTheMerges) {
   const unsigned seed = 11;
   std::mt19937 random(seed);
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     Vocabulary v;
     for (int byte = 0; byte < 256; ++byte) v.tokens.emplace_back(1, static_cast<char>(byte));
-    std::vector<std::string> parts = {"a", "b", "c"};
-    while (parts.size() < 14) {
+    std::vector<std::string> parts = {"a", "b"};
+    while (parts.size() < 12) {
       const std::string text = parts[random() % parts.size()] + parts[random() % parts.size()];
       if (text.size() > 16 || std::find(parts.begin(), parts.end(), text) != parts.end()) continue;
       parts.push_back(text);
@@ -115,13 +140,26 @@ TEST(Tokenizer, MergesByTheDefinitionWhateverTheOrderOfTheMerges) {
     }
     std::shuffle(v.merges.begin(), v.merges.end(), random);
     const Tokenizer t(v);
-    for (const size_t length : {10, 60, 128, 129, 400}) {
-      std::string piece;
-      while (piece.size() < length) piece += parts[random() % parts.size()];
+    for (const size_t length : {10, 60, 128, 129, 200}) {
+      const std::string some[3] = {parts[random() % parts.size()], parts[random() % parts.size()],
+                                   parts[random() % parts.size()]};
+      std::string piece;  // few parts: long runs of equal tokens, which must join from the left
+      while (piece.size() < length) piece += some[random() % 3];
       ASSERT_EQ(t.encode(piece), merge_by_definition(v, piece))
           << "seed " << seed << ", vocabulary " << i << ", piece " << piece;
     }
   }
+}
+
+TEST(Tokenizer, AWholePieceMayBeATokenThatNoMergeMakes) {
+  Vocabulary v = small_vocabulary();
+  v.tokens.push_back("xyzzy");
+  v.kinds.push_back(TokenKind::kNormal);
+  const Token xyzzy = static_cast<Token>(v.tokens.size() - 1);
+  EXPECT_EQ(Tokenizer(v).encode("xyzzy"), (Tokens{'x', 'y', 'z', 'z', 'y'}));
+  v.ignore_merges = true;
+  EXPECT_EQ(Tokenizer(v).encode("xyzzy"), Tokens{xyzzy});
+  EXPECT_EQ(Tokenizer(v).encode("xyzzyx"), (Tokens{'x', 'y', 'z', 'z', 'y', 'x'}));
 }
 
 TEST(Tokenizer, AUsersTextNeverBecomesAControlToken) {
@@ -224,6 +262,23 @@ TEST(Llama4Tokenizer, GivesTheVectorsOfTheSpecification) {
   EXPECT_EQ(t->vocabulary().pad, 200018);
   EXPECT_EQ(t->vocabulary().stops, (Tokens{200001, 200007, 200008}));
   EXPECT_TRUE(t->missing_bytes().empty());
+}
+
+// As the conversion to tokenizer.json writes them: by the rank of the result, then of the parts.
+TEST(Llama4Tokenizer, HasTheMergesThatItsRanksImply) {
+  REQUIRE_TOKENIZER(t, "llama4");
+  const auto& merges = t->vocabulary().merges;
+  EXPECT_EQ(merges.size(), 439802u);
+  std::tuple<Token, Token, Token> last{-1, -1, -1};
+  for (const auto& [left, right] : merges) {
+    const std::string joined =
+        std::string(t->token_bytes(left)) + std::string(t->token_bytes(right));
+    const Tokens result = t->encode_special(joined);  // one piece or not, it only may be one token
+    if (result.size() != 1) continue;
+    const std::tuple<Token, Token, Token> merge{result[0], left, right};
+    ASSERT_LT(last, merge);
+    last = merge;
+  }
 }
 
 TEST(Llama3Tokenizer, HasItsSpecialTokens) {

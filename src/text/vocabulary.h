@@ -1,6 +1,7 @@
 // What a tokenizer file says, as plain data: the bytes of every token, what it is for, the merges,
 // and the few facts around them. Loaders for the three kinds of files that Llama 4-family models
-// come with stand below; a Tokenizer (tokenizer.h) is made from the result. Owns its memory.
+// come with stand below: they check what they read, and the Tokenizer (tokenizer.h) that is made
+// from the result validates the whole. Owns its memory.
 #pragma once
 
 #include <cstdint>
@@ -71,20 +72,20 @@ struct GgufTokenizerFields {
 
 // Models: "gpt2" (byte-level BPE) with pre "llama4" or "gpt-4o" (kLlama4), "llama-bpe", "llama3" or
 // "llama-v3" (kLlama3), "gpt-2" or "default" (kGpt2), "smollm". Anything else is kUnsupported and
-// named; wrong data is kBadData. The result is validated.
+// named; wrong data is kBadData.
 Vocabulary vocabulary_from_gguf(const GgufTokenizerFields& fields);
 
 // The text of a Hugging Face tokenizer.json, at most kMaxTokenizerJsonBytes, and of the
 // tokenizer_config.json beside it, if any, which says bos, eos, pad and the chat template (a
 // chat_template.jinja, where there is one, the caller puts in place afterwards).
 // Byte-level BPE with one of our pre-tokenizers and no normalizer; anything else is kUnsupported
-// and named. Time and memory are linear in the text. The result is validated.
+// and named. Time and memory are linear in the text.
 Vocabulary vocabulary_from_tokenizer_json(std::string_view json, std::string_view source_name,
                                           std::optional<std::string_view> tokenizer_config_json);
 
 // The ranks of a tiktoken file (spec 7.5), tokens[r] being the bytes of rank r. 200,000 ranks are
 // Llama 4 and 128,000 are Llama 3 (else kUnsupported); their special tokens come from
-// special_tokens.h. There is no chat template. The result is validated, and has all 256 bytes.
+// special_tokens.h. There is no chat template. All 256 bytes must have a rank.
 Vocabulary vocabulary_from_tiktoken(std::vector<std::string> tokens, std::string_view source_name);
 
 }  // namespace drover

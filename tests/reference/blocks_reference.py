@@ -45,7 +45,7 @@ def rows_to_quantize(rng):
         np.arange(32) - 15.5,
         np.where(np.arange(32) % 2, 1.0, -1.0),  # two extremes of equal magnitude
         np.where(np.arange(32) == 31, 100.0, 0.01),
-        np.where(np.arange(32) == 0, -127.0, 63.5),
+        np.where(np.arange(32) == 0, -127.0, 62.5),  # a tie: away from zero is not to even
         rng.standard_normal(32) * 1e-7,
         rng.standard_normal(32) * 1e4,
         np.abs(rng.standard_normal(32)),

@@ -45,6 +45,7 @@ CONVERSATIONS = [
      ("user", "\tWhy?\u00a0\n\n")],
     [("user", "What is the weather?"), ("assistant", "[weather(city=\"Rome\")]"),
      ("tool", "{\"sky\": \"blue\\n\"}\n\t\x01é"), ("assistant", "Blue.")],
+    [("system", "\x1c\u2003 x\u3000\x1f\u0085"), ("user", "\x1d\u00a0y\u200b\u2029"), ("assistant", "")],
     [("user", ""), ("system", " late \n"), ("developer", "naïve 日本 12345")],
 ]
 

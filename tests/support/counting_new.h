@@ -1,5 +1,5 @@
-// Replaces operator new and delete of a test program to learn how much memory a piece of work holds at
-// its worst. Include it in one file of the program. For work on one thread.
+// Replaces operator new and delete of a test program to learn how much memory a piece of work holds
+// at its worst. Include it in one file of the program. For work on one thread.
 #pragma once
 
 #include <malloc.h>

@@ -1,5 +1,6 @@
-// Seeded damage to bytes, for tests that feed readers with what no writer writes. The same seed gives
-// the same damage everywhere: only the generator's raw bits are used, no distribution of the library.
+// Seeded damage to bytes, for tests that feed readers with what no writer writes. The same seed
+// gives the same damage everywhere: only the generator's raw bits are used, no distribution of the
+// library.
 #pragma once
 
 #include <algorithm>
@@ -27,11 +28,33 @@ class Mutator {
 
   // A number on which arithmetic on sizes tends to break.
   uint64_t number() {
-    static const std::vector<uint64_t> kNumbers = {
-        0,          1,          2,          3,          7,         8,         31,        32,
-        64,         255,        256,        65535,      65536,     1u << 20,  1u << 24,  0x7fffffff,
-        0x80000000, 0xffffffff, 1ull << 32, 1ull << 40, (1ull << 62) - 1,     1ull << 62,
-        (1ull << 63) - 1,       1ull << 63, ~0ull - 31, ~0ull - 1, ~0ull};
+    static const std::vector<uint64_t> kNumbers = {0,
+                                                   1,
+                                                   2,
+                                                   3,
+                                                   7,
+                                                   8,
+                                                   31,
+                                                   32,
+                                                   64,
+                                                   255,
+                                                   256,
+                                                   65535,
+                                                   65536,
+                                                   1u << 20,
+                                                   1u << 24,
+                                                   0x7fffffff,
+                                                   0x80000000,
+                                                   0xffffffff,
+                                                   1ull << 32,
+                                                   1ull << 40,
+                                                   (1ull << 62) - 1,
+                                                   1ull << 62,
+                                                   (1ull << 63) - 1,
+                                                   1ull << 63,
+                                                   ~0ull - 31,
+                                                   ~0ull - 1,
+                                                   ~0ull};
     return one_in(8) ? bits_() : pick(kNumbers);
   }
 
@@ -39,7 +62,8 @@ class Mutator {
   void set_number(std::string& bytes, size_t offset, size_t width) {
     const uint64_t value = number();
     if (offset >= bytes.size()) return;
-    std::memcpy(bytes.data() + offset, &value, std::min({width, sizeof(value), bytes.size() - offset}));
+    std::memcpy(bytes.data() + offset, &value,
+                std::min({width, sizeof(value), bytes.size() - offset}));
   }
 
   // One random fault in [begin, end) of the bytes: flipped bits, overwritten numbers, bytes lost,

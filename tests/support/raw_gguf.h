@@ -1,5 +1,5 @@
-// GGUF bytes put together by hand, right or wrong, independent of Drover's writer. It remembers where
-// the numbers stand that a reader must not trust.
+// GGUF bytes put together by hand, right or wrong, independent of Drover's writer. It remembers
+// where the numbers stand that a reader must not trust.
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,8 @@ namespace drover::testing {
 
 class TempFolder {
  public:
-  explicit TempFolder(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+  explicit TempFolder(
+      const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
     std::string name = (parent / "drover-test-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw_errno("create", name, errno);
     path_ = name;

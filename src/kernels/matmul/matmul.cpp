@@ -1,5 +1,7 @@
 #include "kernels/matmul/matmul.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -13,8 +15,15 @@ using internal::kTileRows;
 using internal::MatmulTile;
 
 // Activations that one task goes over again for every panel of weights: half of the second-level
-// cache that processors of the last years have at least.
-constexpr int64_t kActivationBytes = 512 << 10;
+// cache, the rest being for the weights that come in. More tokens per task read the weights less
+// often.
+int64_t activation_bytes() {
+  static const int64_t bytes = [] {
+    const int64_t reported = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 where unknown
+    return std::clamp<int64_t>(reported, 512 << 10, 4 << 20) / 2;
+  }();
+  return bytes;
+}
 
 // Weights that a task of few tokens reads: some microseconds of work from memory, so that handing
 // out tasks costs nothing and the threads still end together.
@@ -37,7 +46,7 @@ Cut cut(const MatmulJob& job) {
                                   : job.w.cols * static_cast<int64_t>(sizeof(float));
   Cut out;
   // Few tokens per piece would unpack the weights too often.
-  out.tokens = std::max<int64_t>(48, kActivationBytes / std::max<int64_t>(1, token_bytes));
+  out.tokens = std::max<int64_t>(48, activation_bytes() / std::max<int64_t>(1, token_bytes));
   out.tokens = std::min(std::max<int64_t>(1, job.x.rows), out.tokens);
   // A row panel is enough work for many tokens; few tokens need more rows.
   const int64_t row_work = std::max<int64_t>(1, job.w.row_stride() * out.tokens);
@@ -63,16 +72,16 @@ void check(const MatmulJob& job) {
   }
 }
 
-void (*tile_kernel(Isa isa))(const MatmulTile&) {
+}  // namespace
+
+internal::MatmulTileKernel* internal::matmul_tile_kernel(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return internal::matmul_tile_avx512;
-  if (isa == Isa::kAvx2) return internal::matmul_tile_avx2;
+  if (isa == Isa::kAvx512) return matmul_tile_avx512;
+  if (isa == Isa::kAvx2) return matmul_tile_avx2;
 #endif
   (void)isa;
-  return internal::matmul_tile_plain;
+  return matmul_tile_plain;
 }
-
-}  // namespace
 
 void matmul(Context& context, std::span<const MatmulJob> jobs) {
   std::vector<Cut> cuts;
@@ -91,7 +100,7 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     tasks += cuts.back().tasks;
     scratch_bytes = std::max(scratch_bytes, internal::matmul_scratch_bytes(job.w.type, job.w.cols));
   }
-  const auto kernel = tile_kernel(context.isa);
+  const auto kernel = internal::matmul_tile_kernel(context.isa);
   context.threads.run(tasks, [&](int64_t task, int worker) {
     // The last job whose first task is not beyond this one; jobs without tasks come before it.
     const auto after = std::upper_bound(first_task.begin(), first_task.end(), task);

@@ -120,26 +120,39 @@ void multiply_float_tokens(const MatmulTile& tile, const Element* w, int64_t w_s
   }
 }
 
+// The tile's rows as floats, one after the other and aligned. The rows that this thread is likely
+// to widen next are asked for on the way, to arrive while these are multiplied.
+template <class V, class Element>
+void widen_rows(const MatmulTile& tile, const Element* w, float* widened) {
+  const int64_t stride = widened_stride(tile.cols);
+  const int64_t ahead = (tile.next_row - tile.row_begin) * tile.w_stride;
+  for (int64_t r = 0; r < tile.row_end - tile.row_begin; ++r) {
+    const Element* row = row_of(w, r * tile.w_stride);
+    float* to = widened + r * stride;
+    int64_t k = 0;
+    for (; k + 16 <= tile.cols; k += 16) {
+      __builtin_prefetch(
+          reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(row + k) + ahead), /*rw=*/0,
+          /*locality=*/2);
+      V::store_wide(to + k, V::widen(row + k));
+    }
+    if (k < tile.cols) V::store_wide(to + k, load_tail<V>(row + k, tile.cols - k));
+  }
+}
+
 template <class V, class Element>
 void multiply_float(const MatmulTile& tile) {
   const auto* w = reinterpret_cast<const Element*>(tile.w + tile.row_begin * tile.w_stride);
   auto* widened = reinterpret_cast<float*>(tile.scratch);
-  const int64_t padded = padded_cols(tile.cols);
-  float* sums = widened + kTileRows * padded;
+  float* sums = widened + kTileRows * widened_stride(tile.cols);
   if (tile.tokens <= V::kFloatTokens) {
-    multiply_float_tokens<V>(tile, w, tile.w_stride, /*piece_cols=*/padded, sums);
+    multiply_float_tokens<V>(tile, w, tile.w_stride, /*piece_cols=*/padded_cols(tile.cols), sums);
     return;
   }
-  // Float weights are copied too: that aligns them, and their rows' distance is no power of two.
-  for (int64_t r = 0; r < tile.row_end - tile.row_begin; ++r) {
-    const Element* row = row_of(w, r * tile.w_stride);
-    float* to = widened + r * padded;
-    int64_t k = 0;
-    for (; k + 16 <= tile.cols; k += 16) V::store_wide(to + k, V::widen(row + k));
-    if (k < tile.cols) V::store_wide(to + k, load_tail<V>(row + k, tile.cols - k));
-  }
+  widen_rows<V>(tile, w, widened);
   multiply_float_tokens<V>(tile, static_cast<const float*>(widened),
-                           padded * static_cast<int64_t>(sizeof(float)), kFloatPanelCols, sums);
+                           widened_stride(tile.cols) * static_cast<int64_t>(sizeof(float)),
+                           kFloatPanelCols, sums);
 }
 
 // False for a type that is not a float.

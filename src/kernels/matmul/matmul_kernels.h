@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/isa.h"
 #include "kernels/matmul/int8_rows.h"
 #include "tensor/dtype.h"
 
@@ -48,12 +49,21 @@ inline constexpr int64_t kFloatTileTokens = 6;
 // K filled up to whole groups of 16, as the definition of float products asks.
 constexpr int64_t padded_cols(int64_t cols) { return (cols + 15) / 16 * 16; }
 
+// Floats between the widened rows: a cache line more, since rows a power of two apart would share
+// few sets of a cache and look alike to the check of loads against earlier stores.
+constexpr int64_t widened_stride(int64_t cols) { return padded_cols(cols) + 16; }
+
 // Scratch memory that any tile of these weights needs: a panel of codes, scales and minima; or
 // kTileRows rows widened to float and the partial sums of a few tokens.
 inline int64_t matmul_scratch_bytes(DType type, int64_t cols) {
   if (is_quantized(type)) return kPanelBlocks * kTileRows * (32 + 2 * sizeof(float));
-  return (kTileRows * padded_cols(cols) + kTileRows * kFloatTileTokens * 16) * sizeof(float);
+  return (kTileRows * widened_stride(cols) + kTileRows * kFloatTileTokens * 16) * sizeof(float);
 }
+
+using MatmulTileKernel = void(const MatmulTile& tile);
+
+// The kernel of this instruction set; the plain one where the set does not exist.
+MatmulTileKernel* matmul_tile_kernel(Isa isa);
 
 void matmul_tile_plain(const MatmulTile& tile);
 void matmul_tile_avx2(const MatmulTile& tile);

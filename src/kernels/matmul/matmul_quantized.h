@@ -23,6 +23,11 @@ template <class Kind>
   return &x.unused;
 }
 
+template <class V>
+int64_t passes_of(const MatmulTile& tile) {
+  return (tile.tokens + V::kTokens - 1) / V::kTokens;
+}
+
 // One vector of rows: where it starts, and which of its lanes are wanted. At the end of a matrix it
 // is moved up so that it reads only rows that are there.
 template <class V>
@@ -42,7 +47,8 @@ RowVector<V> row_vector(const MatmulTile& tile, int64_t row) {
 template <class V, class Kind, int kVectors, int kTokens>
 void multiply_panel(const PanelBlock<V>* panel, int64_t blocks, const Int8Block* x,
                     int64_t x_stride, const RowVector<V>* rows, float* out, int64_t out_stride,
-                    bool first) {
+                    bool first, Prefetch& next) {
+  Prefetch prefetch = next;
   typename V::Float acc[kVectors][kTokens];
   for (int v = 0; v < kVectors; ++v) {
     for (int t = 0; t < kTokens; ++t) {
@@ -51,8 +57,10 @@ void multiply_panel(const PanelBlock<V>* panel, int64_t blocks, const Int8Block*
     }
   }
   for (int64_t b = 0; b < blocks; ++b) {
+    prefetch.advance();
     V::template add_block<Kind, kVectors, kTokens>(panel + b, x + b, x_stride, acc);
   }
+  next = prefetch;
   for (int v = 0; v < kVectors; ++v) {
     for (int t = 0; t < kTokens; ++t) {
       V::store_lanes(out + t * out_stride + rows[v].row, rows[v].lanes, acc[v][t]);
@@ -64,8 +72,8 @@ void multiply_panel(const PanelBlock<V>* panel, int64_t blocks, const Int8Block*
 // its share.
 template <class V, class Kind, int kVectors>
 void multiply_tokens(const MatmulTile& tile, const PanelBlock<V>* panel, int64_t first_block,
-                     int64_t blocks, const RowVector<V>* rows) {
-  const int64_t passes = (tile.tokens + V::kTokens - 1) / V::kTokens;
+                     int64_t blocks, const RowVector<V>* rows, Prefetch& next) {
+  const int64_t passes = passes_of<V>(tile);
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t begin = pass * tile.tokens / passes, end = (pass + 1) * tile.tokens / passes;
     const Int8Block* x = tile.x8 + begin * tile.x8_stride + first_block;
@@ -73,7 +81,7 @@ void multiply_tokens(const MatmulTile& tile, const PanelBlock<V>* panel, int64_t
     unrolled<V::kTokens>([&](auto t) {
       if (end - begin == t + 1) {
         multiply_panel<V, Kind, kVectors, t + 1>(panel, blocks, x, tile.x8_stride, rows, out,
-                                                 tile.out_stride, first_block == 0);
+                                                 tile.out_stride, first_block == 0, next);
       }
     });
   }
@@ -92,18 +100,22 @@ void multiply_quantized(const MatmulTile& tile) {
     const RowVector<V> rows[2] = {row_vector<V>(tile, row),
                                   row_vector<V>(tile, two ? row + V::kRows : row)};
     const int64_t next = row + 2 * V::kRows < tile.row_end ? row + 2 * V::kRows : tile.next_row;
-    Prefetch prefetch{reinterpret_cast<uintptr_t>(tile.w) + next * tile.w_stride};
+    const auto next_bytes = reinterpret_cast<uintptr_t>(tile.w) + next * tile.w_stride;
+    const int64_t step = (1 + two) * V::kRows * tile.w_stride / blocks;
+    const int64_t passes = passes_of<V>(tile);
+    Prefetch by_unpacking{next_bytes, passes == 1 ? step / (1 + two) : 0};
+    Prefetch by_multiplying{next_bytes, passes == 1 ? 0 : step / passes + 1};
     for (int64_t first = 0; first < blocks; first += kPanelBlocks) {
       const int64_t count = blocks - first < kPanelBlocks ? blocks - first : kPanelBlocks;
       const std::byte* w = tile.w + first / block_group * group_bytes;
       for (int v = 0; v < 1 + two; ++v) {
-        Unpack::unpack(w + rows[v].row * tile.w_stride, tile.w_stride, count, prefetch,
+        Unpack::unpack(w + rows[v].row * tile.w_stride, tile.w_stride, count, by_unpacking,
                        panel + v * kPanelBlocks);
       }
       if (two) {
-        multiply_tokens<V, Kind, 2>(tile, panel, first, count, rows);
+        multiply_tokens<V, Kind, 2>(tile, panel, first, count, rows, by_multiplying);
       } else {
-        multiply_tokens<V, Kind, 1>(tile, panel, first, count, rows);
+        multiply_tokens<V, Kind, 1>(tile, panel, first, count, rows, by_multiplying);
       }
     }
   }

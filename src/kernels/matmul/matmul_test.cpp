@@ -10,7 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "base/aligned.h"
 #include "base/error.h"
+#include "kernels/matmul/matmul_kernels.h"
 #include "tensor/dequantize.h"
 #include "tensor/float16.h"
 #include "tensor/quantize.h"
@@ -320,6 +322,46 @@ TEST(Matmul, JobsOfOneCallGiveTheBitsOfSeparateCalls) {
     for (size_t i = 0; i < problems.size(); ++i) {
       EXPECT_TRUE(same_bits(multiply(context(isa), problems[i]), out[i]))
           << isa_name(isa) << " job " << i;
+    }
+  }
+}
+
+// Tasks run side by side: none may write a row of another, not even the value it would have anyway.
+TEST_P(AnyMatmul, ATileWritesItsOwnRowsOnly) {
+  std::mt19937 random(7);
+  const Problem p(GetParam(), 7, 70, 768, random);
+  Int8Rows x8;
+  quantize_rows(context(Isa::kPlain), p.x_view(), x8);
+  AlignedArray<std::byte> scratch(
+      static_cast<size_t>(internal::matmul_scratch_bytes(p.type, p.cols)));
+  const auto expected = multiply(context(Isa::kPlain), p);
+  for (Isa isa : available_isas()) {
+    const auto kernel = internal::matmul_tile_kernel(isa);
+    for (auto [begin, end] : {std::pair<int64_t, int64_t>{0, 32}, {32, 64}, {64, 70}}) {
+      std::vector<float> out(static_cast<size_t>(p.tokens * 75), kUntouched);
+      internal::MatmulTile tile{};
+      tile.type = p.type;
+      tile.cols = p.cols;
+      tile.w = p.w().data;
+      tile.w_stride = p.w().row_stride();
+      tile.w_rows = p.rows;
+      tile.row_begin = begin;
+      tile.row_end = end;
+      tile.next_row = end;
+      tile.tokens = p.tokens;
+      tile.x = p.x_view().data;
+      tile.x_stride = p.x_view().stride;
+      tile.x8 = x8.row(0);
+      tile.x8_stride = x8.blocks_per_row();
+      tile.out = out.data();
+      tile.out_stride = 75;
+      tile.scratch = scratch.data();
+      kernel(tile);
+      for (int64_t i = 0; i < p.tokens * 75; ++i) {
+        const bool own = i % 75 >= begin && i % 75 < end;
+        ASSERT_EQ(out[static_cast<size_t>(i)], own ? expected[static_cast<size_t>(i)] : kUntouched)
+            << isa_name(isa) << " rows from " << begin << ", token " << i / 75 << " row " << i % 75;
+      }
     }
   }
 }
