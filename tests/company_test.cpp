@@ -43,7 +43,7 @@ class Company : public ::testing::TestWithParam<Case> {
     return logits_of(*model_, context, golden_.tokens, cache);
   }
 
-  TemporaryFolder folder_;
+  TempFolder folder_;
   Golden golden_;
   std::unique_ptr<Model> model_;
 };

@@ -47,7 +47,7 @@ TEST_P(Goldens, SafetensorsGiveTheReferencesLogits) {
 
 TEST_P(OlderGoldens, TheOlderSpellingOfTheConfigurationMeansTheSame) {
   const Golden& golden = GetParam();
-  TemporaryFolder folder;
+  TempFolder folder;
   std::filesystem::create_directory(folder / "model");
   for (const auto& entry : std::filesystem::directory_iterator(golden.folder())) {
     std::filesystem::copy(entry.path(), folder / "model" / entry.path().filename());
@@ -64,7 +64,7 @@ TEST_P(OlderGoldens, TheOlderSpellingOfTheConfigurationMeansTheSame) {
 // folder, whatever the folder's type; and in the folder's own type too.
 TEST_P(Goldens, TheGgufThatConvertMakesGivesTheSameBits) {
   const Golden& golden = GetParam();
-  TemporaryFolder folder;
+  TempFolder folder;
   Context context(2);
   const auto model = Model::load(golden.folder().string());
   const auto expected = logits_of(*model, context, golden.tokens);
@@ -92,7 +92,7 @@ TEST_P(Goldens, TheGgufThatConvertMakesGivesTheSameBits) {
 // experts: choosing another expert is no small disturbance, and bf16 can tip a close choice.
 TEST_P(DenseGoldens, RoundingToBf16CostsEightTimesWhatRoundingToF16Costs) {
   const Golden& golden = GetParam();
-  TemporaryFolder folder;
+  TempFolder folder;
   Context context(2);
   const auto model = Model::load(golden.folder().string());
   double difference[2];

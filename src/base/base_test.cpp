@@ -8,6 +8,7 @@
 #include "base/byte_reader.h"
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/file_writer.h"
 #include "base/mapped_file.h"
 #include "base/threads.h"
 
@@ -44,7 +45,7 @@ TEST(ByteReader, NeverReadsPastTheEnd) {
 
 TEST(MappedFile, MapsWhatWasWrittenAndRefusesFolders) {
   const auto path = std::filesystem::temp_directory_path() / "drover_base_test.bin";
-  write_file_atomically(path, "hello");
+  write_file(path, "hello");
   MappedFile file(path);
   ASSERT_EQ(file.bytes().size(), 5u);
   EXPECT_EQ(static_cast<char>(file.bytes()[4]), 'o');
@@ -58,6 +59,18 @@ TEST(MappedFile, MapsWhatWasWrittenAndRefusesFolders) {
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kNotFound);
   }
+}
+
+TEST(FileWriter, AnAbandonedFileLeavesTheOldOne) {
+  const auto path = std::filesystem::temp_directory_path() / "drover_base_test_writer.bin";
+  write_file(path, "old");
+  {
+    FileWriter file(path);
+    file.write("new, but never finished");
+  }
+  EXPECT_EQ(read_file(path, 100), "old");
+  EXPECT_FALSE(std::filesystem::exists(path.string() + ".partial"));
+  std::filesystem::remove(path);
 }
 
 TEST(ThreadPool, RunsEveryTaskOnceOnAnyNumberOfThreads) {

@@ -43,15 +43,6 @@ struct OpenFile {
   }
 };
 
-void write_all(int fd, std::string_view bytes, const std::string& path) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw_errno("write", path, errno);
-    bytes.remove_prefix(static_cast<size_t>(n));
-  }
-}
-
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path.string()) {
@@ -100,21 +91,6 @@ std::string read_file(const std::filesystem::path& path, size_t limit) {
   }
   out.resize(done);
   return out;
-}
-
-void write_file_atomically(const std::filesystem::path& path, std::string_view bytes) {
-  const std::string final_name = path.string();
-  const std::string name = final_name + ".partial";
-  Descriptor file(::open(name.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-  if (file.fd < 0) throw_errno("create", name, errno);
-  try {
-    write_all(file.fd, bytes, name);
-    if (::fsync(file.fd) != 0) throw_errno("flush", name, errno);
-    if (::rename(name.c_str(), final_name.c_str()) != 0) throw_errno("rename", name, errno);
-  } catch (const Error&) {
-    ::unlink(name.c_str());
-    throw;
-  }
 }
 
 }  // namespace drover

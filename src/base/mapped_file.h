@@ -33,8 +33,4 @@ class MappedFile {
 // The whole file as a string; refuses files over `limit` bytes with kLimit.
 std::string read_file(const std::filesystem::path& path, size_t limit);
 
-// Writes the file so that readers see the old one or the new one, never a part: a temporary beside
-// it, flushed, then renamed.
-void write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
-
 }  // namespace drover

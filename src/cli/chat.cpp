@@ -3,7 +3,7 @@
 #include <boost/json.hpp>
 #include <cstdio>
 
-#include "base/mapped_file.h"
+#include "base/file_writer.h"
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/line_reader.h"
@@ -162,7 +162,7 @@ class Chat {
     for (const Message& message : with_system(messages_)) {
       messages.push_back({{"role", message.role}, {"content", message.content}});
     }
-    write_file_atomically(file, json::serialize(json::object{{"messages", messages}}) + "\n");
+    write_file(file, json::serialize(json::object{{"messages", messages}}) + "\n");
     print_out(fmt::format("Saved {} messages.\n", messages.size()));
   }
 

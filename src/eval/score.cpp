@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "formats/file_writer.h"
+#include "base/file_writer.h"
 
 namespace drover {
 namespace {

@@ -16,10 +16,10 @@
 #include "formats/json.h"
 #include "formats/safetensors.h"
 #include "formats/tiktoken.h"
-#include "support/counting_new.h"
-#include "support/mutate.h"
-#include "support/raw_gguf.h"
-#include "support/temp_folder.h"
+#include "tests/support/counting_new.h"
+#include "tests/support/mutate.h"
+#include "tests/support/raw_gguf.h"
+#include "tests/support/temp_folder.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>

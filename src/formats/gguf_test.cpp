@@ -6,9 +6,9 @@
 #include <cstring>
 #include <fstream>
 
-#include "support/expect_error.h"
-#include "support/raw_gguf.h"
-#include "support/temp_folder.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/raw_gguf.h"
+#include "tests/support/temp_folder.h"
 
 namespace drover {
 namespace {

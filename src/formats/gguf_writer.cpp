@@ -1,7 +1,7 @@
 #include "formats/gguf_writer.h"
 
 #include "base/error.h"
-#include "formats/file_writer.h"
+#include "formats/tensor_writer.h"
 
 namespace drover {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "support/expect_error.h"
-#include "support/temp_folder.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temp_folder.h"
 
 namespace drover {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <chrono>
 
-#include "support/expect_error.h"
-#include "support/temp_folder.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temp_folder.h"
 
 namespace drover {
 namespace {

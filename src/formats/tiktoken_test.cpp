@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "support/expect_error.h"
-#include "support/temp_folder.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temp_folder.h"
 
 namespace drover {
 namespace {

@@ -13,6 +13,7 @@
 #include "base/mapped_file.h"
 #include "model/decoder.h"
 #include "model/model.h"
+#include "tests/support/temp_folder.h"
 
 namespace drover::testing {
 
@@ -97,26 +98,5 @@ inline double relative_difference(std::span<const float> a, std::span<const floa
   }
   return difference / largest;
 }
-
-// A folder of its own for one test, removed at the end.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "drover_test_XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-    path_ = pattern;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 }  // namespace drover::testing

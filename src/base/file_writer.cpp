@@ -1,4 +1,4 @@
-#include "formats/file_writer.h"
+#include "base/file_writer.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -88,23 +88,10 @@ void FileWriter::commit() {
   }
 }
 
-void write_tensor_data(FileWriter& file, size_t index, const std::string& name, uint64_t bytes,
-                       const TensorProducer& producer, const Progress& progress, uint64_t done,
-                       uint64_t total) {
-  uint64_t written = 0;
-  producer(index, [&](std::span<const std::byte> piece) {
-    written += piece.size();
-    if (written > bytes) {
-      throw_error(ErrorKind::kInternal, "tensor {}: expected {} bytes to write, got more",
-                  printable(name), bytes);
-    }
-    file.write(piece);
-    if (progress) progress(done + written, total);
-  });
-  if (written != bytes) {
-    throw_error(ErrorKind::kInternal, "tensor {}: expected {} bytes to write, got {}",
-                printable(name), bytes, written);
-  }
+void write_file(const std::filesystem::path& path, std::string_view bytes) {
+  FileWriter file(path);
+  file.write(bytes);
+  file.commit();
 }
 
 }  // namespace drover

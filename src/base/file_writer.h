@@ -1,4 +1,4 @@
-// Writes a large file piece by piece so that readers see the old one or the whole new one: into
+// Writes a file piece by piece so that readers see the old one or the whole new one: into
 // PATH.partial, then flushed and renamed. Without commit() the destructor removes what was written.
 #pragma once
 
@@ -9,9 +9,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "base/progress.h"
-#include "formats/named_tensor.h"
 
 namespace drover {
 
@@ -47,11 +44,7 @@ class FileWriter {
   std::vector<std::byte> buffer_;  // small pieces are gathered
 };
 
-// Writes the bytes of tensor number `index` as the producer gives them. A producer that gives more
-// or fewer than `bytes` is a kInternal Error. `progress` hears of `done` + what is written of
-// `total`.
-void write_tensor_data(FileWriter& file, size_t index, const std::string& name, uint64_t bytes,
-                       const TensorProducer& producer, const Progress& progress, uint64_t done,
-                       uint64_t total);
+// Writes a whole file the same way.
+void write_file(const std::filesystem::path& path, std::string_view bytes);
 
 }  // namespace drover
