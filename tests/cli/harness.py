@@ -1,5 +1,5 @@
-"""What the tests of the command line share: a small model made by hand, ways to run the program, and
-the few file formats that the tests read for themselves."""
+"""What the tests of the command line share: a small model made by hand, ways to run the program,
+and the few file formats that the tests read for themselves."""
 
 import array
 import json
@@ -174,7 +174,7 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     def ready(self, prompt="> "):
-        """Waits for the prompt, and then until keys are keys: for a moment after the prompt is shown
+        """Waits for the prompt, and then until keys are keys: for a moment after it is shown
         Ctrl-C and Ctrl-D still mean to the terminal what they mean to a shell."""
         self.expect(prompt)
         end = time.monotonic() + 60
@@ -237,8 +237,8 @@ class CliTest(unittest.TestCase):
         shared = pathlib.Path(cls._shared.name)
         cls.scout = copy_golden("scout", shared / "scout")
         cls.llama = copy_golden("llama", shared / "llama")
-        # Answers without an end in sight: a long context, and control tokens that are never the best,
-        # since their rows of the output matrix are zero.
+        # Answers without an end in sight: a long context, and control tokens that are never the
+        # best, since their rows of the output matrix are zero.
         cls.endless = copy_golden("scout", shared / "endless", max_position_embeddings=1 << 20)
         (cls.endless / "generation_config.json").write_text('{"do_sample": false}')
         with open(cls.endless / "model.safetensors", "r+b") as file:

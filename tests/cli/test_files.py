@@ -58,7 +58,7 @@ class Inspect(CliTest):
         shapes = {t["name"]: t["shape"] for t in facts["tensors"]}
         self.assertEqual(shapes, harness.safetensors_shapes(self.scout))
         self.assertEqual(facts["weight_bytes"], sum(4 * math.prod(s) for s in shapes.values()))
-        # One global layer of keys and of values, two bytes each; values stand in rows of whole vectors.
+        # One global layer, two bytes each; values stand in rows of whole vectors.
         size = config["head_dim"] + math.ceil(config["head_dim"] / 16) * 16
         self.assertEqual(
             facts["cache"]["bf16"]["global_bytes_per_token"], config["kv_heads"] * size * 2
