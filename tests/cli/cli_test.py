@@ -17,12 +17,16 @@ if __name__ == "__main__":
         sys.exit(f"expected the path of the program, got {binary!r}")
     harness.drover = str(pathlib.Path(binary).resolve())
     import test_chat, test_edges, test_files, test_run  # after the program is known
+
     loader = unittest.TestLoader()
     modules = (test_run, test_chat, test_files, test_edges)
     if arguments:
         suite = unittest.TestSuite(
             loader.loadTestsFromName(name, module)
-            for module in modules for name in arguments if hasattr(module, name.split(".")[0]))
+            for module in modules
+            for name in arguments
+            if hasattr(module, name.split(".")[0])
+        )
     else:
         suite = unittest.TestSuite(loader.loadTestsFromModule(module) for module in modules)
     result = unittest.TextTestRunner(verbosity=2 if arguments else 1).run(suite)

@@ -14,8 +14,17 @@ from harness import CliTest, Terminal
 
 class ChatInAPipe(CliTest):
     def chat(self, lines, *more, model=None, **env):
-        return self.good("chat", model or self.scout, "-n", 8, "--seed", 4, *more, stdin="".join(
-            line + "\n" for line in lines).encode(), env=env)
+        return self.good(
+            "chat",
+            model or self.scout,
+            "-n",
+            8,
+            "--seed",
+            4,
+            *more,
+            stdin="".join(line + "\n" for line in lines).encode(),
+            env=env,
+        )
 
     def test_every_line_is_a_question(self):
         two = self.chat(["hi", "", "   ", "and then?"])
@@ -24,7 +33,9 @@ class ChatInAPipe(CliTest):
         self.chat(["hi", "and then?", f"/save {saved}"])
         messages = json.loads(saved.read_text())["messages"]
         self.assertEqual([m["role"] for m in messages], ["user", "assistant"] * 2)
-        self.assertEqual([m["content"] for m in messages if m["role"] == "user"], ["hi", "and then?"])
+        self.assertEqual(
+            [m["content"] for m in messages if m["role"] == "user"], ["hi", "and then?"]
+        )
         answers = [m["content"] for m in messages if m["role"] == "assistant"]
         self.assertEqual(two.text, answers[0] + "\n" + answers[1] + "\n")
 
@@ -35,7 +46,9 @@ class ChatInAPipe(CliTest):
     def test_blocks_hold_several_lines(self):
         saved = self.folder / "saved.json"
         self.chat(['"""one', "", '/two"""', '"""three"""', '"""', "four", '"""', f"/save {saved}"])
-        questions = [m["content"] for m in json.loads(saved.read_text())["messages"] if m["role"] == "user"]
+        questions = [
+            m["content"] for m in json.loads(saved.read_text())["messages"] if m["role"] == "user"
+        ]
         self.assertEqual(questions, ["one\n\n/two", "three", "\nfour\n"])
 
     def test_a_block_that_never_ends_is_asked_at_the_end_of_input(self):
@@ -43,12 +56,24 @@ class ChatInAPipe(CliTest):
 
     def test_system_clear_save_and_load(self):
         saved = self.folder / "saved.json"
-        out = self.chat(["/system", "/system be kind", "/system", "hi", f"/save {saved}", "/clear",
-                         f"/load {saved}", f"/save {saved}.again"]).text
+        out = self.chat(
+            [
+                "/system",
+                "/system be kind",
+                "/system",
+                "hi",
+                f"/save {saved}",
+                "/clear",
+                f"/load {saved}",
+                f"/save {saved}.again",
+            ]
+        ).text
         self.assertIn("No system text.\nSet.\nbe kind\n", out)
         self.assertIn("Saved 3 messages.\nForgotten.\nLoaded 2 messages.\nSaved 3 messages.\n", out)
         self.assertEqual(saved.read_text(), pathlib.Path(f"{saved}.again").read_text())
-        self.assertEqual(json.loads(saved.read_text())["messages"][0], {"role": "system", "content": "be kind"})
+        self.assertEqual(
+            json.loads(saved.read_text())["messages"][0], {"role": "system", "content": "be kind"}
+        )
 
     def test_a_loaded_conversation_goes_on_as_if_it_had_never_stopped(self):
         saved, one, two = (self.folder / name for name in ("saved", "one", "two"))
@@ -76,12 +101,24 @@ class ChatInAPipe(CliTest):
             self.assertIn("/load FILE", result.text)
 
     def test_damaged_conversations_are_refused_whole(self):
-        for text in ("", "[]", '{"messages": 3}', '{"messages": [{"role": "user"}]}', '{"messages": [3]}',
-                     '{"messages": [{"role": "user", "content": 3}]}', "[" * 100000, '{"messages": [' + "1," * 10):
+        for text in (
+            "",
+            "[]",
+            '{"messages": 3}',
+            '{"messages": [{"role": "user"}]}',
+            '{"messages": [3]}',
+            '{"messages": [{"role": "user", "content": 3}]}',
+            "[" * 100000,
+            '{"messages": [' + "1," * 10,
+        ):
             (self.folder / "bad.json").write_text(text)
-            result = self.chat(["hi", f"/load {self.folder}/bad.json", f"/save {self.folder}/kept.json"])
+            result = self.chat(
+                ["hi", f"/load {self.folder}/bad.json", f"/save {self.folder}/kept.json"]
+            )
             self.assertIn("bad.json: ", result.err)
-            self.assertEqual(len(json.loads((self.folder / "kept.json").read_text())["messages"]), 2)
+            self.assertEqual(
+                len(json.loads((self.folder / "kept.json").read_text())["messages"]), 2
+            )
 
     def test_a_full_context_is_told(self):
         result = self.good("chat", self.endless, "--context", 64, "--seed", 1, stdin=b"hi\nhi\n")
@@ -89,8 +126,14 @@ class ChatInAPipe(CliTest):
 
     def test_a_reader_that_is_gone_ends_the_conversation(self):
         with open("/dev/full", "wb") as full:
-            done = subprocess.run([harness.drover, "chat", self.scout, "-n", "3"], input=b"hi\n" * 1000,
-                                  stdout=full, stderr=subprocess.PIPE, env=harness.CLEAN, timeout=60)
+            done = subprocess.run(
+                [harness.drover, "chat", self.scout, "-n", "3"],
+                input=b"hi\n" * 1000,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                env=harness.CLEAN,
+                timeout=60,
+            )
         self.assertEqual(done.returncode, 74)
         self.assertEqual(done.stderr.count(b"cannot write"), 1)
 

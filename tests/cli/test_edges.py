@@ -19,7 +19,10 @@ class Help(CliTest):
         for command in COMMANDS:
             self.assertRegex(text, rf"\n\s+{command}\s+[A-Z]")
         self.assertRegex(self.good("--version").text, r"^\d+\.\d+\.\d+\n$")
-        self.bad(2, "--help", )
+        self.bad(
+            2,
+            "--help",
+        )
         self.bad(2, ["nosuch: expected a subcommand", "drover --help"], "nosuch")
         self.bad(2, ["--model is required", "drover inspect --help"], "inspect")
 
@@ -34,9 +37,17 @@ class Help(CliTest):
     def test_sampling_flags_stand_together(self):
         for command in ("run", "chat"):
             text = self.good(command, "--help").text
-            sampling = text[text.index("Sampling:"):]
-            for flag in ("--temp", "--top-k", "--top-p", "--min-p", "--repeat-penalty", "--seed", "--max-tokens",
-                         "--stop"):
+            sampling = text[text.index("Sampling:") :]
+            for flag in (
+                "--temp",
+                "--top-k",
+                "--top-p",
+                "--min-p",
+                "--repeat-penalty",
+                "--seed",
+                "--max-tokens",
+                "--stop",
+            ):
                 self.assertIn(flag, sampling)
             self.assertLess(text.index("--system"), text.index("Sampling:"))
 
@@ -50,8 +61,14 @@ class Models(CliTest):
         self.bad(code, words, "score", path, "--text", "-", stdin=b"abc")
 
     def test_missing_files(self):
-        self.each(66, ["no/such/file: expected a GGUF file, a Hugging Face folder, or a name in",
-                       "hint: check the spelling"], "no/such/file")
+        self.each(
+            66,
+            [
+                "no/such/file: expected a GGUF file, a Hugging Face folder, or a name in",
+                "hint: check the spelling",
+            ],
+            "no/such/file",
+        )
         self.bad(66, "no/such", "tokenize", "no/such", "x")
         self.bad(66, "no/such", "detokenize", "no/such", "1")
         self.bad(66, "no/such", "convert", "no/such", self.folder / "x.gguf")
@@ -59,16 +76,30 @@ class Models(CliTest):
         self.bad(2, "expected a file, folder or name, got none", "inspect", "")
 
     def test_a_folder_without_a_config(self):
-        self.each(66, ["expected a GGUF file or a folder with config.json and *.safetensors",
-                       "got a folder without config.json"], self.folder)
+        self.each(
+            66,
+            [
+                "expected a GGUF file or a folder with config.json and *.safetensors",
+                "got a folder without config.json",
+            ],
+            self.folder,
+        )
 
     def test_a_folder_without_weights(self):
         shutil.copy(GOLDENS / "scout" / "config.json", self.folder)
-        self.each(66, "expected model.safetensors or model.safetensors.index.json, got neither", self.folder)
+        self.each(
+            66,
+            "expected model.safetensors or model.safetensors.index.json, got neither",
+            self.folder,
+        )
 
     def test_an_unknown_architecture(self):
         model = harness.copy_golden("scout", self.folder / "m", model_type="mistral")
-        self.each(1, ["model_type 'mistral': expected llama4, llama4_text or llama", "hint: Drover runs"], model)
+        self.each(
+            1,
+            ["model_type 'mistral': expected llama4, llama4_text or llama", "hint: Drover runs"],
+            model,
+        )
         gguf = self.gguf("llama")
         data = gguf.read_bytes()
         key = b"general.architecture" + struct.pack("<IQ", 8, 5)
@@ -105,7 +136,7 @@ class Models(CliTest):
     def test_a_file_that_was_cut_short(self):
         gguf = self.gguf("llama")
         data = gguf.read_bytes()
-        gguf.write_bytes(data[:len(data) // 2])
+        gguf.write_bytes(data[: len(data) // 2])
         self.each(65, ["llama.gguf", "expected"], gguf)
         model = harness.copy_golden("sharded", self.folder / "m")
         (model / "model-00002-of-00003.safetensors").unlink()
@@ -132,7 +163,9 @@ class Models(CliTest):
         home.mkdir(parents=True)
         os.symlink(self.folder, home / "models")
         self.good("inspect", "tiny", env={"HOME": str(self.folder / "home")})
-        self.good("inspect", "tiny", env={"XDG_DATA_HOME": str(self.folder / "home" / ".local/share")})
+        self.good(
+            "inspect", "tiny", env={"XDG_DATA_HOME": str(self.folder / "home" / ".local/share")}
+        )
 
     def test_two_models_at_once_are_one_too_many(self):
         self.bad(2, "", "inspect", self.scout, "--model", self.llama)
@@ -170,19 +203,35 @@ class Values(CliTest):
             (["one", "too", "many"], "too"),
         ):
             self.bad(2, words, "run", self.scout, "hi", *flags)
-        self.bad(1, "expected at most the model's 1024 tokens, got 99999999999", "run", self.scout, "hi",
-                 "--context", "99999999999")
+        self.bad(
+            1,
+            "expected at most the model's 1024 tokens, got 99999999999",
+            "run",
+            self.scout,
+            "hi",
+            "--context",
+            "99999999999",
+        )
         self.good("run", self.scout, "hi", "-n", 2, "--batch", 99999999999, "--top-k", 99999999999)
 
     def test_a_chat_format_that_the_vocabulary_lacks_is_refused(self):
-        self.bad(1, "expected a control token <|header_start|>, got none", "run", self.scout, "hi",
-                 "--chat-format", "llama4")
+        self.bad(
+            1,
+            "expected a control token <|header_start|>, got none",
+            "run",
+            self.scout,
+            "hi",
+            "--chat-format",
+            "llama4",
+        )
 
     def test_flags_beat_variables_and_variables_beat_defaults(self):
         env = {"DROVER_CONTEXT": "8"}
         ask = ["run", self.endless, "--raw", "-p", "hi", "--json"]
         self.assertEqual(self.good(*ask, env=env).json["finish_reason"], "context")
-        self.assertEqual(self.good(*ask, "--context", 100, "-n", 50, env=env).json["finish_reason"], "length")
+        self.assertEqual(
+            self.good(*ask, "--context", 100, "-n", 50, env=env).json["finish_reason"], "length"
+        )
         self.bad(2, "got 4096", *ask, env={"DROVER_THREADS": "4096"})
         self.bad(2, "batch", *ask, env={"DROVER_BATCH": "0"})
         self.bad(2, "cache type", *ask, env={"DROVER_CACHE_TYPE": "x"})
@@ -193,13 +242,21 @@ class Values(CliTest):
         env = {"DROVER_MODEL": str(self.scout)}
         self.good("inspect", env=env)
         self.good("run", "-p", "hi", "-n", 1, env=env)
-        self.assertEqual(self.good("inspect", self.llama, "--json", env=env).json["config"]["architecture"], "llama")
+        self.assertEqual(
+            self.good("inspect", self.llama, "--json", env=env).json["config"]["architecture"],
+            "llama",
+        )
 
 
 class Streams(CliTest):
     def shell(self, text, **more):
-        return subprocess.run(["bash", "-c", text, "bash", harness.drover, str(self.scout), str(self.folder)],
-                              capture_output=True, env=harness.CLEAN, timeout=60, **more)
+        return subprocess.run(
+            ["bash", "-c", text, "bash", harness.drover, str(self.scout), str(self.folder)],
+            capture_output=True,
+            env=harness.CLEAN,
+            timeout=60,
+            **more,
+        )
 
     def test_closed_output_is_an_error_and_no_file_takes_its_place(self):
         done = self.shell('"$1" run "$2" hi -n 3 >&-')
@@ -208,7 +265,9 @@ class Streams(CliTest):
         self.assertEqual(self.shell('"$1" inspect "$2" >&-').returncode, 74)
         # Nothing is printed, so nothing fails; and the file holds what it should.
         for streams in (">&-", "2>&-", "<&- >&- 2>&-"):
-            self.assertEqual(self.shell(f'"$1" convert "$2" "$3/m.gguf" --force {streams}').returncode, 0)
+            self.assertEqual(
+                self.shell(f'"$1" convert "$2" "$3/m.gguf" --force {streams}').returncode, 0
+            )
             self.good("inspect", self.folder / "m.gguf")
 
     def test_closed_input_is_an_empty_one(self):

@@ -38,8 +38,11 @@ class Inspect(CliTest):
     def test_parameters_are_those_of_the_tensors_in_every_golden(self):
         for folder in sorted(path for path in GOLDENS.iterdir() if path.is_dir()):
             facts = self.good("inspect", folder, "--json").json
-            self.assertEqual((facts["parameters"]["total"], facts["parameters"]["active"]),
-                             decoder_parameters(folder), folder)
+            self.assertEqual(
+                (facts["parameters"]["total"], facts["parameters"]["active"]),
+                decoder_parameters(folder),
+                folder,
+            )
 
     def test_json_tells_the_scout_like_configuration(self):
         facts = self.good("inspect", self.scout, "--json", "--tensors").json
@@ -47,57 +50,88 @@ class Inspect(CliTest):
         self.assertEqual(config["architecture"], "llama4")
         self.assertEqual(config["rope_layers"], [True, True, True, False])
         self.assertEqual(config["chunked_layers"], [True, True, True, False])
-        self.assertEqual((config["layers"], config["chunk"], config["vocab"], config["context"]), (4, 16, 64, 1024))
+        self.assertEqual(
+            (config["layers"], config["chunk"], config["vocab"], config["context"]),
+            (4, 16, 64, 1024),
+        )
         self.assertEqual(facts["tokenizer"], {"tokens": 62, "chat_format": "chatml"})
         shapes = {t["name"]: t["shape"] for t in facts["tensors"]}
         self.assertEqual(shapes, harness.safetensors_shapes(self.scout))
         self.assertEqual(facts["weight_bytes"], sum(4 * math.prod(s) for s in shapes.values()))
-        # One global layer of keys and of values, two bytes each; values stand in rows of whole vectors.
+        # One global layer, two bytes each; values stand in rows of whole vectors.
         size = config["head_dim"] + math.ceil(config["head_dim"] / 16) * 16
-        self.assertEqual(facts["cache"]["bf16"]["global_bytes_per_token"], config["kv_heads"] * size * 2)
+        self.assertEqual(
+            facts["cache"]["bf16"]["global_bytes_per_token"], config["kv_heads"] * size * 2
+        )
 
     def test_text_tells_the_same_in_words(self):
         text = self.good("inspect", self.scout).text
         total, active = decoder_parameters(self.scout)
-        for words in (f"{total} in all, {active} at work per token", "Hugging Face folder",
-                      "chunk of 16 tokens", "NoPE", "chat format chatml", "not stated", "f32"):
+        for words in (
+            f"{total} in all, {active} at work per token",
+            "Hugging Face folder",
+            "chunk of 16 tokens",
+            "NoPE",
+            "chat format chatml",
+            "not stated",
+            "f32",
+        ):
             self.assertIn(words, text)
         self.assertNotIn("experts", self.good("inspect", self.llama).text)
         self.assertIn("every layer sees the whole past", self.good("inspect", self.llama).text)
-        self.assertIn("model.embed_tokens.weight", self.good("inspect", self.scout, "--tensors").text)
+        self.assertIn(
+            "model.embed_tokens.weight", self.good("inspect", self.scout, "--tensors").text
+        )
 
     def test_a_gguf_file_tells_what_its_folder_tells(self):
         for golden in ("scout", "maverick", "multimodal", "llama", "tied"):
             out = self.folder / f"{golden}.gguf"
             self.good("convert", GOLDENS / golden, out, "--type", "f32")
-            ours, theirs = (self.good("inspect", path, "--json").json for path in (out, GOLDENS / golden))
+            ours, theirs = (
+                self.good("inspect", path, "--json").json for path in (out, GOLDENS / golden)
+            )
             self.assertEqual(ours["parameters"], theirs["parameters"])
             self.assertEqual(ours["cache"], theirs["cache"])
-            for key in ("rope_layers", "chunked_layers", "moe_layers", "chunk", "qk_norm", "context"):
+            for key in (
+                "rope_layers",
+                "chunked_layers",
+                "moe_layers",
+                "chunk",
+                "qk_norm",
+                "context",
+            ):
                 self.assertEqual(ours["config"][key], theirs["config"][key], key)
             self.assertEqual(ours["name"], golden)
             self.assertIn("GGUF version 3", ours["format"])
 
     def test_licences_say_what_they_ask_also_after_converting(self):
-        for front, words in (("license: apache-2.0", "Pass on the licence text"),
-                             ("license: other\nlicense_name: llama4\nlicense_link: https://example.org/l",
-                              "Built with Llama"),
-                             ("license: llama3.1", "Above 700 million monthly users"),
-                             ("license: mit", "copyright notice")):
+        for front, words in (
+            ("license: apache-2.0", "Pass on the licence text"),
+            (
+                "license: other\nlicense_name: llama4\nlicense_link: https://example.org/l",
+                "Built with Llama",
+            ),
+            ("license: llama3.1", "Above 700 million monthly users"),
+            ("license: mit", "copyright notice"),
+        ):
             shutil.rmtree(self.folder / "m", ignore_errors=True)
             model = harness.copy_golden("scout", self.folder / "m")
             (model / "README.md").write_text(f"---\n{front}\n---\n# A model\n")
             self.assertIn(words, self.good("inspect", model).text)
             self.good("convert", model, self.folder / "m.gguf", "--force")
             self.assertIn(words, self.good("inspect", self.folder / "m.gguf").text)
-        self.assertEqual(self.good("inspect", self.folder / "m.gguf", "--json").json["licence"]["id"], "mit")
+        self.assertEqual(
+            self.good("inspect", self.folder / "m.gguf", "--json").json["licence"]["id"], "mit"
+        )
 
     def test_hostile_names_cannot_steer_the_terminal_or_break_json(self):
         model = harness.copy_golden("scout", self.folder / "evil\x1b[31m")
         (model / "README.md").write_bytes(b"---\nlicense: \x1b]0;x\x07\xff\n---\n")
         self.assertNotIn(b"\x1b", self.good("inspect", model, "--tensors").out)
         facts = self.good("inspect", model, "--json")
-        self.assertEqual(json.loads(facts.out.decode("utf-8"))["licence"]["id"], "\x1b]0;x\x07\ufffd")
+        self.assertEqual(
+            json.loads(facts.out.decode("utf-8"))["licence"]["id"], "\x1b]0;x\x07\ufffd"
+        )
 
     @unittest.skipUnless(harness.SMOLLM2.exists(), "SmolLM2 is not in .cache/models")
     def test_a_real_model(self):
@@ -113,7 +147,9 @@ class Tokenize(CliTest):
         ids = [int(word) for word in out.split()]
         self.assertEqual([harness.TOKENS[i] for i in ids], ["the", " ", "th", "i", "n", "g"])
         self.assertEqual(self.good("detokenize", self.scout, *ids).out, b"the thing")
-        self.assertEqual(self.good("detokenize", self.scout, ",".join(map(str, ids))).out, b"the thing")
+        self.assertEqual(
+            self.good("detokenize", self.scout, ",".join(map(str, ids))).out, b"the thing"
+        )
         self.assertEqual(self.good("detokenize", self.scout, stdin=out.encode()).out, b"the thing")
 
     def test_any_bytes_survive_the_round_trip_as_far_as_there_are_tokens(self):
@@ -128,7 +164,9 @@ class Tokenize(CliTest):
         self.assertEqual(self.good("tokenize", self.scout, text, "--special").text.split()[0], "1")
         self.assertEqual(int(self.good("tokenize", self.scout, text, "--count").text), 13)
         self.assertEqual(self.good("detokenize", self.scout, 1, 6).out, b"a")
-        self.assertEqual(self.good("detokenize", self.scout, 1, 6, "--special").out, b"<|im_start|>a")
+        self.assertEqual(
+            self.good("detokenize", self.scout, 1, 6, "--special").out, b"<|im_start|>a"
+        )
         self.bad(2, "has no begin-of-text token", "tokenize", self.scout, "a", "--bos")
 
     def test_json_gives_bytes_and_text_where_there_is_text(self):
@@ -168,12 +206,13 @@ class Score(CliTest):
         (self.folder / "text").write_text(self.TEXT)
         ids = [int(i) for i in self.good("tokenize", self.scout, self.TEXT).text.split()]
         for context in (0, 64, 7):
-            said = self.good("score", self.scout, "--text", self.folder / "text", "--context", context,
-                             "--json").json
+            said = self.good(
+                "score", self.scout, "--text", self.folder / "text", "--context", context, "--json"
+            ).json
             window = context or 1024
             nll, count = 0.0, 0
             for first in range(0, len(ids), window):
-                piece = ids[first:first + window]
+                piece = ids[first : first + window]
                 for row, token in zip(self.logits(piece), piece[1:]):
                     top = max(row)
                     nll += top + math.log(sum(math.exp(x - top) for x in row)) - row[token]
@@ -182,7 +221,9 @@ class Score(CliTest):
             # The same float32 logits; only the order of a sum of 64 doubles may differ.
             self.assertAlmostEqual(said["nll"], nll, delta=1e-12 * nll)
             self.assertAlmostEqual(said["perplexity"], math.exp(nll / count), delta=1e-9)
-        by_pipe = self.good("score", self.scout, "--text", "-", "--context", 7, stdin=self.TEXT.encode()).text
+        by_pipe = self.good(
+            "score", self.scout, "--text", "-", "--context", 7, stdin=self.TEXT.encode()
+        ).text
         self.assertIn(f"perplexity {math.exp(nll / count):.4f} over {count} tokens", by_pipe)
 
     def test_logits_are_those_of_the_reference(self):
@@ -197,9 +238,26 @@ class Score(CliTest):
 
     def test_texts_too_short_to_score_are_refused(self):
         for text in (b"", b"a"):
-            self.bad(2, "expected at least two tokens, got", "score", self.scout, "--text", "-", stdin=text)
-        self.bad(2, "context: expected at least 2", "score", self.scout, "--text", "-", "--context", 1,
-                 stdin=b"abc")
+            self.bad(
+                2,
+                "expected at least two tokens, got",
+                "score",
+                self.scout,
+                "--text",
+                "-",
+                stdin=text,
+            )
+        self.bad(
+            2,
+            "context: expected at least 2",
+            "score",
+            self.scout,
+            "--text",
+            "-",
+            "--context",
+            1,
+            stdin=b"abc",
+        )
 
     def test_a_binary_file_is_text_like_any_other(self):
         (self.folder / "binary").write_bytes(bytes(range(256)) * 8)
@@ -207,23 +265,65 @@ class Score(CliTest):
 
     def test_what_was_asked_must_be_whole(self):
         self.bad(2, "either --text FILE or --tokens LIST", "score", self.scout)
-        self.bad(2, "either --text FILE or --tokens LIST", "score", self.scout, "--text", "x", "--tokens", "1")
-        self.bad(2, "--tokens LIST and --logits FILE together", "score", self.scout, "--tokens", "1")
+        self.bad(
+            2,
+            "either --text FILE or --tokens LIST",
+            "score",
+            self.scout,
+            "--text",
+            "x",
+            "--tokens",
+            "1",
+        )
+        self.bad(
+            2, "--tokens LIST and --logits FILE together", "score", self.scout, "--tokens", "1"
+        )
         out = self.folder / "x.npy"
         for tokens in ("1,x", "1.5", "1,,99999999999999", "1;2", "0x10"):
-            self.bad(2, "expected numbers with commas between", "score", self.scout, "--tokens", tokens,
-                     "--logits", out)
-        self.bad(2, "expected at least one", "score", self.scout, "--tokens", " , ", "--logits", out)
-        self.bad(2, "expected 0 to 63, got 64", "score", self.scout, "--tokens", "1,64", "--logits", out)
+            self.bad(
+                2,
+                "expected numbers with commas between",
+                "score",
+                self.scout,
+                "--tokens",
+                tokens,
+                "--logits",
+                out,
+            )
+        self.bad(
+            2, "expected at least one", "score", self.scout, "--tokens", " , ", "--logits", out
+        )
+        self.bad(
+            2, "expected 0 to 63, got 64", "score", self.scout, "--tokens", "1,64", "--logits", out
+        )
         self.bad(2, "expected 0 to 63, got -1", "score", self.scout, "--tokens=-1", "--logits", out)
-        self.bad(1, "expected at most 4 tokens, got 5", "score", self.scout, "--tokens", "1,2,3,4,5", "--logits",
-                 out, "--context", 4)
+        self.bad(
+            1,
+            "expected at most 4 tokens, got 5",
+            "score",
+            self.scout,
+            "--tokens",
+            "1,2,3,4,5",
+            "--logits",
+            out,
+            "--context",
+            4,
+        )
         self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_a_full_disk_leaves_no_part_of_the_logits(self):
         out = self.folder / "x.npy"
-        self.bad(73, ["x.npy", "cannot write"], "score", self.scout, "--tokens", ",".join(["5"] * 200),
-                 "--logits", out, preexec_fn=lambda: small_files(10000))
+        self.bad(
+            73,
+            ["x.npy", "cannot write"],
+            "score",
+            self.scout,
+            "--tokens",
+            ",".join(["5"] * 200),
+            "--logits",
+            out,
+            preexec_fn=lambda: small_files(10000),
+        )
         self.assertEqual(list(self.folder.iterdir()), [])
 
 
@@ -250,12 +350,18 @@ class Convert(CliTest):
     def test_the_tokenizer_and_the_makers_advice_go_along(self):
         out = self.folder / "m.gguf"
         self.good("convert", self.scout, out, "--type", "f32")
-        for seed in range(5):  # where it stops is advice too: the tokens 2 and 3, only one of which is known
-            one, two = (self.good("run", path, "the ship", "--seed", seed, "-n", 40).out
-                        for path in (self.scout, out))
+        for seed in range(
+            5
+        ):  # where it stops is advice too: the tokens 2 and 3, only one of which is known
+            one, two = (
+                self.good("run", path, "the ship", "--seed", seed, "-n", 40).out
+                for path in (self.scout, out)
+            )
             self.assertEqual(one, two)
         self.good("convert", self.endless, out, "--type", "f32", "--force")  # greedy
-        one, two = (self.good("run", path, "the ship", "-n", 40).out for path in (self.endless, out))
+        one, two = (
+            self.good("run", path, "the ship", "-n", 40).out for path in (self.endless, out)
+        )
         self.assertEqual(one, two)
 
     def test_an_existing_file_is_kept_unless_forced(self):
@@ -267,8 +373,13 @@ class Convert(CliTest):
         self.good("inspect", out)
 
     def test_places_that_cannot_be_written_are_refused_before_any_work(self):
-        self.bad(73, ["there is no folder", "make the folder first"], "convert", self.scout,
-                 self.folder / "no" / "m.gguf")
+        self.bad(
+            73,
+            ["there is no folder", "make the folder first"],
+            "convert",
+            self.scout,
+            self.folder / "no" / "m.gguf",
+        )
         self.bad(73, "got a folder", "convert", self.scout, self.folder, "--force")
         if os.geteuid() != 0:
             self.folder.chmod(0o500)
@@ -276,21 +387,42 @@ class Convert(CliTest):
             self.folder.chmod(0o700)
 
     def test_a_full_disk_leaves_nothing_behind(self):
-        self.bad(73, ["m.gguf", "cannot write"], "convert", self.scout, self.folder / "m.gguf",
-                 preexec_fn=lambda: small_files(20000))
+        self.bad(
+            73,
+            ["m.gguf", "cannot write"],
+            "convert",
+            self.scout,
+            self.folder / "m.gguf",
+            preexec_fn=lambda: small_files(20000),
+        )
         self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_a_full_disk_keeps_the_file_that_was_there(self):
         out = self.folder / "m.gguf"
         out.write_text("precious")
-        self.bad(73, "cannot write", "convert", self.scout, out, "--force", preexec_fn=lambda: small_files(20000))
+        self.bad(
+            73,
+            "cannot write",
+            "convert",
+            self.scout,
+            out,
+            "--force",
+            preexec_fn=lambda: small_files(20000),
+        )
         self.assertEqual([p.name for p in self.folder.iterdir()], ["m.gguf"])
         self.assertEqual(out.read_text(), "precious")
 
     def test_unknown_types_are_refused_with_the_list(self):
         for kind in ("q3_k", "int8", "", "F99"):
-            self.bad(2, ["expected f32, f16, bf16, q8_0", f"got {kind}"], "convert", self.scout,
-                     self.folder / "m.gguf", "--type", kind)
+            self.bad(
+                2,
+                ["expected f32, f16, bf16, q8_0", f"got {kind}"],
+                "convert",
+                self.scout,
+                self.folder / "m.gguf",
+                "--type",
+                kind,
+            )
 
     def test_only_folders_are_converted(self):
         out = self.folder / "m.gguf"
@@ -306,17 +438,33 @@ class Stopping(CliTest):
         super().setUpClass()
         cls.large = pathlib.Path(cls._shared.name) / "large"
         cls.large.mkdir()
-        config = {"model_type": "llama", "vocab_size": 64, "hidden_size": 1024, "intermediate_size": 2048,
-                  "num_hidden_layers": 4, "num_attention_heads": 8, "max_position_embeddings": 1024}
+        config = {
+            "model_type": "llama",
+            "vocab_size": 64,
+            "hidden_size": 1024,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 8,
+            "max_position_embeddings": 1024,
+        }
         (cls.large / "config.json").write_text(json.dumps(config))
-        shapes = {"model.embed_tokens.weight": [64, 1024], "lm_head.weight": [64, 1024],
-                  "model.norm.weight": [1024]}
+        shapes = {
+            "model.embed_tokens.weight": [64, 1024],
+            "lm_head.weight": [64, 1024],
+            "model.norm.weight": [1024],
+        }
         for i in range(4):
-            for name, shape in (("self_attn.q_proj", [1024, 1024]), ("self_attn.k_proj", [1024, 1024]),
-                                ("self_attn.v_proj", [1024, 1024]), ("self_attn.o_proj", [1024, 1024]),
-                                ("mlp.gate_proj", [2048, 1024]), ("mlp.up_proj", [2048, 1024]),
-                                ("mlp.down_proj", [1024, 2048]), ("input_layernorm", [1024]),
-                                ("post_attention_layernorm", [1024])):
+            for name, shape in (
+                ("self_attn.q_proj", [1024, 1024]),
+                ("self_attn.k_proj", [1024, 1024]),
+                ("self_attn.v_proj", [1024, 1024]),
+                ("self_attn.o_proj", [1024, 1024]),
+                ("mlp.gate_proj", [2048, 1024]),
+                ("mlp.up_proj", [2048, 1024]),
+                ("mlp.down_proj", [1024, 2048]),
+                ("input_layernorm", [1024]),
+                ("post_attention_layernorm", [1024]),
+            ):
                 shapes[f"model.layers.{i}.{name}.weight"] = shape
         header, at = {}, 0
         for name, shape in shapes.items():
@@ -331,20 +479,46 @@ class Stopping(CliTest):
 
     def test_progress_is_shown_on_a_terminal_and_not_in_a_pipe(self):
         out = self.folder / "m.gguf"
-        self.assertEqual(self.good("convert", self.large, out, "--type", "q4_k").err, "")
-        with Terminal("convert", self.large, out, "--type", "q4_k", "--force") as terminal:
+        self.assertEqual(
+            self.good("convert", self.large, out, "--type", "q4_k", "--threads", "1").err, ""
+        )
+        with Terminal(
+            "convert", self.large, out, "--type", "q4_k", "--threads", "1", "--force"
+        ) as terminal:
             terminal.expect(r"converting \[[#.]{30}\]")
             self.assertEqual(terminal.wait(), 0)
             self.assertTrue(terminal.rest.endswith("\r\x1b[K"), terminal.rest[-40:])
-        with Terminal("convert", self.large, out, "--type", "q4_k", "--force", env={"TERM": "dumb"}) as terminal:
+        with Terminal(
+            "convert",
+            self.large,
+            out,
+            "--type",
+            "q4_k",
+            "--threads",
+            "1",
+            "--force",
+            env={"TERM": "dumb"},
+        ) as terminal:
             self.assertEqual(terminal.wait(), 0)
             self.assertEqual(terminal.rest, "")
 
     def test_a_stopped_conversion_leaves_nothing_behind(self):
         for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
             program = subprocess.Popen(
-                [harness.drover, "convert", self.large, self.folder / "m.gguf", "--type", "q4_k"],
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=harness.CLEAN)
+                [
+                    harness.drover,
+                    "convert",
+                    self.large,
+                    self.folder / "m.gguf",
+                    "--type",
+                    "q4_k",
+                    "--threads",
+                    "1",
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=harness.CLEAN,
+            )
             partial = self.folder / "m.gguf.partial"
             while not partial.exists() and program.poll() is None:
                 pass

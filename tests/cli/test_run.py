@@ -24,7 +24,9 @@ class Run(CliTest):
         self.assertEqual(by_flag.out, by_argument.out)
 
     def test_json_holds_the_answer_and_how_it_came_about(self):
-        answer = self.good("run", self.scout, "hi", "--seed", 18446744073709551615, "-n", 12, "--json").json
+        answer = self.good(
+            "run", self.scout, "hi", "--seed", 18446744073709551615, "-n", 12, "--json"
+        ).json
         self.assertEqual(answer["seed"], 18446744073709551615)
         self.assertEqual(answer["finish_reason"], "length")
         self.assertEqual(answer["answer_tokens"], 12)
@@ -40,7 +42,10 @@ class Run(CliTest):
     def test_the_seed_alone_decides(self):
         ask = ["run", self.scout, "tell me", "-n", 40, "--temp", 1.5, "--top-p", 1]
         one = self.good(*ask, "--seed", 1)
-        self.assertEqual(self.good(*ask, "--seed", 1, "--threads", 3, "--batch", 2, "--isa", "plain").out, one.out)
+        self.assertEqual(
+            self.good(*ask, "--seed", 1, "--threads", 3, "--batch", 2, "--isa", "plain").out,
+            one.out,
+        )
         self.assertNotEqual(self.good(*ask, "--seed", 2).out, one.out)
         self.assertNotEqual(self.good(*ask).out, self.good(*ask).out)
         # The seed that was drawn is told, and gives the answer again.
@@ -72,10 +77,10 @@ class Run(CliTest):
         whole = self.good(*ask).text
         stop = whole[10:13]
         for more in (["--stop", stop], ["--stop", "not there at all", "--stop", stop]):
-            self.assertEqual(self.good(*ask, *more).text, whole[:whole.index(stop)] + "\n")
+            self.assertEqual(self.good(*ask, *more).text, whole[: whole.index(stop)] + "\n")
         # A flag takes one string: what follows is the model.
         first = self.good("run", "--stop", stop, *ask[1:])
-        self.assertEqual(first.text, whole[:whole.index(stop)] + "\n")
+        self.assertEqual(first.text, whole[: whole.index(stop)] + "\n")
 
     def test_max_tokens_may_be_nothing(self):
         self.assertEqual(self.good("run", self.scout, "hi", "--max-tokens", 0).out, b"\n")
@@ -86,12 +91,27 @@ class Run(CliTest):
         self.assertEqual((answer["finish_reason"], answer["answer_tokens"]), ("context", 7))
 
     def test_prompts_longer_than_the_context_are_refused_with_both_numbers(self):
-        self.bad(1, ["expected at most the context of 16 tokens, got 23", "--context"],
-                 "run", self.scout, "a" * 23, "--raw", "--context", 16)
+        self.bad(
+            1,
+            ["expected at most the context of 16 tokens, got 23", "--context"],
+            "run",
+            self.scout,
+            "a" * 23,
+            "--raw",
+            "--context",
+            16,
+        )
 
     def test_contexts_longer_than_the_models_are_refused_with_both_numbers(self):
-        self.bad(1, ["expected at most the model's 1024 tokens, got 2000", "hint: "],
-                 "run", self.scout, "hi", "--context", 2000)
+        self.bad(
+            1,
+            ["expected at most the model's 1024 tokens, got 2000", "hint: "],
+            "run",
+            self.scout,
+            "hi",
+            "--context",
+            2000,
+        )
 
     def test_there_must_be_a_question(self):
         self.bad(2, "prompt: expected a text, got an empty one", "run", self.scout, "", stdin=b"hi")
@@ -106,12 +126,18 @@ class Run(CliTest):
         self.good("run", self.scout, "-n", 1, "--prompt=-5 + 3?")
 
     def test_bytes_that_are_no_text_are_read_as_they_are(self):
-        answer = self.good("run", self.scout, "--raw", "-n", 1, "--json", stdin=b"a\x00\xff\xc3\xa9b").json
+        answer = self.good(
+            "run", self.scout, "--raw", "-n", 1, "--json", stdin=b"a\x00\xff\xc3\xa9b"
+        ).json
         self.assertEqual(answer["prompt_tokens"], 4)  # the tokenizer has no token for 0 and 0xff
 
     def test_a_reader_that_leaves_early_ends_the_program_quietly(self):
-        program = subprocess.Popen([harness.drover, "run", self.endless, "hi", "--context", "1000000"],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=harness.CLEAN)
+        program = subprocess.Popen(
+            [harness.drover, "run", self.endless, "hi", "--context", "1000000"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=harness.CLEAN,
+        )
         program.stdout.read(1)
         program.stdout.close()
         err = program.stderr.read()
@@ -121,15 +147,22 @@ class Run(CliTest):
 
     def test_a_full_disk_behind_the_answer_is_an_error(self):
         with open("/dev/full", "wb") as full:
-            done = subprocess.run([harness.drover, "run", self.scout, "hi", "-n", "5"], stdout=full,
-                                  stderr=subprocess.PIPE, env=harness.CLEAN)
+            done = subprocess.run(
+                [harness.drover, "run", self.scout, "hi", "-n", "5"],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                env=harness.CLEAN,
+            )
         self.assertEqual(done.returncode, 74)
         self.assertIn(b"standard output: cannot write: No space left", done.stderr)
 
     def interrupted(self, *more):
         program = subprocess.Popen(
             [harness.drover, "run", self.endless, "hi", "--context", "1000000", *more],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=harness.CLEAN)
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=harness.CLEAN,
+        )
         return program
 
     def test_ctrl_c_keeps_what_was_said_and_exits_with_130(self):
@@ -161,6 +194,13 @@ class Run(CliTest):
 
     @unittest.skipUnless(harness.SMOLLM2.exists(), "SmolLM2 is not in .cache/models")
     def test_a_real_model_knows_the_capital_of_france(self):
-        answer = self.good("run", harness.SMOLLM2, "What is the capital of France, and what is it known for?",
-                           "--temp", 0, "-n", 30)
+        answer = self.good(
+            "run",
+            harness.SMOLLM2,
+            "What is the capital of France, and what is it known for?",
+            "--temp",
+            0,
+            "-n",
+            30,
+        )
         self.assertIn("Paris", answer.text)
