@@ -75,7 +75,7 @@ int main(int argc, char** argv) {
   choose_locale();
   signal(SIGBUS, on_bus_error);
 
-  CLI::App app("Runs, serves, checks and teaches models of the Llama 4 family.", "drover");
+  CLI::App app("Runs and measures models of the Llama 4 family.", "drover");
   app.formatter(std::make_shared<HelpFormatter>());
   app.get_formatter()->column_width(34);
   app.set_version_flag("--version", DROVER_VERSION);
