@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <numeric>
 
@@ -94,6 +96,26 @@ TEST(ThreadPool, RethrowsAndStaysUsable) {
   std::atomic<int> sum = 0;
   pool.run(10, [&](int64_t task, int) { sum += static_cast<int>(task); });
   EXPECT_EQ(sum, 45);
+}
+
+// Exits with 7 when the error is the right one. For a child process, since the limit is for a whole
+// process: 1 GB of addresses is room for some hundred stacks.
+[[noreturn]] void start_more_threads_than_fit() {
+  const rlimit limit{rlim_t{1} << 30, rlim_t{1} << 30};
+  setrlimit(RLIMIT_AS, &limit);
+  try {
+    ThreadPool pool(1024);
+  } catch (const Error& error) {
+    std::_Exit(error.kind() == ErrorKind::kLimit ? 7 : 8);
+  }
+  std::_Exit(9);
+}
+
+TEST(ThreadPool, WhenThreadsCannotStartItSaysSoAndEndsThoseThatDid) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "the address sanitizer itself needs more addresses than the limit leaves";
+#endif
+  EXPECT_EXIT(start_more_threads_than_fit(), ::testing::ExitedWithCode(7), "");
 }
 
 TEST(ThreadPool, RefusesSillySizes) {

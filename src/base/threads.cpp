@@ -1,6 +1,5 @@
 #include "base/threads.h"
 
-#include <pthread.h>
 #include <sched.h>
 
 #include <fstream>
@@ -54,12 +53,22 @@ ThreadPool::ThreadPool(int threads) {
   if (threads < 1 || threads > 1024) {
     throw_error(ErrorKind::kUsage, "threads: expected 1 to 1024, got {}", threads);
   }
-  for (int worker = 1; worker < threads; ++worker) {
-    workers_.emplace_back([this, worker] { work(worker); });
+  try {
+    for (int worker = 1; worker < threads; ++worker) {
+      workers_.emplace_back([this, worker] { work(worker); });
+    }
+  } catch (const std::exception& error) {
+    stop();
+    throw Error(ErrorKind::kLimit,
+                fmt::format("threads: expected to start {}, got {}: {}", threads,
+                            workers_.size() + 1, error.what()),
+                "use fewer with --threads");
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   {
     std::lock_guard lock(mutex_);
     stop_ = true;

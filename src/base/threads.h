@@ -1,6 +1,7 @@
 // Drover's own small thread pool. One thread owns it and calls run(); the workers help. Between
 // runs a worker spins for a short while, since the next operation of a layer follows within
-// microseconds, and then sleeps.
+// microseconds, and then sleeps. Workers are not bound to cores: the system keeps them there when
+// it is idle, and moves them out of the way of others when it is not.
 //
 // Who computes a task never shows in a result: tasks write disjoint outputs and fix their own
 // order of summation.
@@ -38,6 +39,7 @@ class ThreadPool {
  private:
   void work(int worker);
   void drain(int worker);
+  void stop();
 
   std::vector<std::thread> workers_;
   std::mutex mutex_;

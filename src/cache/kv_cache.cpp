@@ -32,6 +32,7 @@ KvCache::KvCache(CacheLayout layout, int64_t context)
 }
 
 void KvCache::reserve(int64_t tokens) {
+  DROVER_CHECK(!storing_);
   if (tokens > context_ - length_) {
     throw Error(ErrorKind::kLimit,
                 fmt::format("context: expected at most {} tokens, got {} ({} kept and {} new)",
@@ -59,18 +60,24 @@ KvPages KvCache::pages(int64_t layer) const {
   return out;
 }
 
+void KvCache::begin_store() {
+  storing_ = true;
+  ring_chunk_ = -1;
+}
+
 void KvCache::advance(int64_t tokens) {
   length_ += tokens;
-  if (tokens > 0 && layout_.chunk > 0) ring_chunk_ = (length_ - 1) / layout_.chunk;
+  storing_ = false;
+  if (layout_.chunk > 0 && length_ > 0) ring_chunk_ = (length_ - 1) / layout_.chunk;
 }
 
 int64_t KvCache::rewind(int64_t length) {
-  if (length >= length_) return length_;
-  length = std::max<int64_t>(length, 0);
+  length = std::clamp<int64_t>(length, 0, length_);
   const bool has_ring = std::count(layout_.chunked.begin(), layout_.chunked.end(), true) > 0;
   if (has_ring && length % layout_.chunk != 0 && length / layout_.chunk != ring_chunk_) {
     length = length / layout_.chunk * layout_.chunk;
   }
+  storing_ = false;
   length_ = length;
   return length_;
 }

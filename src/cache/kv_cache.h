@@ -49,6 +49,11 @@ class KvCache {
     return layout_.chunked[layer] ? position % layout_.chunk : position;
   }
 
+  // Storing begins: from here until advance() the rings may hold parts of a chunk that the length
+  // does not know of. If advance() never comes, because something was thrown, rewind() puts the
+  // cache right again; nothing else may be called first.
+  void begin_store();
+
   // Positions [length, length + tokens) have been stored on every layer.
   void advance(int64_t tokens);
 
@@ -69,7 +74,8 @@ class KvCache {
   CacheLayout layout_;
   int64_t context_;
   int64_t length_ = 0;
-  int64_t ring_chunk_ = 0;  // the chunk whose tokens the rings hold
+  int64_t ring_chunk_ = -1;  // the chunk whose tokens the rings hold; -1: none
+  bool storing_ = false;
   std::vector<Layer> layers_;
 };
 

@@ -54,6 +54,21 @@ TEST(KvCache, RewindsInsideAChunkAndElseToItsBorder) {
   EXPECT_EQ(cache.rewind(9), 0);
 }
 
+TEST(KvCache, AStoreThatWasCutShortCostsTheChunk) {
+  KvCache cache(two_kinds(16), 100);
+  cache.reserve(40);
+  cache.begin_store();
+  cache.advance(40);
+  EXPECT_EQ(cache.rewind(40), 40);
+  cache.reserve(20);
+  cache.begin_store();
+  // Something was thrown here. The rings of the chunk [32, 48) may have been overwritten.
+  EXPECT_THROW(cache.reserve(1), Error);
+  EXPECT_EQ(cache.rewind(40), 32);
+  cache.reserve(20);
+  EXPECT_EQ(cache.rewind(20), 16);
+}
+
 TEST(KvCache, WithoutChunksRewindsAnywhere) {
   KvCache cache({.kv_heads = 1, .head_dim = 8, .chunked = {false}, .chunk = 0}, 100);
   cache.reserve(70);

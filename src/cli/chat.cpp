@@ -100,7 +100,7 @@ class Chat {
     const auto tokens = render_chat(format_, model_->tokenizer(), with_system(messages), true);
     Answer answer;
     {
-      InterruptGuard interrupt;
+      InterruptGuard interrupt(InterruptGuard::Repeat::kIgnored);
       std::optional<ProgressBar> bar(std::in_place, "reading", "tokens");
       Listener listener{.prompt = bar->callback(), .text = {}, .cancel = &InterruptGuard::flag()};
       listener.text = [&](std::string_view piece) {

@@ -173,10 +173,12 @@ namespace {
 
 std::atomic<bool> interrupted{false};
 std::atomic<int> last_signal{SIGINT};
+std::atomic<bool> ignore_repeated_interrupts{false};
 
 extern "C" void on_interrupt(int signal) {
   last_signal = signal;
-  if (interrupted.exchange(true)) ::_exit(128 + signal);
+  const bool again = interrupted.exchange(true);
+  if (again && !(signal == SIGINT && ignore_repeated_interrupts)) ::_exit(128 + signal);
 }
 
 }  // namespace
@@ -184,8 +186,9 @@ extern "C" void on_interrupt(int signal) {
 const std::atomic<bool>& InterruptGuard::flag() { return interrupted; }
 int InterruptGuard::signal() { return last_signal; }
 
-InterruptGuard::InterruptGuard() {
+InterruptGuard::InterruptGuard(Repeat repeat) {
   interrupted = false;
+  ignore_repeated_interrupts = repeat == Repeat::kIgnored;
   struct sigaction action {};
   action.sa_handler = on_interrupt;
   action.sa_flags = SA_RESTART;  // output that waits for a slow reader must not fail

@@ -54,10 +54,12 @@ struct SamplingFlags {
 ChatFormat choose_chat_format(const Model& model, const std::string& name);
 
 // While one of these lives, Ctrl-C and SIGTERM set the flag instead of ending the program, so that
-// work can stop in order; a second one ends it at once. A new guard starts with the flag cleared.
+// work can stop in order. A second signal ends it at once, but for Ctrl-C in a conversation, where
+// an impatient second press must not cost what was said. A new guard starts with the flag cleared.
 class InterruptGuard {
  public:
-  InterruptGuard();
+  enum class Repeat { kEnds, kIgnored };
+  explicit InterruptGuard(Repeat repeat = Repeat::kEnds);
   ~InterruptGuard();
   InterruptGuard(const InterruptGuard&) = delete;
   InterruptGuard& operator=(const InterruptGuard&) = delete;

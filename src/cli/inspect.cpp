@@ -19,7 +19,7 @@ namespace json = boost::json;
 // What inspect knows of a model, from either format, without touching its weights.
 struct Facts {
   std::string path;
-  std::string format;  // "GGUF version 3", "Hugging Face folder, 2 shards"
+  std::string format;  // "GGUF version 3", "Hugging Face folder, 3 shards"
   ModelConfig config;
   std::vector<NamedTensor> tensors;
   LicenceNote licence;
@@ -288,7 +288,8 @@ void Inspect::operator()() const {
   std::optional<HuggingfaceFolder> folder;
   if (std::filesystem::is_directory(path)) {
     folder = HuggingfaceFolder::open(path);
-    facts.format = "Hugging Face folder";
+    const size_t files = folder->weights.files().size();
+    facts.format = fmt::format("Hugging Face folder, {} {}", files, files == 1 ? "file" : "shards");
     facts.config = config_from_huggingface(folder->config, (path / "config.json").string());
     decoder_tensors(*folder, facts.config);  // says what is missing, if anything is
     facts.tensors.assign(folder->weights.tensors().begin(), folder->weights.tensors().end());

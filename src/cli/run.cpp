@@ -112,6 +112,10 @@ void add_run(CLI::App& app) {
   auto run = std::make_shared<Run>();
   CLI::App* command = app.add_subcommand("run", "Answer one prompt");
   run->model_flags.add_model(*command);
+  // The first word without a flag is always MODEL, so the variable needs a flag before the prompt.
+  command->get_option("--model")->description(
+      "A GGUF file, a Hugging Face folder, or a name in the local model folder; with the variable "
+      "set, give the prompt with -p");
   command->add_option("prompt,-p,--prompt", run->prompt,
                       "What to ask; - or nothing reads standard input");
   command->add_option("--system", run->system, "What the model is told before the prompt");
@@ -119,7 +123,8 @@ void add_run(CLI::App& app) {
   command->add_option("--chat-format", run->chat_format,
                       "llama4, llama3, chatml or none; what the model's file says if unset");
   command->add_flag("--special", run->special,
-                    "With --raw: names of control tokens in the prompt become those tokens");
+                    "Control tokens show in the answer; with --raw, their names in the prompt "
+                    "become those tokens");
   command->add_flag("--json", run->json, "Print one JSON object when done");
   command->add_flag("-q,--quiet", run->quiet, "No line about speed");
   run->model_flags.add_machine(*command);

@@ -75,9 +75,11 @@ Token Sampler::sample(std::span<float> logits, std::span<const Token> text, int6
   // Weights relative to the best token. What is below `floor` cannot be chosen: min-p drops it, or
   // all such tokens together hold less than the 1 - top_p that top-p leaves out, since there are
   // fewer than V of them and the best alone holds 1. So only few tokens need to be sorted.
+  // Not with top-k: its best k must all be there, since top-p and min-p then look at those alone.
   const double scale = 1.0 / options_.temperature;
-  double floor = options_.min_p;
-  if (options_.top_p < 1.0f) {
+  const bool cut_k = options_.top_k > 0;
+  double floor = cut_k ? 0.0 : options_.min_p;
+  if (!cut_k && options_.top_p < 1.0f) {
     floor = std::max(floor, (1.0 - options_.top_p) / static_cast<double>(logits.size()));
   }
   candidates_.clear();
@@ -93,9 +95,8 @@ Token Sampler::sample(std::span<float> logits, std::span<const Token> text, int6
   const auto more_probable = [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
   };
-  const bool cut_k =
-      options_.top_k > 0 && options_.top_k < static_cast<int64_t>(candidates_.size());
-  const auto end = cut_k ? candidates_.begin() + options_.top_k : candidates_.end();
+  const int64_t most = static_cast<int64_t>(candidates_.size());
+  const auto end = candidates_.begin() + (cut_k ? std::min(options_.top_k, most) : most);
   std::partial_sort(candidates_.begin(), end, candidates_.end(), more_probable);
   candidates_.erase(end, candidates_.end());
   if (cut_k) {

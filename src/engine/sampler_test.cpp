@@ -99,6 +99,22 @@ TEST(Sampler, TopPAgreesWithAFullSortOnLargeVocabularies) {
   }
 }
 
+// Top-p and min-p look at what top-k kept, whichever of the cuts is the tightest.
+TEST(Sampler, TopKComesBeforeTheOtherCuts) {
+  std::vector<float> logits = {0.0f, std::log(0.6f)};
+  logits.resize(1002, std::log(0.01f));
+  SamplingOptions options = plain(1);
+  options.top_k = 2;
+  options.top_p = 0.5f;  // of 1.6: the first token alone holds it
+  options.min_p = 0.1f;
+  EXPECT_EQ(frequencies(options, logits).size(), 1u);
+  options = plain(1);
+  options.top_k = 3;
+  options.top_p = 0.9f;  // of 1.109: the first token alone holds it
+  logits = {0.0f, std::log(0.09f), std::log(0.019f), std::log(0.019f), std::log(0.019f)};
+  EXPECT_EQ(frequencies(options, logits).size(), 1u);
+}
+
 TEST(Sampler, MinPDropsWhatIsFarBelowTheBest) {
   SamplingOptions options = plain(1);
   options.min_p = 0.5f;

@@ -1,6 +1,9 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
 
 #include "base/error.h"
 #include "kernels/attention/attention.h"
@@ -34,19 +37,11 @@ bool any_quantized(std::initializer_list<DType> types) {
 Decoder::Decoder(Context& context, const ModelConfig& config, const Weights& weights)
     : context_(context), config_(config), weights_(weights) {}
 
-int64_t Decoder::scratch_bytes(int64_t tokens) const {
-  const ModelConfig& c = config_;
-  const int64_t copies = 1 + c.experts_used;
-  const int64_t width = std::max(c.dense_width, c.expert_width * copies);
-  const int64_t floats = c.hidden * (1 + 2 * copies) + 2 * c.heads * c.head_dim +
-                         2 * c.kv_heads * c.head_dim + 2 * width + c.experts;
-  return tokens * (floats * 4 + width * 5 / 4);
-}
-
 void Decoder::forward(std::span<const SequenceSlice> slices, MatrixView logits) {
   plan(slices);
   if (tokens_ == 0) return;
   embed(slices);
+  for (const SequenceSlice& slice : slices) slice.cache->begin_store();
   for (int64_t layer = 0; layer < config_.layer_count(); ++layer) {
     attention_block(layer);
     feed_forward_block(layer);
@@ -260,21 +255,25 @@ void Decoder::route(const LayerWeights& w) {
   const MatrixView f = rows_of(normed_, 0, tokens_, hidden);
   const MatrixView logits = rows_of(router_, 0, tokens_, experts);
   if (is_quantized(w.router.type)) quantize_rows(context_, f, int8_);
-  const MatmulJob score[] = {job(f, 0, w.router, logits)};
-  matmul(context_, score);
+  const MatmulJob scores[] = {job(f, 0, w.router, logits)};
+  matmul(context_, scores);
 
+  ranked_.resize(experts);
   chosen_.resize(tokens_ * chosen);
   expert_first_.assign(experts + 1, 0);
   for (int64_t t = 0; t < tokens_; ++t) {
     const auto mine = chosen_.begin() + t * chosen;
-    for (int64_t j = 0; j < chosen; ++j) {
-      int64_t best = -1;
-      for (int64_t e = 0; e < experts; ++e) {
-        if (std::find(mine, mine + j, e) != mine + j) continue;
-        if (best < 0 || logits.row(t)[e] > logits.row(t)[best]) best = e;
-      }
-      mine[j] = best;
-    }
+    std::iota(ranked_.begin(), ranked_.end(), 0);
+    // A NaN counts as the smallest of all, so that there is an order.
+    const auto score = [&](int64_t e) {
+      const float l = logits.row(t)[e];
+      return std::isnan(l) ? -std::numeric_limits<float>::infinity() : l;
+    };
+    std::partial_sort(ranked_.begin(), ranked_.begin() + chosen, ranked_.end(),
+                      [&](int64_t a, int64_t b) {
+                        return score(a) != score(b) ? score(a) > score(b) : a < b;
+                      });
+    std::copy_n(ranked_.begin(), chosen, mine);
     std::sort(mine, mine + chosen);  // the order in which their outputs are summed
     for (int64_t j = 0; j < chosen; ++j) ++expert_first_[mine[j] + 1];
   }

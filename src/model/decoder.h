@@ -39,11 +39,8 @@ class Decoder {
   // Runs the slices, at most one of each sequence, as one batch and advances their caches.
   // logits: [sum of slices' logits, V], slices in order; may have no rows.
   // Throws kLimit if a cache has no room and kBadData for a token outside the vocabulary; then no
-  // cache has changed.
+  // cache has changed. After any other exception a cache must be rewound before it is used again.
   void forward(std::span<const SequenceSlice> slices, MatrixView logits);
-
-  // Scratch bytes that a batch of this many tokens takes.
-  int64_t scratch_bytes(int64_t tokens) const;
 
  private:
   // Consecutive tokens of one sequence inside one chunk: rows [row, row + count) of the batch.
@@ -89,6 +86,7 @@ class Decoder {
   Int8Rows int8_;               // 8-bit form of the rows that are about to be multiplied
 
   // Routing of the layer at hand. A slot is the gated copy of a token for one of its experts.
+  std::vector<int64_t> ranked_;                 // [E], scratch
   std::vector<int64_t> expert_first_;           // [E + 1], first slot of each expert
   std::vector<int64_t> slots_;                  // [T, k], in ascending order of expert
   std::vector<int64_t> chosen_;                 // [T, k], experts, ascending

@@ -56,8 +56,8 @@ std::filesystem::path local_model_folder();
 
 class Model {
  public:
-  // Throws what the readers throw; a vocabulary that Drover cannot use is no error until someone
-  // asks for the tokenizer.
+  // Throws what the readers throw. A vocabulary of a kind that Drover does not know is no error until
+  // someone asks for the tokenizer; a damaged one is.
   static std::unique_ptr<Model> load(const std::string& name, const Progress& progress = {});
 
   const std::filesystem::path& path() const { return path_; }

@@ -22,6 +22,7 @@ inline const std::filesystem::path kGoldens = "tests/data/goldens";
 struct Golden {
   std::string name;
   double bf16_difference = 0;  // what bf16 everywhere costs the judge; 0 if not measured
+  bool has_experts = false;
   std::vector<Token> tokens;
   std::vector<float> logits;   // [tokens, vocab]
   int64_t vocab = 0;
@@ -61,6 +62,8 @@ inline std::vector<Golden> all_goldens() {
     if (const auto* value = entry.as_object().if_contains("bf16_difference")) {
       golden.bf16_difference = value->to_number<double>();
     }
+    const auto* margin = entry.as_object().if_contains("router_margin");
+    golden.has_experts = margin != nullptr && !margin->is_null();
     const auto tokens = boost::json::parse(read_file(golden.folder() / "tokens.json", size_t{1} << 20));
     for (const auto& token : tokens.as_array()) golden.tokens.push_back(token.to_number<Token>());
     golden.logits = read_npy(golden.folder() / "logits.npy", golden.vocab);
