@@ -30,8 +30,8 @@ struct Case {
   }
 };
 
-// A Llama 4 in miniature whose rows are whole blocks of every type: Hugging Face folder, f32, normal
-// weights scaled so that activations keep their size.
+// A Llama 4 in miniature whose rows are whole blocks of every type: Hugging Face folder, f32,
+// normal weights scaled so that activations keep their size.
 void write_random_model(const std::filesystem::path& folder) {
   std::filesystem::create_directory(folder);
   write_file(folder / "config.json", R"({"model_type": "llama4_text", "vocab_size": 64,
@@ -61,14 +61,15 @@ void write_random_model(const std::filesystem::path& folder) {
     add("feed_forward.experts.gate_up_proj", {2, 256, 512});
     add("feed_forward.experts.down_proj", {2, 256, 256});
   }
-  write_safetensors(folder / "model.safetensors", tensors, {}, [&](size_t i, const TensorSink& sink) {
-    std::mt19937 random(static_cast<uint32_t>(i));
-    const bool norm = tensors[i].shape.size() == 1;
-    std::normal_distribution<float> normal(norm ? 1.0f : 0.0f, norm ? 0.1f : 1.0f / 16);
-    std::vector<float> values(*tensor_bytes(DType::kF32, tensors[i].shape) / sizeof(float));
-    for (float& value : values) value = normal(random);
-    sink(std::as_bytes(std::span(values)));
-  });
+  write_safetensors(
+      folder / "model.safetensors", tensors, {}, [&](size_t i, const TensorSink& sink) {
+        std::mt19937 random(static_cast<uint32_t>(i));
+        const bool norm = tensors[i].shape.size() == 1;
+        std::normal_distribution<float> normal(norm ? 1.0f : 0.0f, norm ? 0.1f : 1.0f / 16);
+        std::vector<float> values(*tensor_bytes(DType::kF32, tensors[i].shape) / sizeof(float));
+        for (float& value : values) value = normal(random);
+        sink(std::as_bytes(std::span(values)));
+      });
 }
 
 // Equal as bits: 0 and -0 differ.
@@ -172,7 +173,8 @@ TEST_P(Company, OtherSequencesInTheBatchDoNotShow) {
     const float* row = logits.data();
     for (size_t i = 0; i < slices.size(); ++i) {
       const size_t count = slices[i].tokens.size() * config.vocab;
-      EXPECT_TRUE(same_bits({row, count}, std::span(expected).subspan(firsts[i] * config.vocab, count)))
+      EXPECT_TRUE(
+          same_bits({row, count}, std::span(expected).subspan(firsts[i] * config.vocab, count)))
           << "sequence with " << slices[i].tokens.size() << " tokens at " << firsts[i];
       row += count;
     }
@@ -199,15 +201,13 @@ TEST_P(Company, ARewoundCacheGivesTheBitsOfAFreshOne) {
 
 INSTANTIATE_TEST_SUITE_P(
     Models, Company,
-    ::testing::Values(Case{"scout", DType::kF32}, Case{"maverick", DType::kBF16},
-                      Case{"top_2", DType::kF16}, Case{"short_chunks", DType::kF32},
-                      Case{"layer_types", DType::kF32}, Case{"llama", DType::kF32},
-                      Case{"bf16", DType::kBF16}, Case{"bf16", DType::kQ8_0},
-                      Case{"bf16", DType::kQ4_0}, Case{"bf16", DType::kQ4_1},
-                      Case{"bf16", DType::kQ5_0}, Case{"bf16", DType::kQ5_1},
-                      Case{std::string(kRandom), DType::kQ4_K},
-                      Case{std::string(kRandom), DType::kQ5_K},
-                      Case{std::string(kRandom), DType::kQ6_K}),
+    ::testing::Values(
+        Case{"scout", DType::kF32}, Case{"maverick", DType::kBF16}, Case{"top_2", DType::kF16},
+        Case{"short_chunks", DType::kF32}, Case{"layer_types", DType::kF32},
+        Case{"llama", DType::kF32}, Case{"bf16", DType::kBF16}, Case{"bf16", DType::kQ8_0},
+        Case{"bf16", DType::kQ4_0}, Case{"bf16", DType::kQ4_1}, Case{"bf16", DType::kQ5_0},
+        Case{"bf16", DType::kQ5_1}, Case{std::string(kRandom), DType::kQ4_K},
+        Case{std::string(kRandom), DType::kQ5_K}, Case{std::string(kRandom), DType::kQ6_K}),
     [](const auto& info) {
       return info.param.golden + "_" + std::string(dtype_name(info.param.type));
     });

@@ -1,23 +1,25 @@
 // Drover's numbers against the reference's: tiny random checkpoints that transformers wrote, with
 // the logits that it computed (tests/reference/README.md says what each covers).
 
+#include "tests/support/goldens.h"
+
 #include <gtest/gtest.h>
 
 #include <functional>
 
 #include "model/export_gguf.h"
-#include "tests/support/goldens.h"
 
 namespace drover {
 namespace {
 
 using namespace testing;
 
-// The two judges, float32 and float64, agree to 4e-6; a wrong mechanism moves logits by 1e-2 or more.
+// The two judges, float32 and float64, agree to 4e-6; a wrong mechanism moves logits by 1e-2 or
+// more.
 constexpr double kTolerance = 1e-4;
 
-// All cases; those whose configuration is also there in the older spelling; those stored in f32 that
-// have no experts; those that the judge also ran in bf16.
+// All cases; those whose configuration is also there in the older spelling; those stored in f32
+// that have no experts; those that the judge also ran in bf16.
 class Goldens : public ::testing::TestWithParam<Golden> {};
 class OlderGoldens : public Goldens {};
 class DenseGoldens : public Goldens {};
@@ -85,11 +87,12 @@ TEST_P(Goldens, TheGgufThatConvertMakesGivesTheSameBits) {
 }
 
 // A file converted to bf16 has weights that are off by up to 2^-9 of themselves. How far that may
-// move the logits depends on the model, and the model tells: rounding to f16 is the same disturbance,
-// 2^-12, an eighth as large, and to first order the logits move in proportion. The largest of some
-// thousand differences varies from one draw of roundings to the next by less than the factor 3 that
-// is left here; a wrong reading of bf16 moves logits by their own size. Only for models without
-// experts: choosing another expert is no small disturbance, and bf16 can tip a close choice.
+// move the logits depends on the model, and the model tells: rounding to f16 is the same
+// disturbance, 2^-12, an eighth as large, and to first order the logits move in proportion. The
+// largest of some thousand differences varies from one draw of roundings to the next by less than
+// the factor 3 that is left here; a wrong reading of bf16 moves logits by their own size. Only for
+// models without experts: choosing another expert is no small disturbance, and bf16 can tip a close
+// choice.
 TEST_P(DenseGoldens, RoundingToBf16CostsEightTimesWhatRoundingToF16Costs) {
   const Golden& golden = GetParam();
   TempFolder folder;
@@ -126,7 +129,8 @@ INSTANTIATE_TEST_SUITE_P(WithOlderConfig, OlderGoldens,
                            return std::filesystem::exists(older_config(golden));
                          })),
                          case_name);
-INSTANTIATE_TEST_SUITE_P(Dense, DenseGoldens, ::testing::ValuesIn(goldens_that([](const Golden& golden) {
+INSTANTIATE_TEST_SUITE_P(Dense, DenseGoldens,
+                         ::testing::ValuesIn(goldens_that([](const Golden& golden) {
                            return !golden.has_experts && golden.bf16_difference == 0;
                          })),
                          case_name);

@@ -18,7 +18,7 @@ class AlignedArray {
  public:
   AlignedArray() = default;
   explicit AlignedArray(size_t count)
-      : data_(static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{kCacheLine}))),
+      : data_(static_cast<T*>(::operator new (count * sizeof(T), std::align_val_t{kCacheLine}))),
         size_(count) {}
 
   T* data() { return data_.get(); }
@@ -36,7 +36,7 @@ class AlignedArray {
 
  private:
   struct Free {
-    void operator()(T* p) const { ::operator delete(p, std::align_val_t{kCacheLine}); }
+    void operator()(T* p) const { ::operator delete (p, std::align_val_t{kCacheLine}); }
   };
   std::unique_ptr<T, Free> data_;
   size_t size_ = 0;

@@ -91,7 +91,10 @@ TEST(ThreadPool, RunsEveryTaskOnceOnAnyNumberOfThreads) {
 
 TEST(ThreadPool, RethrowsAndStaysUsable) {
   ThreadPool pool(3);
-  EXPECT_THROW(pool.run(100, [](int64_t task, int) { if (task == 17) throw_error(ErrorKind::kLimit, "seventeen"); }),
+  EXPECT_THROW(pool.run(100,
+                        [](int64_t task, int) {
+                          if (task == 17) throw_error(ErrorKind::kLimit, "seventeen");
+                        }),
                Error);
   std::atomic<int> sum = 0;
   pool.run(10, [&](int64_t task, int) { sum += static_cast<int>(task); });

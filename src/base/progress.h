@@ -14,8 +14,8 @@ using Progress = std::function<void(uint64_t done, uint64_t total)>;
 
 class ProgressBar {
  public:
-  // `unit` is shown after the figures; "bytes" are shown as MB or GB. Shows nothing for the first 200 ms, so that
-  // short work leaves no flicker.
+  // `unit` is shown after the figures; "bytes" are shown as MB or GB. Shows nothing for the first
+  // 200 ms, so that short work leaves no flicker.
   ProgressBar(std::string title, std::string unit);
   ~ProgressBar();  // clears the line
   ProgressBar(const ProgressBar&) = delete;

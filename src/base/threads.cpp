@@ -123,7 +123,8 @@ void ThreadPool::drain(int worker) {
 void ThreadPool::work(int worker) {
   uint64_t seen = 0;
   for (;;) {
-    for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin) {
+    for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen;
+         ++spin) {
       pause();
     }
     if (generation_.load(std::memory_order_acquire) == seen) {

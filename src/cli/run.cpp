@@ -114,8 +114,7 @@ void add_run(CLI::App& app) {
   run->model_flags.add_model(*command);
   // The first word without a flag is always MODEL, so the variable needs a flag before the prompt.
   command->get_option("--model")->description(
-      "A GGUF file, a Hugging Face folder, or a name in the local model folder; with the variable "
-      "set, give the prompt with -p");
+      "A GGUF file, Hugging Face folder or local name (with the variable, use -p)");
   command->add_option("prompt,-p,--prompt", run->prompt,
                       "What to ask; - or nothing reads standard input");
   command->add_option("--system", run->system, "What the model is told before the prompt");

@@ -33,9 +33,9 @@ class Sampler {
  public:
   explicit Sampler(const SamplingOptions& options);
 
-  // The token for this position. logits: [V]; changed when penalties are on. `text` is all tokens so
-  // far, the last `answer` of which are the answer's. Of equal logits the lower token wins. A NaN
-  // logit is never chosen; if all are, kBadData.
+  // The token for this position. logits: [V]; changed when penalties are on. `text` is all tokens
+  // so far, the last `answer` of which are the answer's. Of equal logits the lower token wins. A
+  // NaN logit is never chosen; if all are, kBadData.
   Token sample(std::span<float> logits, std::span<const Token> text, int64_t answer,
                int64_t position);
 

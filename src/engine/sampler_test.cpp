@@ -11,13 +11,12 @@
 namespace drover {
 namespace {
 
-SamplingOptions plain(float temperature) {
-  return {.temperature = temperature, .top_p = 1.0f};
-}
+SamplingOptions plain(float temperature) { return {.temperature = temperature, .top_p = 1.0f}; }
 
 // How often each token is drawn over many positions.
-std::map<Token, double> frequencies(const SamplingOptions& options, const std::vector<float>& logits,
-                                    std::vector<Token> text = {}, int64_t answer = 0) {
+std::map<Token, double> frequencies(const SamplingOptions& options,
+                                    const std::vector<float>& logits, std::vector<Token> text = {},
+                                    int64_t answer = 0) {
   constexpr int kDraws = 40000;
   Sampler sampler(options);
   std::map<Token, double> out;
@@ -60,7 +59,8 @@ TEST(Sampler, TopKKeepsTheBestAndRenormalises) {
 
 TEST(Sampler, TopPKeepsTheFewestThatHoldTheMass) {
   // Probabilities 0.5, 0.3, 0.15, 0.05.
-  const std::vector<float> logits = {std::log(0.15f), std::log(0.5f), std::log(0.05f), std::log(0.3f)};
+  const std::vector<float> logits = {std::log(0.15f), std::log(0.5f), std::log(0.05f),
+                                     std::log(0.3f)};
   SamplingOptions options = plain(1);
   options.top_p = 0.79f;
   EXPECT_EQ(frequencies(options, logits).size(), 2u);
@@ -84,7 +84,8 @@ TEST(Sampler, TopPAgreesWithAFullSortOnLargeVocabularies) {
     double sum = 0;
     const float best = *std::max_element(logits.begin(), logits.end());
     for (Token t = 0; t < 5000; ++t) {
-      sorted.emplace_back(-std::exp((static_cast<double>(logits[t]) - best) * (1.0 / options.temperature)), t);
+      sorted.emplace_back(
+          -std::exp((static_cast<double>(logits[t]) - best) * (1.0 / options.temperature)), t);
       sum -= sorted.back().first;
     }
     std::sort(sorted.begin(), sorted.end());
@@ -93,7 +94,8 @@ TEST(Sampler, TopPAgreesWithAFullSortOnLargeVocabularies) {
     while (kept < options.top_p * sum) kept -= sorted[count++].first;
     double target = draw(round, 3) * kept;
     size_t i = 0;
-    for (double seen = -sorted[0].first; target >= seen && i + 1 < count;) seen -= sorted[++i].first;
+    for (double seen = -sorted[0].first; target >= seen && i + 1 < count;)
+      seen -= sorted[++i].first;
     std::vector<float> copy = logits;
     EXPECT_EQ(Sampler(options).sample(copy, {}, 0, 3), sorted[i].second) << "round " << round;
   }
@@ -155,7 +157,8 @@ TEST(Sampler, RefusesOptionsOutOfRange) {
   for (auto change : std::vector<void (*)(SamplingOptions&)>{
            [](SamplingOptions& o) { o.temperature = -1; }, [](SamplingOptions& o) { o.top_p = 0; },
            [](SamplingOptions& o) { o.top_p = 1.1f; }, [](SamplingOptions& o) { o.min_p = 2; },
-           [](SamplingOptions& o) { o.top_k = -1; }, [](SamplingOptions& o) { o.repeat_penalty = 0; },
+           [](SamplingOptions& o) { o.top_k = -1; },
+           [](SamplingOptions& o) { o.repeat_penalty = 0; },
            [](SamplingOptions& o) { o.temperature = NAN; }}) {
     SamplingOptions options;
     change(options);

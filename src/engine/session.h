@@ -20,37 +20,38 @@
 namespace drover {
 
 struct SessionOptions {
-  int64_t context = 0;             // tokens; 0: what the model was made for, at most 32,768
-  int64_t batch = 512;             // tokens of a prompt that are computed together
+  int64_t context = 0;  // tokens; 0: what the model was made for, at most 32,768
+  int64_t batch = 512;  // tokens of a prompt that are computed together
   std::optional<DType> cache_type = std::nullopt;  // unset: f32 for f32 weights, else bf16
 };
 
 struct GenerateOptions {
   SamplingOptions sampling;
-  int64_t max_tokens = -1;             // -1: until the model stops or the context is full
-  std::vector<std::string> stop;       // strings that end the answer and are not part of it
-  std::vector<Token> stop_tokens;      // as the chat format and the model say
-  bool show_special = false;           // control tokens appear in the text
+  int64_t max_tokens = -1;         // -1: until the model stops or the context is full
+  std::vector<std::string> stop;   // strings that end the answer and are not part of it
+  std::vector<Token> stop_tokens;  // as the chat format and the model say
+  bool show_special = false;       // control tokens appear in the text
 };
 
 enum class FinishReason { kStop, kLength, kContext, kCancelled };
-std::string_view finish_reason_name(FinishReason reason);  // "stop", "length", "context", "cancelled"
+std::string_view finish_reason_name(
+    FinishReason reason);  // "stop", "length", "context", "cancelled"
 
 struct Answer {
   std::string text;
-  std::vector<Token> tokens;           // without the token that ended it
+  std::vector<Token> tokens;  // without the token that ended it
   FinishReason finish = FinishReason::kStop;
   int64_t prompt_tokens = 0;
-  int64_t cached_tokens = 0;           // of the prompt, not computed again
+  int64_t cached_tokens = 0;  // of the prompt, not computed again
   double prompt_seconds = 0;
   double answer_seconds = 0;
 };
 
 // What a session tells while it works. Every member may be empty.
 struct Listener {
-  Progress prompt;                                // tokens of the prompt read so far
-  std::function<void(std::string_view)> text;     // the next piece of the answer, whole code points
-  const std::atomic<bool>* cancel = nullptr;      // looked at between batches and between tokens
+  Progress prompt;                             // tokens of the prompt read so far
+  std::function<void(std::string_view)> text;  // the next piece of the answer, whole code points
+  const std::atomic<bool>* cancel = nullptr;   // looked at between batches and between tokens
 };
 
 class Session {
@@ -86,8 +87,8 @@ class Session {
   SessionOptions options_;
   KvCache cache_;
   Decoder decoder_;
-  std::vector<Token> text_;   // the tokens that the cache remembers
-  std::vector<float> logits_; // [V], of the last token
+  std::vector<Token> text_;    // the tokens that the cache remembers
+  std::vector<float> logits_;  // [V], of the last token
 };
 
 // Finds the first stop string in a text that comes in pieces, and holds back what may be the

@@ -10,9 +10,9 @@
 namespace drover {
 
 struct TextScore {
-  int64_t tokens = 0;        // that were predicted
-  double nll = 0;            // sum of -ln p over them, nats
-  double perplexity() const; // e^(nll / tokens)
+  int64_t tokens = 0;         // that were predicted
+  double nll = 0;             // sum of -ln p over them, nats
+  double perplexity() const;  // e^(nll / tokens)
 };
 
 // Cuts the tokens into windows of the session's context, each read from a fresh start, and scores
@@ -23,7 +23,7 @@ TextScore score_text(Session& session, std::span<const Token> tokens, std::optio
 
 // Writes the logits after each token, float32 [tokens, V], as a NumPy .npy file that appears when
 // it is whole. The tokens must fit the context.
-void write_logits(Session& session, std::span<const Token> tokens,
-                  const std::filesystem::path& out, const Progress& progress = {});
+void write_logits(Session& session, std::span<const Token> tokens, const std::filesystem::path& out,
+                  const Progress& progress = {});
 
 }  // namespace drover

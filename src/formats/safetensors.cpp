@@ -8,10 +8,10 @@
 
 #include "base/byte_reader.h"
 #include "base/checked.h"
-#include "formats/tensor_writer.h"
 #include "formats/json.h"
 #include "formats/json_events.h"
 #include "formats/name_index.h"
+#include "formats/tensor_writer.h"
 
 namespace drover {
 namespace {

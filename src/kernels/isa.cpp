@@ -4,9 +4,12 @@ namespace drover {
 
 std::string_view isa_name(Isa isa) {
   switch (isa) {
-    case Isa::kPlain: return "plain";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kAvx512: return "avx512";
+    case Isa::kPlain:
+      return "plain";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
   }
   return "unknown";
 }

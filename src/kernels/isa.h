@@ -1,5 +1,5 @@
-// Which instruction set the kernels use. It is chosen once, when a Context is made, and passed down:
-// one binary runs anywhere, and a test can ask for each set in turn.
+// Which instruction set the kernels use. It is chosen once, when a Context is made, and passed
+// down: one binary runs anywhere, and a test can ask for each set in turn.
 #pragma once
 
 #include <optional>

@@ -9,7 +9,8 @@
 namespace drover {
 
 CacheLayout ModelConfig::cache_layout(DType type) const {
-  CacheLayout layout{.kv_heads = kv_heads, .head_dim = head_dim, .chunked = {}, .chunk = chunk, .type = type};
+  CacheLayout layout{
+      .kv_heads = kv_heads, .head_dim = head_dim, .chunked = {}, .chunk = chunk, .type = type};
   for (const LayerConfig& layer : layers) layout.chunked.push_back(layer.chunked);
   return layout;
 }
@@ -33,8 +34,8 @@ void set_rope_frequencies(ModelConfig& config) {
       if (wavelength > longest_blended) {
         f = static_cast<float>(f / scaling.factor);
       } else if (wavelength >= longest_kept && scaling.high != scaling.low) {
-        const double t = (scaling.original_context / wavelength - scaling.low) /
-                         (scaling.high - scaling.low);
+        const double t =
+            (scaling.original_context / wavelength - scaling.low) / (scaling.high - scaling.low);
         f = static_cast<float>((1 - t) * f / scaling.factor + t * f);
       }
     }
@@ -68,8 +69,10 @@ void validate(const ModelConfig& c, const std::string& source) {
   in_range("head dimension", c.head_dim, 2, kMaxHeadDim);
   in_range("context length", c.context, 1, int64_t{1} << 40);
   if (c.heads % c.kv_heads != 0) {
-    throw_error(ErrorKind::kBadData, "{}: expected query heads to be a multiple of the {} key and "
-                "value heads, got {}", source, c.kv_heads, c.heads);
+    throw_error(ErrorKind::kBadData,
+                "{}: expected query heads to be a multiple of the {} key and "
+                "value heads, got {}",
+                source, c.kv_heads, c.heads);
   }
   if (c.head_dim % 2 != 0) {
     throw_error(ErrorKind::kBadData, "{}: head dimension: expected an even number, got {}", source,
@@ -114,17 +117,20 @@ void validate(const ModelConfig& c, const std::string& source) {
   // With these two, counting parameters and cache bytes stays inside 64 bits.
   const double layers = static_cast<double>(c.layer_count());
   const double attention = 2.0 * c.hidden * c.head_dim * (c.heads + c.kv_heads);
-  const double networks = 3.0 * c.hidden * std::max<double>(c.dense_width, c.expert_width) * (2 + c.experts);
+  const double networks =
+      3.0 * c.hidden * std::max<double>(c.dense_width, c.expert_width) * (2 + c.experts);
   const double parameters = layers * (attention + networks) + 2.0 * c.vocab * c.hidden;
   if (parameters > 0x1p60) {
-    throw_error(ErrorKind::kBadData, "{}: expected sizes that make at most 2^60 parameters, got {:.3g}",
-                source, parameters);
+    throw_error(ErrorKind::kBadData,
+                "{}: expected sizes that make at most 2^60 parameters, got {:.3g}", source,
+                parameters);
   }
   const double cache = 8.0 * layers * c.kv_heads * c.head_dim * (c.context + 65536.0);
   if (cache > 0x1p60) {
-    throw_error(ErrorKind::kBadData,
-                "{}: expected sizes that make a cache of at most 2^60 bytes at full context, got {:.3g}",
-                source, cache);
+    throw_error(
+        ErrorKind::kBadData,
+        "{}: expected sizes that make a cache of at most 2^60 bytes at full context, got {:.3g}",
+        source, cache);
   }
   DROVER_CHECK(static_cast<int64_t>(c.rope_frequencies.size()) == c.head_dim / 2);
   for (const float f : c.rope_frequencies) {

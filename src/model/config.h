@@ -61,8 +61,8 @@ struct ModelConfig {
   float norm_eps = 0;
 
   std::vector<LayerConfig> layers;
-  int64_t chunk = 0;         // tokens of local attention; 0 if no layer is chunked
-  bool qk_norm = false;      // weightless norm of rotated queries and keys, on rope layers
+  int64_t chunk = 0;     // tokens of local attention; 0 if no layer is chunked
+  bool qk_norm = false;  // weightless norm of rotated queries and keys, on rope layers
 
   // Queries of layers without rope grow with position (spec section 1.6).
   bool temperature_tuning = false;
@@ -96,8 +96,8 @@ ModelConfig config_from_huggingface(const boost::json::object& json, const std::
 // reference: theta^(-2k/d), then spec section 1.4.
 void set_rope_frequencies(ModelConfig& config);
 
-// Sets the sizes that no layer uses to 0: chunk, dense_width, or the experts'. Files carry them all the
-// same, and what is not used need not make sense.
+// Sets the sizes that no layer uses to 0: chunk, dense_width, or the experts'. Files carry them all
+// the same, and what is not used need not make sense.
 void drop_unused(ModelConfig& config);
 
 // Checks every size and relation; kBadData that names the field in the words of `source`'s format.

@@ -34,10 +34,11 @@ class Keys {
     const GgufValue* value = file_.find(name(key));
     if (value == nullptr || value->type() != GgufType::kArray) return required(key);
     const auto values = *file_.signed_array(name(key));
-    if (values.empty() || std::any_of(values.begin(), values.end(),
-                                      [&](int64_t v) { return v != values.front(); })) {
-      throw_error(ErrorKind::kUnsupported, "{}: '{}': expected one value for all layers, got several",
-                  file_.path(), name(key));
+    if (values.empty() ||
+        std::any_of(values.begin(), values.end(), [&](int64_t v) { return v != values.front(); })) {
+      throw_error(ErrorKind::kUnsupported,
+                  "{}: '{}': expected one value for all layers, got several", file_.path(),
+                  name(key));
     }
     if (values.front() < 0) size(name(key), ~uint64_t{0});
     return values.front();
@@ -46,7 +47,8 @@ class Keys {
  private:
   int64_t size(const std::string& key, uint64_t value) const {
     if (value > (uint64_t{1} << 40)) {
-      throw_error(ErrorKind::kBadData, "{}: '{}': expected a size, got {}", file_.path(), key, value);
+      throw_error(ErrorKind::kBadData, "{}: '{}': expected a size, got {}", file_.path(), key,
+                  value);
     }
     return static_cast<int64_t>(value);
   }
@@ -88,8 +90,8 @@ void read_llama4_layers(const GgufFile& file, const Keys& keys, ModelConfig& c) 
   }
   c.qk_norm = file.bool_value(keys.name("use_qk_norm")).value_or(c.experts != 128);
   c.temperature_tuning = file.bool_value("drover.attention.temperature_tuning").value_or(true);
-  c.floor_scale = static_cast<float>(
-      file.float_value("drover.attention.floor_scale").value_or(kFamilyChunk));
+  c.floor_scale =
+      static_cast<float>(file.float_value("drover.attention.floor_scale").value_or(kFamilyChunk));
   c.attn_scale =
       static_cast<float>(file.float_value("drover.attention.temperature_scale").value_or(0.1));
 }
@@ -106,8 +108,7 @@ void read_rope(const GgufFile& file, const Keys& keys, ModelConfig& c) {
       file.string_value(keys.name("rope.scaling.type")).value_or("none");
   if (scaling == "linear") {
     c.rope_scaling.kind = RopeScaling::Kind::kLinear;
-    c.rope_scaling.factor =
-        file.float_value(keys.name("rope.scaling.factor")).value_or(1.0);
+    c.rope_scaling.factor = file.float_value(keys.name("rope.scaling.factor")).value_or(1.0);
   } else if (scaling != "none") {
     throw_error(ErrorKind::kUnsupported, "{}: rope scaling '{}': expected none or linear",
                 file.path(), printable(scaling));
@@ -160,8 +161,9 @@ ModelConfig config_from_gguf(const GgufFile& file) {
   }
   c.layers.assign(static_cast<size_t>(layers), LayerConfig{.chunked = false});
   c.heads = keys.uniform("attention.head_count");
-  c.kv_heads = file.has(keys.name("attention.head_count_kv")) ? keys.uniform("attention.head_count_kv")
-                                                              : c.heads;
+  c.kv_heads = file.has(keys.name("attention.head_count_kv"))
+                   ? keys.uniform("attention.head_count_kv")
+                   : c.heads;
   if (c.heads == 0) {
     throw_error(ErrorKind::kBadData, "{}: '{}': expected at least 1, got 0", file.path(),
                 keys.name("attention.head_count"));
@@ -173,8 +175,8 @@ ModelConfig config_from_gguf(const GgufFile& file) {
                 file.path(), c.head_dim, value_dim);
   }
   c.context = keys.required("context_length");
-  c.norm_eps = static_cast<float>(
-      file.required_float(keys.name("attention.layer_norm_rms_epsilon")));
+  c.norm_eps =
+      static_cast<float>(file.required_float(keys.name("attention.layer_norm_rms_epsilon")));
   c.tied_embeddings = file.find_tensor("output.weight") == nullptr;
   c.experts = keys.optional("expert_count").value_or(0);
 

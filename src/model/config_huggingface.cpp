@@ -1,7 +1,6 @@
 #include <algorithm>
-#include <cmath>
-
 #include <boost/json.hpp>
+#include <cmath>
 
 #include "base/error.h"
 #include "formats/json.h"
@@ -65,7 +64,8 @@ void read_rope(const Fields& f, double default_theta, ModelConfig& c) {
   c.rope_theta = f.number("rope_theta").value_or(default_theta);
   if (newer) c.rope_theta = scaling->number("rope_theta").value_or(c.rope_theta);
   if (scaling) {
-    const auto type = scaling->text("rope_type").value_or(scaling->text("type").value_or("default"));
+    const auto type =
+        scaling->text("rope_type").value_or(scaling->text("type").value_or("default"));
     RopeScaling& out = c.rope_scaling;
     if (type == "llama3") {
       out.kind = RopeScaling::Kind::kLlama3;
@@ -77,9 +77,9 @@ void read_rope(const Fields& f, double default_theta, ModelConfig& c) {
       out.kind = RopeScaling::Kind::kLinear;
       out.factor = scaling->number("factor").value_or(1);
     } else if (type != "default") {
-      f.unsupported(newer ? "rope_parameters" : "rope_scaling",
-                    fmt::format("rope scaling '{}': expected default, linear or llama3",
-                                printable(type)));
+      f.unsupported(
+          newer ? "rope_parameters" : "rope_scaling",
+          fmt::format("rope scaling '{}': expected default, linear or llama3", printable(type)));
     }
   }
   set_rope_frequencies(c);
@@ -121,7 +121,8 @@ void read_llama4_layers(const Fields& f, ModelConfig& c) {
     if (!list->is_array()) f.wrong("moe_layers", "a list", *list);
     for (const json::value& entry : list->get_array()) {
       const double i = entry.is_number() ? entry.to_number<double>() : -1;
-      if (!(i >= 0) || i >= static_cast<double>(layers)) f.wrong("moe_layers", "layer numbers", entry);
+      if (!(i >= 0) || i >= static_cast<double>(layers))
+        f.wrong("moe_layers", "layer numbers", entry);
       c.layers[static_cast<size_t>(i)].moe = true;
     }
   } else {

@@ -65,7 +65,8 @@ void Decoder::plan(std::span<const SequenceSlice> slices) {
   for (const SequenceSlice& slice : slices) {
     for (const Token token : slice.tokens) {
       if (token < 0 || token >= config_.vocab) {
-        throw_error(ErrorKind::kBadData, "token: expected 0 to {}, got {}", config_.vocab - 1, token);
+        throw_error(ErrorKind::kBadData, "token: expected 0 to {}, got {}", config_.vocab - 1,
+                    token);
       }
     }
     const int64_t count = static_cast<int64_t>(slice.tokens.size());
@@ -210,7 +211,8 @@ void Decoder::feed_forward_block(int64_t index) {
   const MatrixView out = rows_of(out_, 0, rows, c.hidden);
   std::vector<MatmulJob> jobs;
   // One network's product: rows [first, first + n) of x times its weights.
-  const auto multiply = [&](MatrixView x, int64_t first, int64_t n, WeightView weight, MatrixView y) {
+  const auto multiply = [&](MatrixView x, int64_t first, int64_t n, WeightView weight,
+                            MatrixView y) {
     if (n == 0) return;
     jobs.push_back(job({x.row(first), n, x.cols, x.stride}, first, weight,
                        {y.row(first), n, y.cols, y.stride}));
@@ -269,10 +271,9 @@ void Decoder::route(const LayerWeights& w) {
       const float l = logits.row(t)[e];
       return std::isnan(l) ? -std::numeric_limits<float>::infinity() : l;
     };
-    std::partial_sort(ranked_.begin(), ranked_.begin() + chosen, ranked_.end(),
-                      [&](int64_t a, int64_t b) {
-                        return score(a) != score(b) ? score(a) > score(b) : a < b;
-                      });
+    std::partial_sort(
+        ranked_.begin(), ranked_.begin() + chosen, ranked_.end(),
+        [&](int64_t a, int64_t b) { return score(a) != score(b) ? score(a) > score(b) : a < b; });
     std::copy_n(ranked_.begin(), chosen, mine);
     std::sort(mine, mine + chosen);  // the order in which their outputs are summed
     for (int64_t j = 0; j < chosen; ++j) ++expert_first_[mine[j] + 1];

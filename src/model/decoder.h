@@ -66,11 +66,11 @@ class Decoder {
   const Weights& weights_;
 
   // The batch.
-  int64_t tokens_ = 0;                          // T
-  std::vector<int64_t> positions_;              // [T], absolute
-  std::vector<std::vector<Segment>> waves_;     // wave w: the w-th segment of every sequence
-  RopeTable rope_in_chunk_;                     // for chunked layers
-  RopeTable rope_absolute_;                     // for the others
+  int64_t tokens_ = 0;                       // T
+  std::vector<int64_t> positions_;           // [T], absolute
+  std::vector<std::vector<Segment>> waves_;  // wave w: the w-th segment of every sequence
+  RopeTable rope_in_chunk_;                  // for chunked layers
+  RopeTable rope_absolute_;                  // for the others
 
   // Activations: rows of floats, [T, ...].
   AlignedArray<float> h_;       // [T, D]     residual stream
@@ -86,10 +86,10 @@ class Decoder {
   Int8Rows int8_;               // 8-bit form of the rows that are about to be multiplied
 
   // Routing of the layer at hand. A slot is the gated copy of a token for one of its experts.
-  std::vector<int64_t> ranked_;                 // [E], scratch
-  std::vector<int64_t> expert_first_;           // [E + 1], first slot of each expert
-  std::vector<int64_t> slots_;                  // [T, k], in ascending order of expert
-  std::vector<int64_t> chosen_;                 // [T, k], experts, ascending
+  std::vector<int64_t> ranked_;        // [E], scratch
+  std::vector<int64_t> expert_first_;  // [E + 1], first slot of each expert
+  std::vector<int64_t> slots_;         // [T, k], in ascending order of expert
+  std::vector<int64_t> chosen_;        // [T, k], experts, ascending
 };
 
 }  // namespace drover

@@ -33,22 +33,34 @@ DType stored_type(const TensorSource& tensor, DType type) {
 // general.file_type, where the format has a number for it.
 uint32_t file_type(DType type) {
   switch (type) {
-    case DType::kF32: return 0;
-    case DType::kF16: return 1;
-    case DType::kQ4_0: return 2;
-    case DType::kQ4_1: return 3;
-    case DType::kQ8_0: return 7;
-    case DType::kQ5_0: return 8;
-    case DType::kQ5_1: return 9;
-    case DType::kQ4_K: return 14;
-    case DType::kQ5_K: return 16;
-    case DType::kQ6_K: return 18;
-    case DType::kBF16: return 32;
-    default: return 1024;  // "guessed" in the words of other writers
+    case DType::kF32:
+      return 0;
+    case DType::kF16:
+      return 1;
+    case DType::kQ4_0:
+      return 2;
+    case DType::kQ4_1:
+      return 3;
+    case DType::kQ8_0:
+      return 7;
+    case DType::kQ5_0:
+      return 8;
+    case DType::kQ5_1:
+      return 9;
+    case DType::kQ4_K:
+      return 14;
+    case DType::kQ5_K:
+      return 16;
+    case DType::kQ6_K:
+      return 18;
+    case DType::kBF16:
+      return 32;
+    default:
+      return 1024;  // "guessed" in the words of other writers
   }
 }
 
-std::vector<bool> per_layer(const ModelConfig& c, bool LayerConfig::* member) {
+std::vector<bool> per_layer(const ModelConfig& c, bool LayerConfig::*member) {
   std::vector<bool> out;
   for (const LayerConfig& layer : c.layers) out.push_back(layer.*member);
   return out;
@@ -127,10 +139,14 @@ void write_advice(GgufWriter& out, const HuggingfaceFolder& folder) {
 
 std::string_view gguf_pre_name(PreTokenizer pre) {
   switch (pre) {
-    case PreTokenizer::kLlama4: return "llama4";
-    case PreTokenizer::kLlama3: return "llama-bpe";
-    case PreTokenizer::kGpt2: return "gpt-2";
-    case PreTokenizer::kSmolLm: return "smollm";
+    case PreTokenizer::kLlama4:
+      return "llama4";
+    case PreTokenizer::kLlama3:
+      return "llama-bpe";
+    case PreTokenizer::kGpt2:
+      return "gpt-2";
+    case PreTokenizer::kSmolLm:
+      return "smollm";
   }
   return "default";
 }
@@ -142,13 +158,15 @@ void write_vocabulary(GgufWriter& out, const Vocabulary& v, int64_t vocab) {
   std::vector<std::string> tokens;
   std::vector<int32_t> types;
   for (int64_t id = 0; id < vocab; ++id) {
-    const bool known = id < static_cast<int64_t>(v.tokens.size()) && v.kinds[id] != TokenKind::kUnused;
+    const bool known =
+        id < static_cast<int64_t>(v.tokens.size()) && v.kinds[id] != TokenKind::kUnused;
     if (!known) {
       tokens.push_back(fmt::format("[PAD{}]", id));
       types.push_back(5);
       continue;
     }
-    const bool is_text = v.kinds[id] == TokenKind::kControl || v.kinds[id] == TokenKind::kUserDefined;
+    const bool is_text =
+        v.kinds[id] == TokenKind::kControl || v.kinds[id] == TokenKind::kUserDefined;
     tokens.push_back(is_text ? v.tokens[id] : bytes_to_alphabet(v.tokens[id]));
     types.push_back(kTypes[static_cast<size_t>(v.kinds[id])]);
   }

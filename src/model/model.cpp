@@ -1,10 +1,9 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <boost/json.hpp>
 #include <cerrno>
 #include <cstdlib>
-
-#include <boost/json.hpp>
 
 #include "base/mapped_file.h"
 #include "model/vocabulary_source.h"
@@ -27,7 +26,8 @@ GenerationDefaults generation_defaults(const json::object& config) {
   out.top_p = number("top_p");
   out.min_p = number("min_p");
   out.repeat_penalty = number("repetition_penalty");
-  if (const auto k = number("top_k"); k && *k >= 0 && *k < 1e9) out.top_k = static_cast<int64_t>(*k);
+  if (const auto k = number("top_k"); k && *k >= 0 && *k < 1e9)
+    out.top_k = static_cast<int64_t>(*k);
   if (const json::value* sample = config.if_contains("do_sample")) {
     out.greedy = sample->is_bool() && !sample->get_bool();
   }
@@ -97,7 +97,8 @@ LicenceNote licence_of(const HuggingfaceFolder& folder) {
   size_t line = readme.find('\n');
   while (line != std::string::npos && line + 1 < readme.size()) {
     const size_t end = readme.find('\n', line + 1);
-    const std::string text = readme.substr(line + 1, end == std::string::npos ? end : end - line - 1);
+    const std::string text =
+        readme.substr(line + 1, end == std::string::npos ? end : end - line - 1);
     if (text.starts_with("---")) break;
     const auto value = [&](std::string_view key) -> std::optional<std::string> {
       if (!text.starts_with(key)) return std::nullopt;
@@ -125,7 +126,8 @@ fs::path local_model_folder() {
 }
 
 fs::path locate_model(const std::string& name) {
-  if (name.empty()) throw_error(ErrorKind::kUsage, "model: expected a file, folder or name, got none");
+  if (name.empty())
+    throw_error(ErrorKind::kUsage, "model: expected a file, folder or name, got none");
   std::error_code code, ignored;
   if (fs::exists(name, code)) return name;
   if (code == std::errc::permission_denied) throw_errno("open", name, EACCES);
@@ -175,11 +177,11 @@ std::unique_ptr<Model> Model::load(const std::string& name, const Progress& prog
     }
   } else {
     const HuggingfaceFolder& folder = *model->huggingface_;
-    model->config_ =
-        config_from_huggingface(folder.config, (folder.path / "config.json").string());
+    model->config_ = config_from_huggingface(folder.config, (folder.path / "config.json").string());
     model->weights_ = weights_from_huggingface(folder, model->config_, progress);
     model->licence_ = licence_of(folder);
-    const json::object& advice = folder.generation_config ? *folder.generation_config : folder.config;
+    const json::object& advice =
+        folder.generation_config ? *folder.generation_config : folder.config;
     model->generation_ = sensible(generation_defaults(advice));
     model->generation_stops_ = generation_stops(advice);
   }

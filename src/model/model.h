@@ -33,12 +33,12 @@ struct GenerationDefaults {
 
 // The licence as the file states it; empty where it states nothing.
 struct LicenceNote {
-  std::string id;    // "apache-2.0", "llama4"
+  std::string id;  // "apache-2.0", "llama4"
   std::string name;
   std::string link;
 };
 
-LicenceNote licence_of(const GgufFile& file);           // general.license and its kin
+LicenceNote licence_of(const GgufFile& file);             // general.license and its kin
 LicenceNote licence_of(const HuggingfaceFolder& folder);  // the front matter of README.md
 
 // The tokens at which the makers' generation_config.json stops (its eos_token_id, one or a list).
@@ -56,8 +56,8 @@ std::filesystem::path local_model_folder();
 
 class Model {
  public:
-  // Throws what the readers throw. A vocabulary of a kind that Drover does not know is no error until
-  // someone asks for the tokenizer; a damaged one is.
+  // Throws what the readers throw. A vocabulary of a kind that Drover does not know is no error
+  // until someone asks for the tokenizer; a damaged one is.
   static std::unique_ptr<Model> load(const std::string& name, const Progress& progress = {});
 
   const std::filesystem::path& path() const { return path_; }

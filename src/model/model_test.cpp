@@ -1,4 +1,6 @@
 // Configurations: the released models' figures, the family's defaults, and what is refused.
+#include "model/model.h"
+
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
@@ -6,7 +8,6 @@
 
 #include "base/error.h"
 #include "model/config.h"
-#include "model/model.h"
 #include "model/tensor_table.h"
 
 namespace drover {
@@ -107,9 +108,11 @@ TEST(Config, RefusesWhatItCannotRunAndSaysWhat) {
   const Refusal refusals[] = {
       {R"({"model_type": "mistral"})", ErrorKind::kUnsupported, "mistral"},
       {R"({})", ErrorKind::kUnsupported, "model_type"},
-      {R"({"model_type": "llama", "attention_bias": true})", ErrorKind::kUnsupported, "attention_bias"},
+      {R"({"model_type": "llama", "attention_bias": true})", ErrorKind::kUnsupported,
+       "attention_bias"},
       {R"({"model_type": "llama", "hidden_act": "gelu"})", ErrorKind::kUnsupported, "gelu"},
-      {R"({"model_type": "llama", "rope_scaling": {"type": "yarn"}})", ErrorKind::kUnsupported, "yarn"},
+      {R"({"model_type": "llama", "rope_scaling": {"type": "yarn"}})", ErrorKind::kUnsupported,
+       "yarn"},
       {R"({"model_type": "llama", "quantization_config": {}})", ErrorKind::kUnsupported,
        "quantization_config"},
       {R"({"model_type": "llama", "num_attention_heads": 0})", ErrorKind::kBadData, "query heads"},
@@ -154,11 +157,16 @@ TEST(TensorSource, TransposesExpertsAndPicksTheirHalf) {
   constexpr int64_t kIn = 70, kOut = 45, kExperts = 2;
   std::vector<float> stored(kExperts * kIn * 2 * kOut);
   for (size_t i = 0; i < stored.size(); ++i) stored[i] = static_cast<float>(i);
-  const NamedTensor tensor{"experts", DType::kF32, {kExperts, kIn, 2 * kOut},
+  const NamedTensor tensor{"experts",
+                           DType::kF32,
+                           {kExperts, kIn, 2 * kOut},
                            reinterpret_cast<const std::byte*>(stored.data()),
                            static_cast<int64_t>(stored.size() * sizeof(float))};
-  const TensorSource up{.name = "up", .shape = {kExperts, kOut, kIn}, .from = &tensor,
-                        .layout = TensorSource::Layout::kExperts, .first_column = kOut};
+  const TensorSource up{.name = "up",
+                        .shape = {kExperts, kOut, kIn},
+                        .from = &tensor,
+                        .layout = TensorSource::Layout::kExperts,
+                        .first_column = kOut};
   constexpr int64_t kFirst = 3, kCount = 41;
   std::vector<float> rows(kCount * kIn);
   read_rows(up, 1, kFirst, kCount, reinterpret_cast<std::byte*>(rows.data()));

@@ -21,12 +21,9 @@ struct LayerName {
 };
 
 constexpr LayerName kEveryLayer[] = {
-    {"attn_norm", "input_layernorm.weight"},
-    {"attn_q", "self_attn.q_proj.weight"},
-    {"attn_k", "self_attn.k_proj.weight"},
-    {"attn_v", "self_attn.v_proj.weight"},
-    {"attn_output", "self_attn.o_proj.weight"},
-    {"ffn_norm", "post_attention_layernorm.weight"},
+    {"attn_norm", "input_layernorm.weight"},    {"attn_q", "self_attn.q_proj.weight"},
+    {"attn_k", "self_attn.k_proj.weight"},      {"attn_v", "self_attn.v_proj.weight"},
+    {"attn_output", "self_attn.o_proj.weight"}, {"ffn_norm", "post_attention_layernorm.weight"},
 };
 constexpr LayerName kLlama4Dense[] = {
     {"ffn_gate", "feed_forward.gate_proj.weight"},
@@ -116,14 +113,16 @@ std::vector<TensorSource> decoder_tensors(const HuggingfaceFolder& folder, const
   names["token_embd.weight"] = {std::string(prefix) + "embed_tokens.weight", Layout::kAsIs};
   names["output_norm.weight"] = {std::string(prefix) + "norm.weight", Layout::kAsIs};
   for (const std::string_view head : {"lm_head.weight", "language_model.lm_head.weight"}) {
-    if (folder.weights.find(head) != nullptr) names["output.weight"] = {std::string(head), Layout::kAsIs};
+    if (folder.weights.find(head) != nullptr)
+      names["output.weight"] = {std::string(head), Layout::kAsIs};
   }
   const bool half_split = c.architecture == "llama";
   for (int64_t i = 0; i < c.layer_count(); ++i) {
     const auto add = [&](std::span<const LayerName> table) {
       for (const LayerName& name : table) {
         Layout layout = name.layout;
-        if (half_split && (name.gguf == "attn_q" || name.gguf == "attn_k")) layout = Layout::kHalfSplit;
+        if (half_split && (name.gguf == "attn_q" || name.gguf == "attn_k"))
+          layout = Layout::kHalfSplit;
         names[layer_tensor(i, name.gguf)] = {
             fmt::format("{}layers.{}.{}", prefix, i, name.huggingface), layout};
       }
@@ -149,14 +148,17 @@ std::vector<TensorSource> decoder_tensors(const HuggingfaceFolder& folder, const
       throw_error(ErrorKind::kBadData, "{}: expected a tensor '{}' {}, got none",
                   folder.path.string(), name, shape_text(expected.shape));
     }
-    TensorSource source{.name = expected.name, .shape = expected.shape, .from = tensor,
+    TensorSource source{.name = expected.name,
+                        .shape = expected.shape,
+                        .from = tensor,
                         .layout = found->second.layout};
     std::vector<int64_t> stored = expected.shape;
     if (source.layout == Layout::kHalfSplit) source.heads = stored[0] / c.head_dim;
     if (source.layout == Layout::kExperts) {
       const bool fused = name.ends_with("gate_up_proj");
       stored = {stored[0], stored[2], stored[1] * (fused ? 2 : 1)};
-      if (expected.name.find("ffn_up_exps") != std::string::npos) source.first_column = c.expert_width;
+      if (expected.name.find("ffn_up_exps") != std::string::npos)
+        source.first_column = c.expert_width;
     }
     if (tensor->shape != stored) {
       throw_error(ErrorKind::kBadData, "{}: tensor '{}': expected {}, got {}", folder.path.string(),
@@ -168,8 +170,8 @@ std::vector<TensorSource> decoder_tensors(const HuggingfaceFolder& folder, const
 
   for (const NamedTensor& tensor : folder.weights.tensors()) {
     const std::string_view name = tensor.name;
-    const bool of_layer = name.starts_with(prefix) &&
-                          name.substr(prefix.size()).starts_with("layers.");
+    const bool of_layer =
+        name.starts_with(prefix) && name.substr(prefix.size()).starts_with("layers.");
     if (of_layer && !used.contains(name) && !name.ends_with("rotary_emb.inv_freq")) {
       throw Error(ErrorKind::kUnsupported,
                   fmt::format("{}: tensor '{}' has no place in a {} decoder", folder.path.string(),
@@ -209,7 +211,8 @@ void read_rows(const TensorSource& source, int64_t index, int64_t first, int64_t
           for (int64_t c = c0; c < std::min(c0 + kSquare, cols); ++c) {
             for (int64_t r = r0; r < std::min(r0 + kSquare, count); ++r) {
               std::memcpy(out + (r * cols + c) * element,
-                          expert + (c * stride + source.first_column + first + r) * element, element);
+                          expert + (c * stride + source.first_column + first + r) * element,
+                          element);
             }
           }
         }

@@ -27,8 +27,8 @@ struct TensorSource {
   std::vector<int64_t> shape;  // row-major, as GGUF has it: [out, in] or [E, out, in] or [D]
   const NamedTensor* from = nullptr;
   Layout layout = Layout::kAsIs;
-  int64_t heads = 0;           // kHalfSplit
-  int64_t first_column = 0;    // kExperts: where the output rows begin on the last axis
+  int64_t heads = 0;         // kHalfSplit
+  int64_t first_column = 0;  // kExperts: where the output rows begin on the last axis
 
   int64_t matrices() const { return shape.size() == 3 ? shape[0] : 1; }
   int64_t rows() const { return shape.size() == 1 ? 1 : shape[shape.size() - 2]; }

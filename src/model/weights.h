@@ -26,24 +26,24 @@ struct LayerWeights {
   WeightView wv;                          // [K*d, D]
   WeightView wo;                          // [D, H*d]
 
-  const float* ffn_norm = nullptr;        // [D]
-  WeightView gate;                        // [F, D]: the dense network, or the shared expert
-  WeightView up;                          // [F, D]
-  WeightView down;                        // [D, F]
+  const float* ffn_norm = nullptr;  // [D]
+  WeightView gate;                  // [F, D]: the dense network, or the shared expert
+  WeightView up;                    // [F, D]
+  WeightView down;                  // [D, F]
 
-  WeightView router;                      // [E, D]; MoE layers only, as the three below
-  ExpertsView expert_gate;                // [E, F, D]
-  ExpertsView expert_up;                  // [E, F, D]
-  ExpertsView expert_down;                // [E, D, F]
+  WeightView router;        // [E, D]; MoE layers only, as the three below
+  ExpertsView expert_gate;  // [E, F, D]
+  ExpertsView expert_up;    // [E, F, D]
+  ExpertsView expert_down;  // [E, D, F]
 };
 
 struct Weights {
-  WeightView embedding;                   // [V, D]
+  WeightView embedding;  // [V, D]
   std::vector<LayerWeights> layers;
-  const float* output_norm = nullptr;     // [D]
-  WeightView output;                      // [V, D]; the embedding again when tied
+  const float* output_norm = nullptr;  // [D]
+  WeightView output;                   // [V, D]; the embedding again when tied
 
-  int64_t bytes = 0;                      // of all tensors as they are multiplied with
+  int64_t bytes = 0;  // of all tensors as they are multiplied with
   std::vector<AlignedArray<std::byte>> owned;
 };
 

@@ -33,7 +33,7 @@ struct DTypeInfo {
   std::string_view name;  // "f32", "q4_k": what flags and messages say
   int64_t block_values;   // 1 for plain types
   int64_t block_bytes;
-  bool is_weight;         // kernels can multiply with it
+  bool is_weight;  // kernels can multiply with it
 };
 
 // Every type of the enum has an entry.

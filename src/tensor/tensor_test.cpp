@@ -50,8 +50,8 @@ TEST(Float16, RoundsToNearestTiesToEven) {
 
 TEST(Float16, BrainFloatsRoundToNearestTiesToEven) {
   EXPECT_EQ(to_bf16(1.0f).bits, 0x3f80);
-  EXPECT_EQ(to_bf16(1.00390625f).bits, 0x3f80);   // tie, to even
-  EXPECT_EQ(to_bf16(1.01171875f).bits, 0x3f82);   // tie, to even
+  EXPECT_EQ(to_bf16(1.00390625f).bits, 0x3f80);  // tie, to even
+  EXPECT_EQ(to_bf16(1.01171875f).bits, 0x3f82);  // tie, to even
   EXPECT_EQ(to_bf16(1.0040f).bits, 0x3f81);
   EXPECT_TRUE(std::isnan(to_float(to_bf16(std::nanf("")))));
   EXPECT_TRUE(std::isinf(to_float(to_bf16(3.4e38f))));

@@ -52,7 +52,8 @@ struct ConstMatrixView {
   int64_t stride = 0;
 
   ConstMatrixView() = default;
-  ConstMatrixView(const float* d, int64_t r, int64_t c, int64_t s) : data(d), rows(r), cols(c), stride(s) {}
+  ConstMatrixView(const float* d, int64_t r, int64_t c, int64_t s)
+      : data(d), rows(r), cols(c), stride(s) {}
   ConstMatrixView(MatrixView m) : data(m.data), rows(m.rows), cols(m.cols), stride(m.stride) {}
   const float* row(int64_t r) const { return data + r * stride; }
 };

@@ -24,7 +24,7 @@ struct Golden {
   double bf16_difference = 0;  // what bf16 everywhere costs the judge; 0 if not measured
   bool has_experts = false;
   std::vector<Token> tokens;
-  std::vector<float> logits;   // [tokens, vocab]
+  std::vector<float> logits;  // [tokens, vocab]
   int64_t vocab = 0;
 
   // What GoogleTest prints of a case.
@@ -36,8 +36,8 @@ struct Golden {
 // float32, C order, two dimensions: what NumPy writes for our goldens.
 inline std::vector<float> read_npy(const std::filesystem::path& path, int64_t& cols) {
   const std::string bytes = read_file(path, size_t{1} << 30);
-  const size_t header = 10 + static_cast<unsigned char>(bytes.at(8)) +
-                        256 * static_cast<unsigned char>(bytes.at(9));
+  const size_t header =
+      10 + static_cast<unsigned char>(bytes.at(8)) + 256 * static_cast<unsigned char>(bytes.at(9));
   const std::string text = bytes.substr(10, header - 10);
   if (text.find("'<f4'") == std::string::npos || text.find("False") == std::string::npos) {
     throw std::runtime_error(path.string() + ": not a C-ordered float32 array");
@@ -64,7 +64,8 @@ inline std::vector<Golden> all_goldens() {
     }
     const auto* margin = entry.as_object().if_contains("router_margin");
     golden.has_experts = margin != nullptr && !margin->is_null();
-    const auto tokens = boost::json::parse(read_file(golden.folder() / "tokens.json", size_t{1} << 20));
+    const auto tokens =
+        boost::json::parse(read_file(golden.folder() / "tokens.json", size_t{1} << 20));
     for (const auto& token : tokens.as_array()) golden.tokens.push_back(token.to_number<Token>());
     golden.logits = read_npy(golden.folder() / "logits.npy", golden.vocab);
     out.push_back(std::move(golden));
@@ -82,7 +83,8 @@ inline std::vector<float> logits_of(const Model& model, Context& context,
   std::vector<float> out(tokens.size() * static_cast<size_t>(config.vocab));
   size_t slice = 0;
   for (size_t first = 0; first < tokens.size();) {
-    const size_t n = std::min<size_t>(slices[std::min(slice++, slices.size() - 1)], tokens.size() - first);
+    const size_t n =
+        std::min<size_t>(slices[std::min(slice++, slices.size() - 1)], tokens.size() - first);
     const SequenceSlice piece{&cache, tokens.subspan(first, n), static_cast<int64_t>(n)};
     decoder.forward({&piece, 1}, {out.data() + first * config.vocab, static_cast<int64_t>(n),
                                   config.vocab, config.vocab});

@@ -44,17 +44,17 @@ void store_kv(Context& context, const KvPages& pages, int64_t first, ConstMatrix
 
 // The queries of T consecutive tokens of one sequence, the first at position `first`.
 struct AttentionJob {
-  ConstMatrixView q;   // [T, H * d]
-  KvPages pages;       // filled up to position first + T - 1
+  ConstMatrixView q;  // [T, H * d]
+  KvPages pages;      // filled up to position first + T - 1
   int64_t first = 0;
-  MatrixView out;      // [T, H * d], overwritten; may not alias q
+  MatrixView out;  // [T, H * d], overwritten; may not alias q
 };
 
-// out[t, j] = softmax_p( q[t, j] . k[p, g] / sqrt(d) ) v[p, g],  p <= first + t,  g = floor(j K / H)
-// for every query head j; all jobs in one parallel pass. d is any size up to kMaxHeadDim, H a multiple of K.
-// Scores, softmax and sums in float32. Bits are the same on every instruction set. Does not fail.
-// Source: Vaswani et al. 2017; grouped heads, Ainslie et al. 2023, arXiv 2305.13245; running
-// softmax, Milakov & Gimelshein 2018, arXiv 1805.02867; spec sections 2.3 and 2.4.
+// out[t, j] = softmax_p( q[t, j] . k[p, g] / sqrt(d) ) v[p, g],  p <= first + t,  g = floor(j K /
+// H) for every query head j; all jobs in one parallel pass. d is any size up to kMaxHeadDim, H a
+// multiple of K. Scores, softmax and sums in float32. Bits are the same on every instruction set.
+// Does not fail. Source: Vaswani et al. 2017; grouped heads, Ainslie et al. 2023, arXiv 2305.13245;
+// running softmax, Milakov & Gimelshein 2018, arXiv 1805.02867; spec sections 2.3 and 2.4.
 void attention(Context& context, std::span<const AttentionJob> jobs);
 
 }  // namespace drover

@@ -147,9 +147,12 @@ void attend(const AttentionTask& task) {
   int64_t head = 0;
   for (; head + 4 <= task.group; head += 4) attend_rows<4, T>(task, head);
   switch (task.group - head) {
-    case 3: return attend_rows<3, T>(task, head);
-    case 2: return attend_rows<2, T>(task, head);
-    case 1: return attend_rows<1, T>(task, head);
+    case 3:
+      return attend_rows<3, T>(task, head);
+    case 2:
+      return attend_rows<2, T>(task, head);
+    case 1:
+      return attend_rows<1, T>(task, head);
   }
 }
 

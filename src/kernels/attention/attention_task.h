@@ -20,7 +20,7 @@ struct AttentionTask {
   int64_t kv_head;
   int64_t head_dim;
   int64_t group;
-  int64_t positions;              // attends to [0, positions)
+  int64_t positions;  // attends to [0, positions)
 };
 
 namespace attention_plain {
