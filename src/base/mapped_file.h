@@ -23,6 +23,9 @@ class MappedFile {
 
   // Asks the system to read ahead; a hint that may be ignored.
   void will_need() const;
+  // Gives back the memory of the pages that lie wholly in `bytes`, which must be part of some
+  // mapped file; touched again, they are read again. Other memory would lose what is in it.
+  static void forget(std::span<const std::byte> bytes);
 
  private:
   std::string path_;

@@ -214,6 +214,10 @@ void print_out(std::string_view text) {
   }
 }
 
+void warn(std::string_view sentence) {
+  std::fputs(fmt::format("drover: warning: {}\n", printable(sentence, 10000)).c_str(), stderr);
+}
+
 std::string as_utf8(std::string_view text) {
   std::string out;
   for (size_t at = 0; at < text.size();) {

@@ -85,6 +85,9 @@ std::string as_utf8(std::string_view text);
 // is missing or the path is a folder itself, kPermission when the folder is not ours to write in.
 void check_can_create(const std::filesystem::path& path);
 
+// A line on standard error about what may not be what was hoped for.
+void warn(std::string_view sentence);
+
 // "42.1 tokens/s"-style line about an answer, for standard error.
 std::string speed_line(const Answer& answer);
 
@@ -95,5 +98,6 @@ void add_tokenize(CLI::App& app);
 void add_detokenize(CLI::App& app);
 void add_score(CLI::App& app);
 void add_convert(CLI::App& app);
+void add_quantize(CLI::App& app);
 
 }  // namespace drover

@@ -1,6 +1,9 @@
 // drover convert FOLDER OUT.gguf: a Hugging Face folder as one file that maps.
+// drover quantize IN OUT.gguf: any model in other types.
 
+#include <boost/json.hpp>
 #include <filesystem>
+#include <map>
 
 #include "base/progress.h"
 #include "cli/command.h"
@@ -9,51 +12,188 @@
 namespace drover {
 namespace {
 
-struct Convert {
+// Lines of at most 100 characters, indented.
+std::string wrapped(const std::string& list) {
+  std::string out, line;
+  for (size_t at = 0; at < list.size();) {
+    const size_t comma = std::min(list.find(", ", at), list.size() - 2);
+    const std::string word = list.substr(at, comma + 2 - at);
+    if (line.size() + word.size() > 98) {
+      out += "  " + line + "\n";
+      line.clear();
+    }
+    line += word;
+    at = comma + 2;
+  }
+  return out + "  " + line;
+}
+
+// Both commands: they differ in what they take and in what they say.
+struct Export {
+  bool quantizes = false;
   ModelFlags machine;
-  std::string folder;
+  std::string in;
   std::string out;
   std::string type = "bf16";
+  bool pure = false;
+  std::vector<std::string> rules;
+  std::string importance_file;
   bool force = false;
+  bool json = false;
 
-  void operator()() const {
-    const auto dtype = dtype_from_name(type);
-    if (!dtype || !dtype_info(*dtype).is_weight) {
-      throw_error(
-          ErrorKind::kUsage,
-          "type: expected f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, q6_k, q5_k or q4_k, "
-          "got {}",
-          printable(type));
-    }
-    if (std::filesystem::exists(out) && !force) {
-      throw Error(ErrorKind::kCannotWrite, fmt::format("{}: already exists", printable(out, 300)),
-                  "--force writes over it");
-    }
-    check_can_create(out);
-    const HuggingfaceFolder source = HuggingfaceFolder::open(locate_model(folder));
-    const auto context = machine.make_context();
-    InterruptGuard interrupt;  // a stopped conversion leaves nothing behind
-    ProgressBar bar("converting", "bytes");
-    export_gguf(*context, source, out, *dtype, cancellable(bar.callback()));
-  }
+  void add_options(CLI::App& command);
+  void operator()() const;
+
+ private:
+  ExportOptions options() const;
+  void report(const GgufExport& work, double seconds) const;
 };
+
+void Export::add_options(CLI::App& command) {
+  command.add_option("out", out, "The file to write")->type_name("FILE")->required();
+  CLI::Option* option = command.add_option("--type,--outtype", type,
+                                           "The type of the weights; what there is stands below");
+  if (quantizes) {
+    option->required();
+  } else {
+    option->capture_default_str();
+  }
+  command.add_flag("--pure", pure, "All matrices in the type itself, none in a better one");
+  command
+      .add_option("--tensor,--tensor-type", rules,
+                  "Another type for some tensors; may be given several times, the last counts")
+      ->type_name("PATTERN=TYPE")
+      ->allow_extra_args(false);
+  command
+      .add_option("--importance,--imatrix", importance_file,
+                  "Round with respect to what `score --importance` or llama-imatrix found")
+      ->type_name("FILE");
+  command.add_flag("--force", force, "Write over an existing file");
+  command.footer(
+      "Types:\n" + wrapped(mixture_names()) +
+      "\nA name means what it means in llama.cpp: q4_k_m, say, keeps the matrices that suffer "
+      "most\n"
+      "in q6_k. Norms and routers stay float. Rows that are no whole number of blocks get a type\n"
+      "with smaller blocks.\n"
+      "A PATTERN must match the whole name of a tensor, with * ? [...] as in a shell:\n"
+      "  --tensor '*.ffn_down*=q6_k' --tensor 'blk.0.*=q8_0'");
+}
+
+ExportOptions Export::options() const {
+  const auto mixture = mixture_from_name(type);
+  if (!mixture) {
+    throw_error(ErrorKind::kUsage, "type: expected {}, got {}", mixture_names(), printable(type));
+  }
+  ExportOptions out{.mixture = *mixture};
+  if (pure) out.mixture = mixture->base;
+  for (const std::string& rule : rules) out.rules.push_back(TensorRule::parse(rule));
+  return out;
+}
+
+void Export::report(const GgufExport& work, double seconds) const {
+  struct Share {
+    int64_t tensors = 0, bytes = 0;
+  };
+  std::map<std::string_view, Share> shares;
+  int64_t bytes = 0, source_bytes = 0, values = 0;
+  for (const GgufExport::Tensor& tensor : work.tensors()) {
+    Share& share = shares[dtype_name(tensor.type)];
+    ++share.tensors;
+    share.bytes += tensor.bytes();
+    bytes += tensor.bytes();
+    source_bytes += tensor.source.matrices() * tensor.source.rows() *
+                    row_bytes(tensor.source.from->type, tensor.source.cols());
+    values += tensor.source.matrices() * tensor.source.rows() * tensor.source.cols();
+  }
+  const double bits = 8 * static_cast<double>(bytes) / static_cast<double>(values);
+  if (json) {
+    boost::json::object types;
+    for (const auto& [name, share] : shares) {
+      types[name] = {{"tensors", share.tensors}, {"bytes", share.bytes}};
+    }
+    print_out(boost::json::serialize(
+                  boost::json::object{{"out", as_utf8(out)},
+                                      {"type", as_utf8(type)},
+                                      {"weight_bytes", bytes},
+                                      {"source_weight_bytes", source_bytes},
+                                      {"bits_per_weight", bits},
+                                      {"types", types},
+                                      {"warnings", boost::json::value_from(work.warnings())},
+                                      {"seconds", seconds}}) +
+              '\n');
+    return;
+  }
+  std::vector<std::string> parts;
+  for (const auto& [name, share] : shares)
+    parts.push_back(fmt::format("{} {}", share.tensors, name));
+  print_out(
+      fmt::format("{}: {:.1f} MB of weights, from {:.1f} MB; {:.2f} bits per weight; tensors: "
+                  "{}\n",
+                  printable(out, 300), static_cast<double>(bytes) / 1e6,
+                  static_cast<double>(source_bytes) / 1e6, bits, fmt::join(parts, ", ")));
+}
+
+void Export::operator()() const {
+  ExportOptions chosen = options();
+  if (std::filesystem::exists(out) && !force) {
+    throw Error(ErrorKind::kCannotWrite, fmt::format("{}: already exists", printable(out, 300)),
+                "--force writes over it");
+  }
+  check_can_create(out);
+  std::optional<Importance> importance;
+  if (!importance_file.empty()) {
+    chosen.importance = &importance.emplace(Importance::load(importance_file));
+  }
+  const std::filesystem::path source = locate_model(in);
+  std::optional<HuggingfaceFolder> folder;
+  std::optional<GgufFile> file;
+  std::optional<GgufExport> work;
+  if (!quantizes || std::filesystem::is_directory(source)) {
+    work.emplace(folder.emplace(HuggingfaceFolder::open(source)), chosen);
+  } else {
+    work.emplace(file.emplace(GgufFile::open(source)), chosen);
+  }
+  for (const std::string& warning : work->warnings()) warn(warning);
+  const auto context = machine.make_context();
+  InterruptGuard interrupt;  // a stopped conversion leaves nothing behind
+  const auto start = std::chrono::steady_clock::now();
+  {
+    ProgressBar bar(quantizes ? "quantizing" : "converting", "bytes");
+    work->write(*context, out, cancellable(bar.callback()));
+  }
+  if (!quantizes) return;
+  report(*work, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+}
 
 }  // namespace
 
 void add_convert(CLI::App& app) {
-  auto convert = std::make_shared<Convert>();
+  auto convert = std::make_shared<Export>();
   CLI::App* command = app.add_subcommand("convert", "Write a Hugging Face folder as one GGUF file");
-  command->add_option("folder", convert->folder, "Folder with config.json and *.safetensors")
+  command->add_option("folder", convert->in, "Folder with config.json and *.safetensors")
       ->type_name("FOLDER")
       ->required();
-  command->add_option("out", convert->out, "The file to write")->type_name("FILE")->required();
-  command
-      ->add_option("--type,--outtype", convert->type,
-                   "f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, q6_k, q5_k or q4_k")
-      ->capture_default_str();
-  command->add_flag("--force", convert->force, "Write over an existing file");
+  convert->add_options(*command);
   convert->machine.add_machine(*command);
   command->callback([convert] { (*convert)(); });
+}
+
+void add_quantize(CLI::App& app) {
+  auto quantize = std::make_shared<Export>();
+  quantize->quantizes = true;
+  CLI::App* command = app.add_subcommand(
+      "quantize",
+      "Write a model in another type, as one GGUF file. Weights that are quantised already are\n"
+      "rounded a second time, with a warning: better to start from f32, f16 or bf16");
+  command
+      ->add_option("model", quantize->in,
+                   "A GGUF file, a Hugging Face folder, or a name in the local model folder")
+      ->type_name("MODEL")
+      ->required();
+  quantize->add_options(*command);
+  command->add_flag("--json", quantize->json, "Print one JSON object");
+  quantize->machine.add_machine(*command);
+  command->callback([quantize] { (*quantize)(); });
 }
 
 }  // namespace drover

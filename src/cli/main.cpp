@@ -88,6 +88,7 @@ int main(int argc, char** argv) {
   drover::add_detokenize(app);
   drover::add_score(app);
   drover::add_convert(app);
+  drover::add_quantize(app);
 
   try {
     app.parse(argc, argv);

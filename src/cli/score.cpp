@@ -11,6 +11,7 @@
 
 #include "base/mapped_file.h"
 #include "cli/command.h"
+#include "eval/collect_importance.h"
 
 namespace drover {
 namespace {
@@ -20,10 +21,11 @@ struct Score {
   std::string text_file;
   std::string tokens;
   std::string logits_file;
+  std::string importance_file;
   bool json = false;
 
   void operator()() const;
-  void perplexity(const Model& model, Session& session) const;
+  void perplexity(const Model& model, Session& session, const ImportanceCollector* seen) const;
 };
 
 // "1,2,3" with any white space.
@@ -51,7 +53,8 @@ std::vector<Token> parse_tokens(const std::string& text) {
   return out;
 }
 
-void Score::perplexity(const Model& model, Session& session) const {
+void Score::perplexity(const Model& model, Session& session,
+                       const ImportanceCollector* seen) const {
   const std::string text = text_file == "-"
                                ? std::string(std::istreambuf_iterator<char>(std::cin), {})
                                : read_file(text_file, size_t{1} << 30);
@@ -64,6 +67,16 @@ void Score::perplexity(const Model& model, Session& session) const {
     score = score_text(session, ids, vocabulary.add_bos ? vocabulary.bos : std::nullopt,
                        cancellable(bar.callback()));
   }
+  std::vector<std::string> gaps;
+  if (seen != nullptr) {
+    Importance importance = seen->result();
+    importance.dataset = text_file;
+    importance.context = session.context();
+    importance.windows = score.windows;
+    gaps = importance.gaps();
+    for (const std::string& gap : gaps) warn(gap);
+    importance.save(importance_file);
+  }
   if (json) {
     boost::json::object out;
     out["model"] = as_utf8(model.path().filename().string());
@@ -71,6 +84,10 @@ void Score::perplexity(const Model& model, Session& session) const {
     out["nll"] = score.nll;
     out["perplexity"] = score.perplexity();
     out["context"] = session.context();
+    if (seen != nullptr) {
+      out["importance"] = as_utf8(importance_file);
+      out["warnings"] = boost::json::value_from(gaps);
+    }
     print_out(boost::json::serialize(out) + '\n');
   } else {
     print_out(fmt::format("perplexity {:.4f} over {} tokens (context {}, {:.4f} nats per token)\n",
@@ -86,8 +103,13 @@ void Score::operator()() const {
   if (tokens.empty() != logits_file.empty()) {
     throw_error(ErrorKind::kUsage, "score: expected --tokens LIST and --logits FILE together");
   }
+  if (!importance_file.empty() && text_file.empty()) {
+    throw_error(ErrorKind::kUsage, "score: expected --text FILE with --importance FILE");
+  }
   const std::vector<Token> ids = tokens.empty() ? std::vector<Token>() : parse_tokens(tokens);
-  if (!logits_file.empty()) check_can_create(logits_file);
+  for (const std::string& file : {logits_file, importance_file}) {
+    if (!file.empty()) check_can_create(file);
+  }
   const auto context = model_flags.make_context();
   InterruptGuard interrupt;
   const auto model = model_flags.load();
@@ -102,8 +124,10 @@ void Score::operator()() const {
   if (options.context == 0 && !ids.empty()) {
     options.context = std::min<int64_t>(static_cast<int64_t>(ids.size()), model->config().context);
   }
+  std::optional<ImportanceCollector> collector;
+  if (!importance_file.empty()) options.observer = &collector.emplace(*context, *model);
   Session session(*model, *context, options);
-  if (ids.empty()) return perplexity(*model, session);
+  if (ids.empty()) return perplexity(*model, session, collector ? &*collector : nullptr);
   {
     ProgressBar bar("scoring", "tokens");
     write_logits(session, ids, logits_file, cancellable(bar.callback()));
@@ -133,6 +157,10 @@ void add_score(CLI::App& app) {
   command
       ->add_option("--logits", score->logits_file,
                    "Write the logits after each of --tokens as float32 [tokens, vocab], .npy")
+      ->type_name("FILE");
+  command
+      ->add_option("--importance", score->importance_file,
+                   "Also write how much each input matters on that text, for quantize --importance")
       ->type_name("FILE");
   command->add_flag("--json", score->json, "Print one JSON object");
   score->model_flags.add_machine(*command);

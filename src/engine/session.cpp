@@ -69,6 +69,7 @@ Session::Session(const Model& model, Context& context, const SessionOptions& opt
              choose_context(model.config(), options.context)),
       decoder_(context, model.config(), model.weights()),
       logits_(static_cast<size_t>(model.config().vocab)) {
+  decoder_.observe(options.observer);
   if (options.batch < 1) {
     throw_error(ErrorKind::kUsage, "batch: expected at least 1 token, got {}", options.batch);
   }

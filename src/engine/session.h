@@ -23,6 +23,7 @@ struct SessionOptions {
   int64_t context = 0;  // tokens; 0: what the model was made for, at most 32,768
   int64_t batch = 512;  // tokens of a prompt that are computed together
   std::optional<DType> cache_type = std::nullopt;  // unset: f32 for f32 weights, else bf16
+  InputObserver* observer = nullptr;  // of the decoder; must outlive the session
 };
 
 struct GenerateOptions {

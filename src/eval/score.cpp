@@ -50,6 +50,7 @@ TextScore score_text(Session& session, std::span<const Token> tokens, std::optio
   while (done < tokens.size()) {
     const auto piece = tokens.subspan(done, std::min(room, tokens.size() - done));
     std::vector<Token> window(piece.begin(), piece.end());
+    ++score.windows;
     if (bos) window.insert(window.begin(), *bos);
     session.score(
         window,

@@ -11,6 +11,7 @@ namespace drover {
 
 struct TextScore {
   int64_t tokens = 0;         // that were predicted
+  int64_t windows = 0;        // that they were cut into
   double nll = 0;             // sum of -ln p over them, nats
   double perplexity() const;  // e^(nll / tokens)
 };

@@ -53,6 +53,7 @@ void Decoder::forward(std::span<const SequenceSlice> slices, MatrixView logits) 
 }
 
 MatmulJob Decoder::job(ConstMatrixView x, int64_t first, WeightView w, MatrixView out) const {
+  if (observer_ != nullptr) observer_->see(w, x);
   return {x, is_quantized(w.type) ? &int8_ : nullptr, first, w, out};
 }
 

@@ -31,6 +31,16 @@ struct SequenceSlice {
   int64_t logits = 1;  // how many of the last tokens want logits
 };
 
+// Is shown what every linear map is about to be multiplied with.
+class InputObserver {
+ public:
+  virtual ~InputObserver() = default;
+  // x: [rows, w.cols], the inputs of the map w in order of token; one of the experts is a map of
+  // its own, and its data stands at ExpertsView::expert(e). The views last for the call. On the
+  // thread that runs the decoder, whose Context is free meanwhile. May throw.
+  virtual void see(WeightView w, ConstMatrixView x) = 0;
+};
+
 class Decoder {
  public:
   // `config`, `weights` and `context` must outlive the decoder.
@@ -41,6 +51,9 @@ class Decoder {
   // Throws kLimit if a cache has no room and kBadData for a token outside the vocabulary; then no
   // cache has changed. After any other exception a cache must be rewound before it is used again.
   void forward(std::span<const SequenceSlice> slices, MatrixView logits);
+
+  // From now on this observer, which must outlive its use, is shown all inputs; null for none.
+  void observe(InputObserver* observer) { observer_ = observer; }
 
  private:
   // Consecutive tokens of one sequence inside one chunk: rows [row, row + count) of the batch.
@@ -64,6 +77,7 @@ class Decoder {
   Context& context_;
   const ModelConfig& config_;
   const Weights& weights_;
+  InputObserver* observer_ = nullptr;
 
   // The batch.
   int64_t tokens_ = 0;                       // T

@@ -1,284 +1,243 @@
 #include "model/export_gguf.h"
 
+#include <fnmatch.h>
+
 #include <algorithm>
-#include <boost/json.hpp>
+#include <numeric>
 
 #include "base/error.h"
-#include "formats/gguf_writer.h"
 #include "model/config.h"
-#include "model/model.h"
-#include "model/tensor_table.h"
-#include "model/vocabulary_source.h"
+#include "model/export_metadata.h"
+#include "model/weights.h"
 #include "tensor/dequantize.h"
 #include "tensor/quantize.h"
-#include "text/byte_alphabet.h"
 
 namespace drover {
 namespace {
 
-// The type that a tensor is written in (spec section 9.3, converter type rule).
-DType stored_type(const TensorSource& tensor, DType type) {
-  if (tensor.shape.size() == 1 || tensor.name.find("ffn_gate_inp") != std::string::npos) {
-    return DType::kF32;
-  }
-  const auto fits = [&](DType t) { return tensor.cols() % dtype_info(t).block_values == 0; };
-  if (fits(type)) return type;
-  DType next = DType::kF16;
-  if (type == DType::kQ4_K) next = DType::kQ4_1;
-  if (type == DType::kQ5_K) next = DType::kQ5_1;
-  if (type == DType::kQ6_K) next = DType::kQ8_0;
-  return fits(next) ? next : DType::kF16;
-}
-
-// general.file_type, where the format has a number for it.
-uint32_t file_type(DType type) {
-  switch (type) {
-    case DType::kF32:
-      return 0;
-    case DType::kF16:
-      return 1;
-    case DType::kQ4_0:
-      return 2;
-    case DType::kQ4_1:
-      return 3;
-    case DType::kQ8_0:
-      return 7;
-    case DType::kQ5_0:
-      return 8;
-    case DType::kQ5_1:
-      return 9;
-    case DType::kQ4_K:
-      return 14;
-    case DType::kQ5_K:
-      return 16;
-    case DType::kQ6_K:
-      return 18;
-    case DType::kBF16:
-      return 32;
-    default:
-      return 1024;  // "guessed" in the words of other writers
-  }
-}
-
-std::vector<bool> per_layer(const ModelConfig& c, bool LayerConfig::*member) {
-  std::vector<bool> out;
-  for (const LayerConfig& layer : c.layers) out.push_back(layer.*member);
-  return out;
-}
-
-// Spec section 9.2, and the keys of our own that carry what the family's files leave to defaults.
-void write_config(GgufWriter& out, const ModelConfig& c) {
-  const std::string prefix = c.architecture + ".";
-  const auto size = [&](std::string_view key, int64_t value) {
-    out.set(prefix + std::string(key), static_cast<uint32_t>(value));
-  };
-  size("vocab_size", c.vocab);
-  size("context_length", std::min<int64_t>(c.context, ~uint32_t{0}));
-  size("embedding_length", c.hidden);
-  size("block_count", c.layer_count());
-  size("feed_forward_length", c.dense_width > 0 ? c.dense_width : c.expert_width);
-  size("attention.head_count", c.heads);
-  size("attention.head_count_kv", c.kv_heads);
-  size("attention.key_length", c.head_dim);
-  size("attention.value_length", c.head_dim);
-  size("rope.dimension_count", c.head_dim);
-  out.set(prefix + "attention.layer_norm_rms_epsilon", c.norm_eps);
-  out.set(prefix + "rope.freq_base", static_cast<float>(c.rope_theta));
-  if (c.rope_scaling.kind == RopeScaling::Kind::kLinear) {
-    out.set(prefix + "rope.scaling.type", std::string("linear"));
-    out.set(prefix + "rope.scaling.factor", static_cast<float>(c.rope_scaling.factor));
-  }
-  if (c.architecture != "llama4") return;
-
-  // Other readers take the step for the list of MoE layers; where they differ, the list holds.
-  int64_t step = 0;
-  for (int64_t i = 0; i < c.layer_count() && step == 0; ++i) {
-    if (c.layers[i].moe) step = i + 1;
-  }
-  size("interleave_moe_layer_step", step);
-  size("expert_count", c.experts);
-  size("expert_used_count", c.experts_used);
-  size("expert_feed_forward_length", c.expert_width);
-  const auto all_global = std::none_of(c.layers.begin(), c.layers.end(),
-                                       [](const LayerConfig& layer) { return layer.chunked; });
-  if (all_global) size("attention.sliding_window", 0);
-  if (!all_global) size("attention.chunk_size", c.chunk);
-  out.set(prefix + "use_qk_norm", c.qk_norm);
-  out.set("drover.attention.temperature_tuning", c.temperature_tuning);
-  out.set("drover.attention.floor_scale", c.floor_scale);
-  out.set("drover.attention.temperature_scale", c.attn_scale);
-  out.set("drover.rope_layers", per_layer(c, &LayerConfig::rope));
-  out.set("drover.chunked_layers", per_layer(c, &LayerConfig::chunked));
-  out.set("drover.moe_layers", per_layer(c, &LayerConfig::moe));
-}
-
-// The makers' advice on sampling and on where to stop, under the keys that other writers use.
-void write_advice(GgufWriter& out, const HuggingfaceFolder& folder) {
-  const boost::json::object& advice =
-      folder.generation_config ? *folder.generation_config : folder.config;
-  const auto number = [&](std::string_view from, const std::string& key) {
-    const boost::json::value* value = advice.if_contains(from);
-    if (value != nullptr && value->is_number()) out.set(key, value->to_number<float>());
-  };
-  const boost::json::value* sample = advice.if_contains("do_sample");
-  if (sample != nullptr && sample->is_bool() && !sample->get_bool()) {
-    out.set("general.sampling.temp", 0.0f);
-  } else {
-    number("temperature", "general.sampling.temp");
-  }
-  number("top_p", "general.sampling.top_p");
-  number("min_p", "general.sampling.min_p");
-  number("repetition_penalty", "general.sampling.penalty_repeat");
-  const boost::json::value* k = advice.if_contains("top_k");
-  if (k != nullptr && k->is_int64() && k->get_int64() >= 0 && k->get_int64() < (1 << 30)) {
-    out.set("general.sampling.top_k", static_cast<int32_t>(k->get_int64()));
-  }
-  const std::vector<Token> stops = generation_stops(advice);
-  if (!stops.empty()) out.set(kStopTokensKey, std::vector<int32_t>(stops.begin(), stops.end()));
-}
-
-std::string_view gguf_pre_name(PreTokenizer pre) {
-  switch (pre) {
-    case PreTokenizer::kLlama4:
-      return "llama4";
-    case PreTokenizer::kLlama3:
-      return "llama-bpe";
-    case PreTokenizer::kGpt2:
-      return "gpt-2";
-    case PreTokenizer::kSmolLm:
-      return "smollm";
-  }
-  return "default";
-}
-
-// The tokenizer as spec section 9.2 has it. Ids that the vocabulary leaves out are padded, since
-// other readers want as many tokens as there are embeddings.
-void write_vocabulary(GgufWriter& out, const Vocabulary& v, int64_t vocab) {
-  constexpr int32_t kTypes[] = {1, 2, 3, 4, 5, 6};  // in the order of TokenKind
-  std::vector<std::string> tokens;
-  std::vector<int32_t> types;
-  for (int64_t id = 0; id < vocab; ++id) {
-    const bool known =
-        id < static_cast<int64_t>(v.tokens.size()) && v.kinds[id] != TokenKind::kUnused;
-    if (!known) {
-      tokens.push_back(fmt::format("[PAD{}]", id));
-      types.push_back(5);
-      continue;
-    }
-    const bool is_text =
-        v.kinds[id] == TokenKind::kControl || v.kinds[id] == TokenKind::kUserDefined;
-    tokens.push_back(is_text ? v.tokens[id] : bytes_to_alphabet(v.tokens[id]));
-    types.push_back(kTypes[static_cast<size_t>(v.kinds[id])]);
-  }
-  std::vector<std::string> merges;
-  for (const auto& [left, right] : v.merges) {
-    merges.push_back(bytes_to_alphabet(v.tokens[left]) + " " + bytes_to_alphabet(v.tokens[right]));
-  }
-  out.set("tokenizer.ggml.model", std::string("gpt2"));
-  out.set("tokenizer.ggml.pre", std::string(gguf_pre_name(v.pre)));
-  out.set("tokenizer.ggml.tokens", tokens);
-  out.set("tokenizer.ggml.token_type", types);
-  out.set("tokenizer.ggml.merges", merges);
-  const auto id = [&](std::string_view key, std::optional<Token> token) {
-    if (token) out.set(fmt::format("tokenizer.ggml.{}", key), static_cast<uint32_t>(*token));
-  };
-  id("bos_token_id", v.bos);
-  id("eos_token_id", v.eos);
-  id("padding_token_id", v.pad);
-  out.set("tokenizer.ggml.add_bos_token", v.add_bos);
-  if (!v.chat_template.empty()) out.set("tokenizer.chat_template", v.chat_template);
-}
-
-// The divisors of llama3 scaling, one per pair (spec section 9.3): other readers find it only here.
-std::vector<float> rope_divisors(const ModelConfig& config) {
-  ModelConfig plain = config;
-  plain.rope_scaling = {};
-  set_rope_frequencies(plain);
-  std::vector<float> out;
-  for (size_t k = 0; k < config.rope_frequencies.size(); ++k) {
-    out.push_back(plain.rope_frequencies[k] / config.rope_frequencies[k]);
-  }
-  return out;
-}
-
 // Converts `count` rows of one matrix to `type`. Each worker takes a stripe of rows.
+// importance: one number per column, or none.
 void convert_rows(Context& context, const TensorSource& tensor, int64_t index, int64_t first,
-                  int64_t count, DType type, std::byte* out) {
+                  int64_t count, DType type, std::span<const float> importance, std::byte* out) {
   const int64_t cols = tensor.cols(), bytes = row_bytes(type, cols);
   const int64_t source_bytes = row_bytes(tensor.from->type, cols);
   constexpr int64_t kStripe = 32;  // the squares that read_rows transposes
   context.threads.run((count + kStripe - 1) / kStripe, [&](int64_t stripe, int worker) {
     const int64_t row = stripe * kStripe, n = std::min(kStripe, count - row);
+    if (tensor.from->type == type) {
+      return read_rows(tensor, index, first + row, n, out + row * bytes);
+    }
     float* values = context.scratch<float>(worker, cols + (n * source_bytes + 3) / 4);
     std::byte* source = reinterpret_cast<std::byte*>(values + cols);
     read_rows(tensor, index, first + row, n, source);
     for (int64_t r = 0; r < n; ++r) {
       const std::span<float> floats(values, static_cast<size_t>(cols));
       dequantize_row(tensor.from->type, source + r * source_bytes, floats);
-      quantize_row(type, floats, out + (row + r) * bytes);
+      quantize_row(type, floats, out + (row + r) * bytes, importance);
     }
   });
 }
 
+// The bytes of the source that were read for rows [first, first + count) of one matrix, or, where
+// they stand in another order there, for the whole matrix once its last rows are done.
+std::span<const std::byte> finished_bytes(const TensorSource& tensor, int64_t index, int64_t first,
+                                          int64_t count) {
+  const int64_t matrix = tensor.from->bytes / tensor.matrices();
+  if (tensor.layout == TensorSource::Layout::kAsIs) {
+    const int64_t row = matrix / tensor.rows();
+    return {tensor.from->data + index * matrix + first * row, static_cast<size_t>(count * row)};
+  }
+  if (first + count < tensor.rows()) return {};
+  return {tensor.from->data + index * matrix, static_cast<size_t>(matrix)};
+}
+
+bool fits(DType type, const TensorSource& source) {
+  return source.cols() % dtype_info(type).block_values == 0;
+}
+
 }  // namespace
+
+TensorRule TensorRule::parse(std::string_view text) {
+  const size_t equals = text.rfind('=');
+  if (equals == std::string_view::npos || equals == 0) {
+    throw_error(ErrorKind::kUsage, "tensor rule: expected PATTERN=TYPE, got '{}'", printable(text));
+  }
+  const auto type = dtype_from_name(text.substr(equals + 1));
+  if (!type || !dtype_info(*type).is_weight) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("tensor rule '{}': expected a type of weights, got '{}'",
+                            printable(text), printable(text.substr(equals + 1))),
+                "one tensor has one type, such as q6_k; mixtures such as q4_k_m are for --type");
+  }
+  return {std::string(text.substr(0, equals)), *type};
+}
+
+GgufExport::GgufExport(const HuggingfaceFolder& folder, const ExportOptions& options) {
+  const ModelConfig config =
+      config_from_huggingface(folder.config, (folder.path / "config.json").string());
+  std::vector<TensorSource> sources = decoder_tensors(folder, config);
+  write_folder_metadata(out_, folder, config);
+  if (config.rope_scaling.kind == RopeScaling::Kind::kLlama3) {
+    divisors_ = rope_divisors(config);
+    const auto bytes = std::as_bytes(std::span(divisors_));
+    rope_freqs_ = {"rope_freqs.weight",
+                   DType::kF32,
+                   {static_cast<int64_t>(divisors_.size())},
+                   bytes.data(),
+                   static_cast<int64_t>(bytes.size())};
+    sources.push_back({std::string(rope_freqs_->name), rope_freqs_->shape, &*rope_freqs_});
+  }
+  plan(config, std::move(sources), /*keeps_floats=*/false, options);
+}
+
+GgufExport::GgufExport(const GgufFile& file, const ExportOptions& options) {
+  const ModelConfig config = config_from_gguf(file);
+  weights_from_gguf(file, config);  // throws for a file that would not run
+  std::vector<TensorSource> sources;
+  for (const NamedTensor& tensor : file.tensors()) {
+    sources.push_back({std::string(tensor.name), tensor.shape, &tensor});
+  }
+  out_.copy_metadata(file);
+  plan(config, std::move(sources), /*keeps_floats=*/true, options);
+}
+
+// Decides the type of every tensor, and says what is to be said about it.
+void GgufExport::plan(const ModelConfig& config, std::vector<TensorSource> sources,
+                      bool keeps_floats, const ExportOptions& options) {
+  const Importance* importance = options.importance;
+  std::vector<bool> used(options.rules.size());
+  int64_t unfit = 0, rounded_twice = 0, guided = 0, unknown = 0;
+  std::string twice_from;
+  for (TensorSource& source : sources) {
+    Tensor tensor{.type = keeps_floats ? source.from->type : DType::kF32};
+    if (!stays_float(source.name, source.shape)) {
+      DType wanted = options.mixture.base;
+      tensor.type = mixture_type(options.mixture, config, source.name, source.shape, importance);
+      for (size_t i = 0; i < options.rules.size(); ++i) {
+        if (::fnmatch(options.rules[i].pattern.c_str(), source.name.c_str(), 0) != 0) continue;
+        wanted = options.rules[i].type;
+        tensor.type = fitting_type(wanted, source.cols());
+        used[i] = true;
+      }
+      unfit += !fits(wanted, source);
+      if (is_quantized(tensor.type)) {
+        if (is_quantized(source.from->type) && source.from->type != tensor.type) {
+          ++rounded_twice;
+          twice_from = dtype_name(source.from->type);
+        }
+        if (importance != nullptr) tensor.statistics = find_statistics(source, *importance);
+        (tensor.statistics != nullptr ? guided : unknown) += source.name.starts_with("blk.");
+      }
+    }
+    out_.add_tensor(source.name, tensor.type, source.shape);
+    tensor.source = std::move(source);
+    tensors_.push_back(std::move(tensor));
+  }
+  for (size_t i = 0; i < used.size(); ++i) {
+    if (used[i]) continue;
+    throw Error(ErrorKind::kUsage,
+                fmt::format("tensor rule: expected '{}' to match a tensor that can be quantised, "
+                            "it matches none",
+                            printable(options.rules[i].pattern)),
+                "a pattern matches whole names, as '*.attn_v.weight' does; `drover inspect MODEL "
+                "--tensors` lists them");
+  }
+
+  if (rounded_twice > 0) {
+    warnings_.push_back(fmt::format(
+        "{} tensors were quantised already ({}) and are rounded a second time; a file in "
+        "f32, f16 or bf16 would lose less",
+        rounded_twice, twice_from));
+  }
+  if (unfit > 0) {
+    warnings_.push_back(
+        fmt::format("{} tensors have rows that are no whole number of {}'s blocks; they get a type "
+                    "with smaller blocks",
+                    unfit, options.mixture.name));
+  }
+  if (importance != nullptr && guided == 0 && unknown > 0) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("{}: expected data about this model's tensors, got none",
+                            printable(importance->source, 300)),
+                "it may have been made with another model");
+  }
+  if (importance != nullptr) {
+    if (unknown > 0) {
+      warnings_.push_back(fmt::format("{} tensors of {} are not in the importance matrix", unknown,
+                                      guided + unknown));
+    }
+    for (const std::string& gap : importance->gaps()) {
+      warnings_.push_back(gap + "; rounded without importance");
+    }
+    if (!importance->dataset.empty()) out_.set("quantize.imatrix.dataset", importance->dataset);
+    out_.set("quantize.imatrix.file",
+             std::filesystem::path(importance->source).filename().string());
+    out_.set("quantize.imatrix.entries_count", static_cast<uint32_t>(importance->maps.size()));
+    out_.set("quantize.imatrix.chunks_count", static_cast<uint32_t>(importance->windows));
+  }
+  out_.set("general.file_type", options.mixture.file_type);
+  if (std::any_of(tensors_.begin(), tensors_.end(),
+                  [](const Tensor& tensor) { return is_quantized(tensor.type); })) {
+    out_.set("general.quantization_version", uint32_t{2});
+  }
+}
+
+const InputStatistics* GgufExport::find_statistics(const TensorSource& source,
+                                                   const Importance& importance) {
+  const auto found = importance.maps.find(source.name);
+  if (found == importance.maps.end()) return nullptr;
+  const InputStatistics& statistics = found->second;
+  const int64_t matrices = source.matrices();
+  if (statistics.cols == source.cols() && statistics.matrices() == matrices) return &statistics;
+  // Older files have one count for all experts.
+  if (statistics.matrices() == 1 && statistics.cols % matrices == 0 &&
+      statistics.cols / matrices == source.cols()) {
+    InputStatistics& apart = rearranged_.emplace_back(statistics);
+    apart.cols = source.cols();
+    apart.counts.assign(static_cast<size_t>(matrices), statistics.counts[0]);
+    return &apart;
+  }
+  throw Error(ErrorKind::kUsage,
+              fmt::format("{}: '{}': expected {} inputs of {} matrices, got {} of {}",
+                          printable(importance.source, 300), source.name, source.cols(), matrices,
+                          statistics.cols, statistics.matrices()),
+              "it may have been made with another model");
+}
+
+void GgufExport::write(Context& context, const std::filesystem::path& path,
+                       const Progress& progress) {
+  AlignedArray<std::byte> buffer;
+  std::vector<float> means;
+  out_.write(
+      path,
+      [&](size_t number, const TensorSink& sink) {
+        const auto& [source, type, statistics] = tensors_[number];
+        const int64_t bytes = row_bytes(type, source.cols());
+        // 16 MB at a time: enough for all threads, little beside the model.
+        const int64_t rows = std::clamp<int64_t>((int64_t{16} << 20) / bytes, 1, source.rows());
+        buffer.reserve_discarding(rows * bytes);
+        for (int64_t index = 0; index < source.matrices(); ++index) {
+          means.clear();
+          if (statistics != nullptr && statistics->enough(index)) {
+            means.resize(static_cast<size_t>(source.cols()));
+            statistics->means(index, means);
+          }
+          for (int64_t first = 0; first < source.rows(); first += rows) {
+            const int64_t n = std::min(rows, source.rows() - first);
+            convert_rows(context, source, index, first, n, type, means, buffer.data());
+            sink({buffer.data(), static_cast<size_t>(n * bytes)});
+            // The divisors are our own memory: only what is mapped can be read again.
+            const bool own = rope_freqs_ && source.from == &*rope_freqs_;
+            if (!own) MappedFile::forget(finished_bytes(source, index, first, n));
+          }
+        }
+      },
+      progress);
+}
 
 void export_gguf(Context& context, const HuggingfaceFolder& folder,
                  const std::filesystem::path& path, DType type, const Progress& progress) {
-  const ModelConfig config =
-      config_from_huggingface(folder.config, (folder.path / "config.json").string());
-  const std::vector<TensorSource> tensors = decoder_tensors(folder, config);
-
-  GgufWriter out;
-  out.set("general.architecture", config.architecture);
-  out.set("general.type", std::string("model"));
-  std::string name = folder.path.filename().string();
-  if (name.empty()) name = folder.path.parent_path().filename().string();  // "folder/"
-  out.set("general.name", name);
-  const LicenceNote licence = licence_of(folder);
-  if (!licence.id.empty()) out.set("general.license", licence.id);
-  if (!licence.name.empty()) out.set("general.license.name", licence.name);
-  if (!licence.link.empty()) out.set("general.license.link", licence.link);
-  out.set("general.file_type", file_type(type));
-  if (is_quantized(type)) out.set("general.quantization_version", uint32_t{2});
-  write_config(out, config);
-  write_advice(out, folder);
-  try {
-    write_vocabulary(out, vocabulary_of(folder), config.vocab);
-  } catch (const Error& error) {
-    // A folder without a tokenizer makes a file without one.
-    if (error.kind() != ErrorKind::kUnsupported) throw;
-  }
-
-  const std::vector<float> divisors = rope_divisors(config);
-  const bool has_divisors = config.rope_scaling.kind == RopeScaling::Kind::kLlama3;
-  uint64_t total = 0, done = 0;
-  std::vector<DType> types;
-  for (const TensorSource& tensor : tensors) {
-    types.push_back(stored_type(tensor, type));
-    out.add_tensor(tensor.name, types.back(), tensor.shape);
-    total += tensor.matrices() * tensor.rows() * row_bytes(types.back(), tensor.cols());
-  }
-  if (has_divisors) {
-    out.add_tensor("rope_freqs.weight", DType::kF32, {static_cast<int64_t>(divisors.size())});
-  }
-  AlignedArray<std::byte> buffer;
-  out.write(path, [&](size_t number, const TensorSink& sink) {
-    if (number == tensors.size()) return sink(std::as_bytes(std::span(divisors)));
-    const TensorSource& tensor = tensors[number];
-    const int64_t bytes = row_bytes(types[number], tensor.cols());
-    // 16 MB at a time: enough for all threads, little beside the model.
-    const int64_t rows = std::clamp<int64_t>((int64_t{16} << 20) / bytes, 1, tensor.rows());
-    buffer.reserve_discarding(rows * bytes);
-    for (int64_t index = 0; index < tensor.matrices(); ++index) {
-      for (int64_t first = 0; first < tensor.rows(); first += rows) {
-        const int64_t n = std::min(rows, tensor.rows() - first);
-        convert_rows(context, tensor, index, first, n, types[number], buffer.data());
-        sink({buffer.data(), static_cast<size_t>(n * bytes)});
-        done += n * bytes;
-        if (progress) progress(done, total);
-      }
-    }
-  });
+  GgufExport(folder, {.mixture = type}).write(context, path, progress);
 }
 
 }  // namespace drover

@@ -1,21 +1,91 @@
-// Writes a Hugging Face folder as one GGUF file that maps: for Drover, and for other readers of the
-// format as far as they know the configuration (spec sections 9.2 and 9.3).
+// Writes a model as one GGUF file that maps, in the types that one asks for: from a Hugging Face
+// folder or from another GGUF file. For Drover, and for other readers of the format as far as they
+// know the configuration (spec sections 9.2 and 9.3).
 #pragma once
 
+#include <deque>
 #include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/progress.h"
+#include "formats/gguf.h"
+#include "formats/gguf_writer.h"
 #include "formats/huggingface.h"
 #include "kernels/context.h"
-#include "tensor/dtype.h"
+#include "model/importance.h"
+#include "model/quantize_mixture.h"
+#include "model/tensor_table.h"
 
 namespace drover {
 
-// Tensors of two and three dimensions get `type`, except the router; norms and the router stay f32.
-// A row that is no whole number of blocks gets the next type up that fits: a K-quant falls back to
-// a 32-value format of at least its bits, and that to f16. Rows are converted on all threads, a
-// slice at a time: memory stays at one matrix (of one expert), whatever the model's size.
-// The file appears under its name when it is whole. Progress counts bytes written.
+// "PATTERN=TYPE": tensors by name. The pattern is a glob as in a shell (*, ?, [...]) and must match
+// the whole name.
+struct TensorRule {
+  std::string pattern;
+  DType type = DType::kF32;
+
+  // Throws kUsage for a text without '=' or a type that is no weight type.
+  static TensorRule parse(std::string_view text);
+};
+
+struct ExportOptions {
+  Mixture mixture = DType::kBF16;
+  std::vector<TensorRule> rules = {};      // against the mixture; of several that match, the last
+  const Importance* importance = nullptr;  // steers the rounding; must outlive the export
+};
+
+// A model about to be written: all is decided and checked before a byte is computed.
+class GgufExport {
+ public:
+  // One tensor of the new file.
+  struct Tensor {
+    TensorSource source = {};
+    DType type = DType::kF32;
+    const InputStatistics* statistics = nullptr;  // of its inputs, or none
+
+    int64_t bytes() const {
+      return source.matrices() * source.rows() * row_bytes(type, source.cols());
+    }
+  };
+
+  // The source must outlive the object. A GGUF file's metadata and those of its tensors that no
+  // mixture concerns go along as they are; a folder's norms and routers become f32.
+  //
+  // Throws what config and weights throw for a damaged model; kUsage for a rule that matches no
+  // tensor that could be quantised, and for an importance matrix of another model.
+  GgufExport(const HuggingfaceFolder& folder, const ExportOptions& options);
+  GgufExport(const GgufFile& file, const ExportOptions& options);
+  GgufExport(const GgufExport&) = delete;
+  GgufExport& operator=(const GgufExport&) = delete;
+
+  const std::vector<Tensor>& tensors() const { return tensors_; }
+
+  // Sentences about what may not be what was hoped for: weights that are rounded a second time,
+  // rows that do not fit the type, experts that the importance matrix does not know.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
+  // Converts rows on all threads, a slice at a time: memory stays at one slice beside what the
+  // system keeps of the source, whatever the model's size. The same bits on any number of threads.
+  // The file appears under its name when it is whole. Progress counts bytes written.
+  void write(Context& context, const std::filesystem::path& out, const Progress& progress = {});
+
+ private:
+  void plan(const ModelConfig& config, std::vector<TensorSource> sources, bool keeps_floats,
+            const ExportOptions& options);
+  const InputStatistics* find_statistics(const TensorSource& source, const Importance& importance);
+
+  GgufWriter out_;
+  std::vector<float> divisors_;             // of rope_freqs.weight, where a folder needs it
+  std::optional<NamedTensor> rope_freqs_;   // a view of them
+  std::deque<InputStatistics> rearranged_;  // made from the importance matrix
+  std::vector<Tensor> tensors_;
+  std::vector<std::string> warnings_;
+};
+
+// The folder in one type (see Mixture), written at once.
 void export_gguf(Context& context, const HuggingfaceFolder& folder,
                  const std::filesystem::path& out, DType type, const Progress& progress = {});
 

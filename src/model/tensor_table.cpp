@@ -188,9 +188,11 @@ void read_rows(const TensorSource& source, int64_t index, int64_t first, int64_t
   const int64_t element = dtype_info(source.from->type).block_bytes;
   const std::byte* data = source.from->data;
   switch (source.layout) {
-    case Layout::kAsIs:
-      std::memcpy(out, data + (index * rows + first) * cols * element, count * cols * element);
+    case Layout::kAsIs: {
+      const int64_t bytes = row_bytes(source.from->type, cols);
+      std::memcpy(out, data + (index * rows + first) * bytes, count * bytes);
       return;
+    }
     case Layout::kHalfSplit: {
       // Row (head, 2k + s) here is row (head, s d/2 + k) there.
       const int64_t d = rows / source.heads;

@@ -30,13 +30,17 @@ struct TensorSource {
   int64_t heads = 0;         // kHalfSplit
   int64_t first_column = 0;  // kExperts: where the output rows begin on the last axis
 
-  int64_t matrices() const { return shape.size() == 3 ? shape[0] : 1; }
+  int64_t matrices() const {  // of rows() rows each
+    int64_t n = 1;
+    for (size_t i = 0; i + 2 < shape.size(); ++i) n *= shape[i];
+    return n;
+  }
   int64_t rows() const { return shape.size() == 1 ? 1 : shape[shape.size() - 2]; }
   int64_t cols() const { return shape.back(); }
 };
 
-// Copies rows [first, first + count) of matrix `index` in GGUF's order, elements as they are in the
-// file. out: count * cols elements. Thread-safe.
+// Copies rows [first, first + count) of matrix `index` in GGUF's order, elements or blocks as they
+// are in the file. out: count * row_bytes. Blocks only where the layout is kAsIs. Thread-safe.
 void read_rows(const TensorSource& source, int64_t index, int64_t first, int64_t count,
                std::byte* out);
 

@@ -10,7 +10,7 @@ import subprocess
 import harness
 from harness import CliTest, GOLDENS
 
-COMMANDS = ("run", "chat", "inspect", "tokenize", "detokenize", "score", "convert")
+COMMANDS = ("run", "chat", "inspect", "tokenize", "detokenize", "score", "convert", "quantize")
 
 
 class Help(CliTest):
