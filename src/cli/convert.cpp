@@ -76,7 +76,7 @@ void Export::add_options(CLI::App& command) {
       "in q6_k. Norms and routers stay float. Rows that are no whole number of blocks get a type\n"
       "with smaller blocks.\n"
       "A PATTERN must match the whole name of a tensor, with * ? [...] as in a shell:\n"
-      "  --tensor '*.ffn_down*=q6_k' --tensor 'blk.0.*=q8_0'");
+      "  --tensor '*.ffn_down*=q6_k' --tensor 'blk.0.*=q8_0'\n");
 }
 
 ExportOptions Export::options() const {

@@ -213,8 +213,10 @@ void GgufExport::write(Context& context, const std::filesystem::path& path,
       [&](size_t number, const TensorSink& sink) {
         const auto& [source, type, statistics] = tensors_[number];
         const int64_t bytes = row_bytes(type, source.cols());
-        // 16 MB at a time: enough for all threads, little beside the model.
-        const int64_t rows = std::clamp<int64_t>((int64_t{16} << 20) / bytes, 1, source.rows());
+        // 16 MB at a time, of what is read or written: enough for all threads, little beside the
+        // model.
+        const int64_t larger = std::max(bytes, row_bytes(source.from->type, source.cols()));
+        const int64_t rows = std::clamp<int64_t>((int64_t{16} << 20) / larger, 1, source.rows());
         buffer.reserve_discarding(rows * bytes);
         for (int64_t index = 0; index < source.matrices(); ++index) {
           means.clear();

@@ -1,4 +1,5 @@
-"""inspect, tokenize, detokenize, score and convert: what is in files, and files made of files."""
+"""inspect, tokenize, detokenize, score, convert and quantize: what is in files, and files made of
+files."""
 
 import json
 import math
@@ -339,7 +340,9 @@ class Convert(CliTest):
         for kind in TYPES:
             out = self.folder / f"{kind}.gguf"
             result = self.good("convert", GOLDENS / "bf16", out, "--type", kind)
-            self.assertEqual((result.out, result.err), (b"", ""))
+            self.assertEqual(result.out, b"")
+            # Rows of 32 are no block of a K-quant.
+            self.assertEqual("no whole number" in result.err, kind.endswith("_k"), result.err)
             sizes[kind] = out.stat().st_size
             self.assertIn(kind if not kind.endswith("_k") else "q", self.good("inspect", out).text)
             self.good("score", out, "--tokens", "1,2,3", "--logits", self.folder / "x.npy")
@@ -413,21 +416,147 @@ class Convert(CliTest):
         self.assertEqual(out.read_text(), "precious")
 
     def test_unknown_types_are_refused_with_the_list(self):
-        for kind in ("q3_k", "int8", "", "F99"):
-            self.bad(
-                2,
-                ["expected f32, f16, bf16, q8_0", f"got {kind}"],
-                "convert",
-                self.scout,
-                self.folder / "m.gguf",
-                "--type",
-                kind,
-            )
+        for command in ("convert", "quantize"):
+            for kind in ("q4_k_x", "int8", "", "F99", "i8"):
+                self.bad(
+                    2,
+                    ["expected f32, f16, bf16, q8_0", f"got {kind}"],
+                    command,
+                    self.scout,
+                    self.folder / "m.gguf",
+                    "--type",
+                    kind,
+                )
 
     def test_only_folders_are_converted(self):
         out = self.folder / "m.gguf"
         self.good("convert", self.scout, out)
         self.bad(2, "expected", "convert", out, self.folder / "n.gguf")
+
+
+class Quantize(CliTest):
+    def types(self, path):
+        tensors = self.good("inspect", path, "--json", "--tensors").json["tensors"]
+        return {t["name"]: t["type"] for t in tensors}
+
+    def test_a_folder_or_a_file_becomes_a_file_in_the_type(self):
+        wide, out = self.folder / "wide.gguf", self.folder / "m.gguf"
+        said = self.good("quantize", self.scout, wide, "--type", "F32").text
+        self.assertIn("32.00 bits per weight", said)
+        self.assertEqual(set(self.types(wide).values()), {"f32"})
+        self.good("quantize", wide, out, "--type", "q8_0")
+        for name, kind in self.types(out).items():
+            # The experts' down matrix is 16 wide: no block of 32.
+            stays = "norm" in name or "ffn_gate_inp" in name or name == "rope_freqs.weight"
+            expected = "f32" if stays else "f16" if "ffn_down" in name else "q8_0"
+            self.assertEqual(kind, expected, name)
+        self.good("run", out, "the ship", "-n", 3)
+
+    def test_json_tells_what_was_written(self):
+        out = self.folder / "m.gguf"
+        said = self.good("quantize", self.scout, out, "--type", "q4_0", "--json").json
+        facts = self.good("inspect", out, "--json", "--tensors").json
+        kinds = [t["type"] for t in facts["tensors"]]
+        self.assertEqual(
+            {name: share["tensors"] for name, share in said["types"].items()},
+            {kind: kinds.count(kind) for kind in set(kinds)},
+        )
+        self.assertEqual(said["type"], "q4_0")
+        self.assertEqual(
+            said["weight_bytes"], sum(share["bytes"] for share in said["types"].values())
+        )
+        self.assertGreater(said["source_weight_bytes"], said["weight_bytes"])
+        self.assertEqual(len(said["warnings"]), 1)
+
+    def test_tensors_can_have_types_of_their_own(self):
+        out = self.folder / "m.gguf"
+        for command in ("convert", "quantize"):
+            self.good(
+                command, self.scout, out, "--type", "q4_0", "--tensor", "*attn_?.*=q8_0",
+                "--tensor", "blk.1.attn_v.weight=f16", "--pure", "--force",
+            )  # fmt: skip
+            types = self.types(out)
+            self.assertEqual(types["blk.0.attn_v.weight"], "q8_0")
+            self.assertEqual(types["blk.1.attn_v.weight"], "f16")
+            self.assertEqual(types["blk.0.attn_output.weight"], "q4_0")
+            self.assertEqual(types["output.weight"], "q4_0")
+
+    def test_wrong_words_are_refused(self):
+        out = self.folder / "m.gguf"
+        for words, *arguments in (
+            ("--type is required",),
+            ("it matches none", "--type", "q4_0", "--tensor", "attn_v=q8_0"),
+            ("expected PATTERN=TYPE", "--type", "q4_0", "--tensor", "q8_0"),
+            ("expected a type of weights, got 'q4_k_m'", "--type", "q4_0", "--tensor", "*=q4_k_m"),
+        ):
+            self.bad(2, words, "quantize", self.scout, out, *arguments)
+        self.bad(66, "found nothing", "quantize", self.folder / "no.gguf", out, "--type", "q4_0")
+        self.bad(
+            65, "GGUF", "quantize", self.scout / "config.json", out, "--type", "q4_0"
+        )
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_an_existing_file_is_kept_unless_forced_and_may_be_the_source(self):
+        out = self.folder / "m.gguf"
+        self.good("quantize", self.scout, out, "--type", "bf16")
+        before = out.read_bytes()
+        self.bad(73, ["already exists", "--force"], "quantize", out, out, "--type", "q8_0")
+        self.assertEqual(out.read_bytes(), before)
+        self.good("quantize", out, out, "--type", "q8_0", "--force")
+        self.assertEqual(self.types(out)["output.weight"], "q8_0")
+
+    def test_a_full_disk_leaves_nothing_behind(self):
+        self.bad(
+            73,
+            ["m.gguf", "cannot write"],
+            "quantize",
+            self.scout,
+            self.folder / "m.gguf",
+            "--type",
+            "f32",
+            preexec_fn=lambda: small_files(20000),
+        )
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_importance_is_made_by_score_and_used_by_quantize(self):
+        text, found, out = (self.folder / name for name in ("text", "importance", "m.gguf"))
+        text.write_text("the ship came into the harbour at noon, and nobody saw it. " * 20)
+        said = self.good("score", self.scout, "--text", text, "--importance", found, "--json").json
+        self.assertEqual(said["importance"], str(found))
+        plain = self.good("score", self.scout, "--text", text, "--json").json
+        self.assertEqual(said["perplexity"], plain["perplexity"])
+        arguments = ("quantize", self.scout, out, "--type", "q8_0", "--importance", found)
+        self.good(*arguments)
+        self.good("score", out, "--text", text)
+        self.assertIn("quantize.imatrix.file", out.read_bytes().decode("latin-1"))
+        self.bad(
+            2, "another model", "quantize", self.llama, self.folder / "n.gguf", "--type", "q8_0",
+            "--importance", found,
+        )  # fmt: skip
+        self.bad(
+            1, "expected an importance matrix", *arguments[:-1], out, "--force"
+        )
+
+    def test_experts_that_saw_no_data_are_named(self):
+        text, found = self.folder / "text", self.folder / "importance"
+        text.write_text("a b")
+        said = self.good("score", self.scout, "--text", text, "--importance", found)
+        self.assertRegex(said.err, r"warning: blk\.0: experts [0-3, ]+ saw no data")
+        again = self.good(
+            "quantize", self.scout, self.folder / "m.gguf", "--type", "q8_0", "--importance", found
+        )
+        self.assertRegex(again.err, r"blk\.0: experts [0-3, ]+ saw no data.*without importance")
+
+    def test_importance_wants_a_text(self):
+        self.bad(
+            2, "--text FILE with --importance", "score", self.scout, "--tokens", "1,2", "--logits",
+            self.folder / "x.npy", "--importance", self.folder / "i",
+        )  # fmt: skip
+        self.bad(
+            73, "there is no folder", "score", self.scout, "--text", self.scout / "config.json",
+            "--importance", self.folder / "no" / "i",
+        )  # fmt: skip
+        self.assertEqual(list(self.folder.iterdir()), [])
 
 
 class Stopping(CliTest):
@@ -503,11 +632,15 @@ class Stopping(CliTest):
             self.assertEqual(terminal.rest, "")
 
     def test_a_stopped_conversion_leaves_nothing_behind(self):
-        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        for command, number, code in (
+            ("convert", signal.SIGINT, 130),
+            ("convert", signal.SIGTERM, 143),
+            ("quantize", signal.SIGINT, 130),
+        ):
             program = subprocess.Popen(
                 [
                     harness.drover,
-                    "convert",
+                    command,
                     self.large,
                     self.folder / "m.gguf",
                     "--type",
