@@ -50,18 +50,18 @@ def run(*arguments) -> str:
 # Types.
 
 
-def random_folder(folder: Path, moe: bool) -> Path:
-    """A llama4 with experts or a llama, rows of 256, two layers."""
+def random_folder(folder: Path, moe: bool, layers: int = 2) -> Path:
+    """A llama4 with experts or a llama, rows of 256."""
     rng = np.random.default_rng(7)
     folder.mkdir()
     config = {
-        "vocab_size": 64, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "vocab_size": 64, "hidden_size": 256, "num_hidden_layers": layers, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 512, "rope_theta": 10000.0,
         "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
     }  # fmt: skip
     if moe:
         config |= {"model_type": "llama4_text", "intermediate_size_mlp": 512,
-                   "num_local_experts": 4, "moe_layers": [0, 1]}  # fmt: skip
+                   "num_local_experts": 4, "moe_layers": list(range(layers))}  # fmt: skip
     else:
         config |= {"model_type": "llama"}
     (folder / "config.json").write_text(json.dumps(config))
@@ -75,7 +75,7 @@ def random_folder(folder: Path, moe: bool) -> Path:
     add("model.embed_tokens.weight", 64, 256)
     add("model.norm.weight", 256)
     add("lm_head.weight", 64, 256)
-    for i in range(2):
+    for i in range(layers):
         layer = f"model.layers.{i}."
         for norm in ("input_layernorm", "post_attention_layernorm"):
             add(f"{layer}{norm}.weight", 256)
