@@ -15,6 +15,7 @@
 #include "tensor/dequantize.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/goldens.h"
+#include "tests/support/mutate.h"
 #include "tests/support/random_model.h"
 
 namespace drover {
@@ -356,6 +357,33 @@ TEST_F(Quantize, ImportanceOfAnotherModelIsRefused) {
   refuses("'blk.0.attn_q.weight': expected 256 inputs of 1 matrices, got 128 of 1");
 }
 
+// Columns that the text left at zero are still written well: others may use them.
+TEST_F(Quantize, ColumnsThatSawNothingKeepTheirValues) {
+  Importance found;
+  const std::string name = "blk.0.attn_q.weight";
+  std::vector<double> sums(256, 100.0);
+  std::fill_n(sums.begin(), 64, 0.0);
+  found.maps[name] = {256, sums, {100}};
+  const GgufFile file = GgufFile::open(f32_);
+  const auto exact = floats_of(*file.find_tensor(name));
+  for (const DType type : {DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+    const auto model = quantized({.mixture = type, .importance = &found});
+    const auto rounded = floats_of(*model->gguf()->find_tensor(name));
+    double error = 0, all = 0;
+    for (size_t i = 0; i < exact.size(); ++i) {
+      if (i % 256 >= 64) continue;
+      error += std::pow(static_cast<double>(rounded[i]) - exact[i], 2);
+      all += std::pow(exact[i], 2);
+    }
+    // 4 bits over a normal block of 32: steps of a quarter of the spread, errors of a step's
+    // 1/sqrt(12), 0.5 % of the squares; four times that is allowed.
+    EXPECT_LT(error, 0.02 * all) << dtype_name(type);
+  }
+  found.maps[name].square_sums.assign(256, 0.0);
+  EXPECT_NE(GgufExport(file, {.mixture = DType::kQ4_K, .importance = &found}).warnings().size(),
+            0u);
+}
+
 // One count for all experts, as older files have it.
 TEST_F(Quantize, OneCountServesAllExperts) {
   Importance apart, together;
@@ -370,6 +398,51 @@ TEST_F(Quantize, OneCountServesAllExperts) {
     return std::string(reinterpret_cast<const char*>(found.data), found.bytes);
   };
   EXPECT_TRUE(tensor(apart) == tensor(together));
+}
+
+// Of a damaged model or a damaged importance file comes a typed error, or a file that is whole.
+TEST(QuantizeDamaged, FilesGiveAnErrorOrAFile) {
+  constexpr uint64_t kSeed = 20261125;
+  Mutator mutator(kSeed);
+  TempFolder folder(TempFolder::fast_parent());
+  Context context(1);
+  const std::filesystem::path model = folder / "model.gguf",
+                              importance = folder / "importance.gguf";
+  export_gguf(context, HuggingfaceFolder::open(kGoldens / "bf16"), model, DType::kBF16);
+  Importance found;
+  found.maps["blk.0.attn_q.weight"] = {32, std::vector<double>(32, 5.0), {100}};
+  found.maps["blk.1.ffn_up_exps.weight"] = {32, std::vector<double>(2 * 32, 5.0), {100, 9}};
+  found.save(importance);
+  int written = 0, refused = 0;
+  for (const auto& damaged : {model, importance}) {
+    const std::string whole = read_file(damaged, size_t{1} << 24);
+    const size_t tables = whole.rfind(".weight") + 64;
+    for (int i = 0; i < 400; ++i) {
+      std::string bytes = whole;
+      for (uint64_t faults = 1 + mutator.below(3); faults > 0; --faults) {
+        mutator.damage(bytes, 0, mutator.one_in(4) ? bytes.size() : tables);
+      }
+      folder.write(damaged.filename().string(), bytes);
+      std::filesystem::remove(folder / "out.gguf");
+      try {
+        const GgufFile file = GgufFile::open(model);
+        const Importance guide = Importance::load(importance);
+        GgufExport(file, {.mixture = *mixture_from_name("q4_k_m"), .importance = &guide})
+            .write(context, folder / "out.gguf");
+        GgufFile::open(folder / "out.gguf");
+        ++written;
+      } catch (const Error& error) {
+        EXPECT_NE(error.kind(), ErrorKind::kInternal)
+            << "seed " << kSeed << ", mutant " << i << ": " << error.what();
+        EXPECT_FALSE(std::filesystem::exists(folder / "out.gguf"));
+        EXPECT_FALSE(std::filesystem::exists(folder / "out.gguf.partial"));
+        ++refused;
+      }
+    }
+    folder.write(damaged.filename().string(), whole);
+  }
+  EXPECT_GT(written, 50);
+  EXPECT_GT(refused, 200);
 }
 
 class ImportanceFile : public ::testing::Test {

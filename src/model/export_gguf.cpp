@@ -3,7 +3,6 @@
 #include <fnmatch.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "base/error.h"
 #include "model/config.h"
@@ -207,7 +206,7 @@ const InputStatistics* GgufExport::find_statistics(const TensorSource& source,
 void GgufExport::write(Context& context, const std::filesystem::path& path,
                        const Progress& progress) {
   AlignedArray<std::byte> buffer;
-  std::vector<float> means;
+  std::vector<float> weights;
   out_.write(
       path,
       [&](size_t number, const TensorSink& sink) {
@@ -219,14 +218,14 @@ void GgufExport::write(Context& context, const std::filesystem::path& path,
         const int64_t rows = std::clamp<int64_t>((int64_t{16} << 20) / larger, 1, source.rows());
         buffer.reserve_discarding(rows * bytes);
         for (int64_t index = 0; index < source.matrices(); ++index) {
-          means.clear();
+          weights.clear();
           if (statistics != nullptr && statistics->enough(index)) {
-            means.resize(static_cast<size_t>(source.cols()));
-            statistics->means(index, means);
+            weights.resize(static_cast<size_t>(source.cols()));
+            statistics->weights(index, weights);
           }
           for (int64_t first = 0; first < source.rows(); first += rows) {
             const int64_t n = std::min(rows, source.rows() - first);
-            convert_rows(context, source, index, first, n, type, means, buffer.data());
+            convert_rows(context, source, index, first, n, type, weights, buffer.data());
             sink({buffer.data(), static_cast<size_t>(n * bytes)});
             // The divisors are our own memory: only what is mapped can be read again.
             const bool own = rope_freqs_ && source.from == &*rope_freqs_;

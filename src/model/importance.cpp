@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "base/error.h"
 #include "formats/gguf.h"
@@ -36,9 +37,18 @@ std::vector<double> read_values(const GgufFile& file, const NamedTensor& tensor)
 
 }  // namespace
 
-void InputStatistics::means(int64_t matrix, std::span<float> out) const {
-  const double* sums = square_sums.data() + matrix * cols;
-  for (int64_t i = 0; i < cols; ++i) out[i] = static_cast<float>(sums[i] / counts[matrix]);
+bool InputStatistics::enough(int64_t matrix) const {
+  const auto sums = square_sums.begin() + matrix * cols;
+  return counts[matrix] >= kFewRows &&
+         std::any_of(sums, sums + cols, [](double sum) { return sum > 0; });
+}
+
+void InputStatistics::weights(int64_t matrix, std::span<float> out) const {
+  const auto sums = square_sums.begin() + matrix * cols;
+  const double average = std::accumulate(sums, sums + cols, 0.0) / static_cast<double>(cols);
+  for (int64_t i = 0; i < cols; ++i) {
+    out[i] = static_cast<float>(std::max(sums[i], 1e-3 * average) / counts[matrix]);
+  }
 }
 
 Importance Importance::load(const std::filesystem::path& path) {
@@ -96,7 +106,7 @@ std::vector<std::string> Importance::gaps() const {
     }
     if (few.empty()) continue;
     if (statistics.matrices() == 1) {
-      say(fmt::format("{}: saw {} tokens, too few to weigh errors by", printable(name),
+      say(fmt::format("{}: {} tokens have shown too little to weigh errors by", printable(name),
                       statistics.counts[0]));
       continue;
     }

@@ -25,9 +25,11 @@ struct InputStatistics {
   // Enough rows that the means mean something: of n samples of a normal distribution the mean
   // square is off by sqrt(2 / n), a quarter for 32.
   static constexpr double kFewRows = 32;
-  bool enough(int64_t matrix) const { return counts[matrix] >= kFewRows; }
-  // out: [cols], the mean squares of one matrix.
-  void means(int64_t matrix, std::span<float> out) const;
+  bool enough(int64_t matrix) const;
+  // out: [cols], what errors in the columns of one matrix weigh: the mean square of the inputs, but
+  // at least a thousandth of the matrix's average. Another text may use what this one did not.
+  // Only if enough().
+  void weights(int64_t matrix, std::span<float> out) const;
 };
 
 // A plain value that owns its memory.

@@ -9,8 +9,9 @@
 namespace drover {
 namespace {
 
-constexpr DType kQ2_K{10}, kQ3_K{11}, kIQ4_NL{20}, kIQ4_XS{23}, kMXFP4{39};
-using enum DType;
+// By number, so that a mixture may name types that are not written here; it is not offered then.
+constexpr DType kF32{0}, kF16{1}, kBF16{30}, kQ4_0{2}, kQ4_1{3}, kQ5_0{6}, kQ5_1{7}, kQ8_0{8},
+    kQ2_K{10}, kQ3_K{11}, kQ4_K{12}, kQ5_K{13}, kQ6_K{14}, kIQ4_NL{20}, kIQ4_XS{23}, kMXFP4{39};
 
 enum class Part { kAttnV, kAttnOutput, kFfnDown, kExperts };
 
