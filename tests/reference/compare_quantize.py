@@ -4,8 +4,12 @@
 
 MODEL is unpacked to f32 once; that file is the source of both quantisers. For every mixture there
 are two files, Drover's and llama.cpp's (llama_model_quantize, no importance matrix), and each is read
-by both programs: so the quantisers are compared by one reader, and the readers on one file. The text
-is tests/reference/harbour.txt in one window, no BOS, every token after the first scored.
+by both programs: so the quantisers are compared by one reader, and the readers on one file. Where
+both hold the same weights, as in formats without a search, one file is read for both. The text is
+tests/reference/harbour.txt in one window, no BOS, every token after the first scored.
+
+The source lies on the grid of Q4_1. A type whose steps do not fall on that grid, Q5_1 for one, can
+thus do worse than a smaller one that does: compare programs here, not types.
 
 Files are written to FOLDER and removed again. script/compare-quantize runs this.
 
