@@ -70,15 +70,16 @@ template <typename F>
   }
 }
 
-// Calls f(Constant<vectors>, i) for pieces that cover [0, n): as wide as the registers allow, then
-// one of just enough vectors, to a power of two.
+// Calls f(Constant<vectors>, i) for pieces that cover [0, n) and reach no further than the last
+// vector: as wide as the registers allow, then one of just enough vectors.
 template <typename F>
 [[gnu::always_inline]] inline void in_pieces(int64_t n, F f) {
   int64_t i = 0;
   for (; i + kVectors * W <= n; i += kVectors * W) f(Constant<kVectors>{}, i);
-  if (kVectors == 4 && n - i > 2 * W) return f(Constant<4>{}, i);
-  if (kVectors == 4 && n - i > W) return f(Constant<2>{}, i);
-  for (; i < n; i += W) f(Constant<1>{}, i);
+  if (kVectors == 4 && n - i > 3 * W) return f(Constant<4>{}, i);
+  if (kVectors == 4 && n - i > 2 * W) return f(Constant<3>{}, i);
+  if (n - i > W) return f(Constant<2>{}, i);
+  if (n > i) f(Constant<1>{}, i);
 }
 
 // scores[r * kPageTokens + j] = Σ_i q[i * R + r] * keys[i * kBlockTokens + j], times scale[j], for
