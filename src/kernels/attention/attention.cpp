@@ -154,7 +154,7 @@ void store_kv(Context& context, std::span<const KvStoreJob> jobs) {
                           .slot = position % kPageTokens,
                           .tokens = n,
                           .scratch = nullptr});
-        tasks.add(n * kv.head_dim * 8);
+        tasks.add((n + 6) * kv.head_dim * 8);  // a lone key touches a cache line per component
       }
     }
   }

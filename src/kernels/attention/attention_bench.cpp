@@ -4,8 +4,8 @@
 // store/SHAPE/TYPE/sequences/tokens. Caches rotate through enough copies that a step finds its past
 // in memory, as a model of many layers does.
 //
-// Reported beside the time: FLOP/s, counting the multiplications and additions that the causal
-// limit leaves (the exponential counts nothing), bytes of the cache per second, and both as a
+// Reported beside the time: GFLOP/s, counting the multiplications and additions that the causal
+// limit leaves (the exponential counts nothing), GB/s of the cache, and both as a
 // fraction of what these threads reach here when they do nothing else, measured first.
 #include <benchmark/benchmark.h>
 
@@ -135,15 +135,16 @@ struct Caches {
   }
 };
 
-void report(benchmark::State& state, double flops, double bytes) {
-  const double runs = static_cast<double>(state.iterations());
-  const auto rate = [&](const char* name, double amount) {
-    state.counters[name] = benchmark::Counter(runs * amount, benchmark::Counter::kIsRate);
-  };
-  if (flops > 0) rate("FLOP/s", flops);
-  if (flops > 0 && g_flops > 0) rate("of_flops", flops / g_flops);
-  rate("bytes/s", bytes);
-  rate("of_bytes", bytes / g_bytes);
+// Runs body again and again; each run does so many operations and touches so many bytes.
+template <typename Body>
+void measure(benchmark::State& state, double flops, double bytes, const Body& body) {
+  const double start = now();
+  for (auto _ : state) body();
+  const double rate = static_cast<double>(state.iterations()) / (now() - start);
+  state.counters["GB/s"] = bytes * rate * 1e-9;
+  state.counters["of_bytes"] = bytes * rate / g_bytes;
+  if (flops > 0) state.counters["GFLOP/s"] = flops * rate * 1e-9;
+  if (flops > 0 && g_flops > 0) state.counters["of_flops"] = flops * rate / g_flops;
 }
 
 // `tokens` new tokens in each of `sequences` sequences that remember `depth` tokens before them.
@@ -161,7 +162,10 @@ void bench_attention(benchmark::State& state, Shape s, DType type, int64_t seque
   for (float& x : q) x = normal(random);
   int64_t copy = 0;
   std::vector<AttentionJob> jobs(static_cast<size_t>(sequences));
-  for (auto _ : state) {
+  const double pairs = static_cast<double>(sequences * tokens) *
+                       (static_cast<double>(depth) + static_cast<double>(tokens + 1) / 2);
+  const double flops = 4.0 * static_cast<double>(s.d * s.heads) * pairs;
+  measure(state, flops, static_cast<double>(bytes), [&] {
     for (int64_t i = 0; i < sequences; ++i) {
       const int64_t row = i * tokens;
       jobs[static_cast<size_t>(i)] = {{q.data() + row * q_cols, tokens, q_cols, q_cols},
@@ -171,10 +175,7 @@ void bench_attention(benchmark::State& state, Shape s, DType type, int64_t seque
     }
     attention(context, jobs);
     copy = (copy + 1) % copies;
-  }
-  const double pairs = static_cast<double>(sequences * tokens) *
-                       (static_cast<double>(depth) + static_cast<double>(tokens + 1) / 2);
-  report(state, 4.0 * static_cast<double>(s.d * s.heads) * pairs, static_cast<double>(bytes));
+  });
 }
 
 void bench_store(benchmark::State& state, Shape s, DType type, int64_t sequences, int64_t tokens) {
@@ -187,9 +188,9 @@ void bench_store(benchmark::State& state, Shape s, DType type, int64_t sequences
     const ConstMatrixView rows(x.data() + i * tokens * cols, tokens, cols, cols);
     jobs.push_back({caches.sequence(i), 0, rows, rows});
   }
-  for (auto _ : state) store_kv(context, jobs);
   // What is read: keys and values as floats.
-  report(state, 0, static_cast<double>(x.size() * 2 * sizeof(float)));
+  measure(state, 0, static_cast<double>(x.size() * 2 * sizeof(float)),
+          [&] { store_kv(context, jobs); });
 }
 
 }  // namespace

@@ -57,7 +57,13 @@ void store_keys(const float* from, int64_t stride, int64_t tokens, int64_t d, T*
     }
   }
   for (; t < tokens; ++t) {
-    for (int64_t i = 0; i < d; ++i) store_one(keys + i * kBlockTokens + t, from[t * stride + i]);
+    int64_t i = 0;
+    for (; i + W <= d; i += W) {
+      T column[W];
+      store(column, load(from + t * stride + i));
+      for (int l = 0; l < W; ++l) keys[(i + l) * kBlockTokens + t] = column[l];
+    }
+    for (; i < d; ++i) store_one(keys + i * kBlockTokens + t, from[t * stride + i]);
   }
 }
 

@@ -1,0 +1,530 @@
+// Attention against its contract to the bit, against the formula in double precision, and against
+// itself: on every instruction set, however it is cut, whatever stands beside it.
+#include "kernels/attention/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "tensor/float16.h"
+
+namespace drover {
+namespace {
+
+constexpr DType kTypes[] = {DType::kF32, DType::kBF16, DType::kI8};
+constexpr double kUnit = 0x1p-24;  // half a unit in the last place of a float
+
+std::vector<float> random_floats(int64_t n, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> out(static_cast<size_t>(n));
+  for (float& x : out) x = normal(random);
+  return out;
+}
+
+::testing::AssertionResult same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (std::memcmp(&a[i], &b[i], sizeof(float)) == 0) continue;
+    return ::testing::AssertionFailure() << "at " << i << ": " << a[i] << " and " << b[i];
+  }
+  return ::testing::AssertionSuccess();
+}
+
+struct Shape {
+  int64_t kv_heads, group, d;
+  int64_t q_cols() const { return kv_heads * group * d; }
+  int64_t kv_cols() const { return kv_heads * d; }
+
+  friend std::ostream& operator<<(std::ostream& out, const Shape& s) {
+    return out << s.kv_heads << " kv heads, group " << s.group << ", d " << s.d;
+  }
+};
+
+// A sequence of random keys and values in a cache, and random queries of its last tokens.
+struct Sequence {
+  Shape shape;
+  DType type;
+  int64_t positions;
+  std::vector<float> keys, values;  // [positions, K * d], as they were before they were stored
+  std::vector<AlignedArray<std::byte>> memory;
+  std::vector<std::byte*> pages;
+
+  Sequence(Shape shape, DType type, int64_t positions, uint32_t seed = 1)
+      : shape(shape),
+        type(type),
+        positions(positions),
+        keys(random_floats(positions * shape.kv_cols(), seed)),
+        values(random_floats(positions * shape.kv_cols(), seed + 1)) {
+    for (int64_t p = 0; p < positions; p += kPageTokens) {
+      memory.emplace_back(static_cast<size_t>(view().page_bytes()));
+      // What was never stored is a NaN in every type.
+      std::memset(memory.back().data(), 0xff, memory.back().size());
+      pages.push_back(memory.back().data());
+    }
+  }
+
+  KvPages view() const { return {pages.data(), type, shape.kv_heads, shape.d}; }
+
+  // Stores tokens [first, first + n).
+  void store(Context& context, int64_t first, int64_t n) {
+    const int64_t cols = shape.kv_cols();
+    const KvStoreJob job{view(),
+                         first,
+                         {keys.data() + first * cols, n, cols, cols},
+                         {values.data() + first * cols, n, cols, cols}};
+    store_kv(context, {&job, 1});
+  }
+  void store(Context& context) { store(context, 0, positions); }
+
+  // A stored number, found by the layout that attention.h promises; for int8 the integer.
+  float element(bool is_value, int64_t position, int64_t kv_head, int64_t i) const {
+    const HeadLayout layout = view().head();
+    const std::byte* head = pages[position / kPageTokens] + kv_head * layout.bytes;
+    const int64_t slot = position % kPageTokens, panel = i / 64 * 64;
+    const int64_t width = std::min<int64_t>(64, layout.padded_dim - panel);
+    const int64_t index = is_value ? panel * kPageTokens + slot * width + i - panel
+                                   : slot / 64 * 64 * shape.d + i * 64 + slot % 64;
+    if (is_value) head += layout.values;
+    if (type == DType::kF32) return reinterpret_cast<const float*>(head)[index];
+    if (type == DType::kBF16) return to_float(reinterpret_cast<const bf16*>(head)[index]);
+    return reinterpret_cast<const int8_t*>(head)[index];
+  }
+  float scale(bool is_value, int64_t position, int64_t kv_head) const {
+    if (type != DType::kI8) return 1.0f;
+    const HeadLayout layout = view().head();
+    const std::byte* head = pages[position / kPageTokens] + kv_head * layout.bytes;
+    return reinterpret_cast<const float*>(
+        head + (is_value ? layout.value_scales : layout.key_scales))[position % kPageTokens];
+  }
+
+  // The results of the last `tokens` positions, in jobs of `cut` tokens.
+  std::vector<float> attend(Context& context, const std::vector<float>& q, int64_t tokens,
+                            int64_t cut = std::numeric_limits<int64_t>::max()) const {
+    const int64_t cols = shape.q_cols();
+    std::vector<float> out(static_cast<size_t>(tokens * cols), -1.0f);
+    std::vector<AttentionJob> jobs;
+    for (int64_t t = 0; t < tokens; t += cut) {
+      const int64_t n = std::min(cut, tokens - t);
+      jobs.push_back({{q.data() + t * cols, n, cols, cols},
+                      view(),
+                      positions - tokens + t,
+                      {out.data() + t * cols, n, cols, cols}});
+      if (n == tokens - t) break;
+    }
+    attention(context, jobs);
+    return out;
+  }
+};
+
+// e(x) of the contract.
+float contract_exp(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  const float shift = 12582912.0f + 127.0f;
+  const float shifted = std::fma(x, 1.44269504088896341f, shift), n = shifted - shift;
+  const float r = std::fma(n, 2.12194440e-4f, std::fma(n, -0.693359375f, x));
+  float p = 0.001392618359f;
+  for (const float c : {0.008363179053f, 0.04166655462f, 0.1666657699f, 0.5f, 1.0f, 1.0f}) {
+    p = std::fma(p, r, c);
+  }
+  return p * std::ldexp(1.0f, static_cast<int>(n));
+}
+
+// One row of one head as attention.h says it, word for word.
+std::vector<float> contract_row(const Sequence& s, const float* q, int64_t kv_head, int64_t seen) {
+  const int64_t d = s.shape.d;
+  const float c = 1.0f / std::sqrt(static_cast<float>(d));
+  float M = 0, L = 0;
+  std::vector<float> O;
+  for (int64_t begin = 0; begin < seen; begin += kPageTokens) {
+    const int64_t n = std::min(kPageTokens, seen - begin);
+    std::vector<float> w(n), o(d);
+    float m = -INFINITY, lanes[16] = {};
+    for (int64_t p = 0; p < n; ++p) {
+      for (int64_t i = 0; i < d; ++i) {
+        w[p] = std::fma(q[i] * c, s.element(false, begin + p, kv_head, i), w[p]);
+      }
+      if (s.type == DType::kI8) w[p] *= s.scale(false, begin + p, kv_head);
+      m = w[p] > m ? w[p] : m;
+    }
+    for (int64_t p = 0; p < n; ++p) {
+      w[p] = contract_exp(w[p] - m);
+      lanes[p % 16] += w[p];
+      if (s.type == DType::kI8) w[p] *= s.scale(true, begin + p, kv_head);
+      for (int64_t i = 0; i < d; ++i) {
+        o[i] = std::fma(w[p], s.element(true, begin + p, kv_head, i), o[i]);
+      }
+    }
+    for (int width = 8; width > 0; width /= 2) {
+      for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
+    }
+    if (begin == 0) {
+      M = m, L = lanes[0], O = o;
+      continue;
+    }
+    const float merged = std::max(m, M), a = contract_exp(m - merged), b = contract_exp(M - merged);
+    for (int64_t i = 0; i < d; ++i) O[i] = std::fma(o[i], a, O[i] * b);
+    L = std::fma(lanes[0], a, L * b);
+    M = merged;
+  }
+  for (float& x : O) x /= L;
+  return O;
+}
+
+TEST(Attention, IsTheContractToTheBit) {
+  Context context(2);
+  for (const DType type : kTypes) {
+    for (const int64_t d : {1, 15, 16, 17, 63, 64, 65, 128, 256, 512}) {
+      const Shape shape{2, 1 + d % 5, d};
+      for (const int64_t positions : {1, 64, 300, 513}) {
+        if (positions > 100 && d > 100) continue;  // the plain loops take seconds
+        const int64_t tokens = std::min<int64_t>(positions, 9);
+        Sequence s(shape, type, positions, static_cast<uint32_t>(d));
+        s.store(context);
+        const auto q = random_floats(tokens * shape.q_cols(), 3);
+        std::vector<float> expected;
+        for (int64_t row = 0; row < tokens * shape.kv_heads * shape.group; ++row) {
+          const int64_t t = row / (shape.kv_heads * shape.group);
+          const int64_t kv_head = row / shape.group % shape.kv_heads;
+          const auto one = contract_row(s, &q[row * d], kv_head, positions - tokens + t + 1);
+          expected.insert(expected.end(), one.begin(), one.end());
+        }
+        EXPECT_TRUE(same_bits(s.attend(context, q, tokens), expected))
+            << dtype_name(type) << ", " << shape << ", positions " << positions;
+      }
+    }
+  }
+}
+
+TEST(Attention, MatchesTheFormulaInDoublePrecision) {
+  Context context(2);
+  double worst = 0;
+  for (const DType type : kTypes) {
+    for (const int64_t d : {1, 15, 16, 17, 63, 64, 65, 128, 256, 512}) {
+      for (const int64_t group : {1, 3, 8}) {
+        const Shape shape{2, group, d};
+        const int64_t positions = 70 * group, tokens = 2;
+        Sequence s(shape, type, positions, static_cast<uint32_t>(d + group));
+        s.store(context);
+        const auto q = random_floats(tokens * shape.q_cols(), 5);
+        const auto out = s.attend(context, q, tokens);
+        for (int64_t row = 0; row < tokens * 2 * group; ++row) {
+          const int64_t kv_head = row / group % 2,
+                        seen = positions - tokens + row / (2 * group) + 1;
+          std::vector<double> w(seen), o(d);
+          double sum = 0, most_score = 0, most_value = 0;
+          for (int64_t p = 0; p < seen; ++p) {
+            double size = 0;
+            for (int64_t i = 0; i < d; ++i) {
+              const double product = static_cast<double>(q[row * d + i]) *
+                                     s.element(false, p, kv_head, i) * s.scale(false, p, kv_head);
+              w[p] += product / std::sqrt(static_cast<double>(d));
+              size += std::abs(product) / std::sqrt(static_cast<double>(d));
+            }
+            most_score = std::max(most_score, size);
+          }
+          const double max = *std::max_element(w.begin(), w.end());
+          for (int64_t p = 0; p < seen; ++p) {
+            sum += w[p] = std::exp(w[p] - max);
+            for (int64_t i = 0; i < d; ++i) {
+              const double v =
+                  static_cast<double>(s.element(true, p, kv_head, i)) * s.scale(true, p, kv_head);
+              o[i] += w[p] * v;
+              most_value = std::max(most_value, std::abs(v));
+            }
+          }
+          // A score is off by d + 4 roundings of at most its absolute terms' sum A, and by two
+          // more of the difference of two scores, at most 2 A. That and the 4 units of e^x are a
+          // relative error of its weight, which counts in the weighted sum and in the sum. Then a
+          // page's 256 products and its 16 + 4 sums, the merges (4 roundings, each with two e^x),
+          // the scale of int8 and the division.
+          const double pages = static_cast<double>((seen + kPageTokens - 1) / kPageTokens);
+          const double bound =
+              kUnit * most_value *
+              (2 * ((static_cast<double>(d) + 8) * most_score + 4) + 256 + 20 + 12 * pages + 2);
+          for (int64_t i = 0; i < d; ++i) {
+            const double error = std::abs(out[row * d + i] - o[i] / sum);
+            worst = std::max(worst, error);
+            ASSERT_LE(error, bound) << dtype_name(type) << ", " << shape << ", row " << row;
+          }
+        }
+      }
+    }
+  }
+  // What the errors come to when they do not all point one way: a mechanism that is wrong is off by
+  // more, however loose the bound of a long row is.
+  EXPECT_LT(worst, 1e-5);
+}
+
+TEST(Attention, EveryNumberOfPositionsGivesTheSameBitsOnEveryInstructionSet) {
+  Context plain(1, Isa::kPlain);
+  for (const DType type : kTypes) {
+    const Shape shape{1, 3, 20};
+    Sequence s(shape, type, 2 * kPageTokens + 1);
+    s.store(plain);
+    const auto q = random_floats(3 * shape.q_cols(), 7);
+    for (int64_t positions = 1; positions <= kPageTokens + 1; ++positions) {
+      s.positions = positions;
+      const int64_t tokens = std::min<int64_t>(positions, 3);
+      const auto expected = s.attend(plain, q, tokens);
+      for (const Isa isa : available_isas()) {
+        Context context(1, isa);
+        EXPECT_TRUE(same_bits(s.attend(context, q, tokens), expected))
+            << isa_name(isa) << ", " << dtype_name(type) << ", positions " << positions;
+      }
+    }
+  }
+}
+
+TEST(Attention, EveryShapeGivesTheSameBitsOnEveryInstructionSet) {
+  Context plain(1, Isa::kPlain);
+  for (const DType type : kTypes) {
+    for (const int64_t d : {1, 15, 16, 17, 63, 64, 65, 128, 256, 512}) {
+      for (int64_t group = 1; group <= 8; ++group) {
+        const Shape shape{1, group, d};
+        Sequence s(shape, type, 70);
+        s.store(plain);
+        const auto q = random_floats(5 * shape.q_cols(), 9);
+        const auto expected = s.attend(plain, q, 5);
+        for (const Isa isa : available_isas()) {
+          Context context(1, isa);
+          EXPECT_TRUE(same_bits(s.attend(context, q, 5), expected))
+              << isa_name(isa) << ", " << dtype_name(type) << ", " << shape;
+        }
+      }
+    }
+  }
+}
+
+// Tiles have up to 96 rows and, where threads wait, fewer; the token counts stand around their
+// borders. A job's tokens may be cut anywhere, and so may the past of a lone token.
+TEST(Attention, AnyTileCutAndNumberOfThreadsGivesTheSameBits) {
+  Context alone(1);
+  for (const DType type : kTypes) {
+    for (const int64_t group : {1, 4, 5}) {
+      const Shape shape{2, group, 24};
+      const int64_t positions = 3 * kPageTokens + 5;
+      Sequence s(shape, type, positions);
+      s.store(alone);
+      const int64_t tile = 96 / group;
+      for (const int64_t tokens : {int64_t{1}, tile - 1, tile, tile + 1, 2 * tile, 2 * tile + 1}) {
+        const auto q = random_floats(tokens * shape.q_cols(), 11);
+        const auto expected = s.attend(alone, q, tokens, 1);
+        for (const int threads : {1, 2, 4}) {
+          Context context(threads);
+          for (const int64_t cut : {tokens, int64_t{1}, int64_t{7}, tile}) {
+            EXPECT_TRUE(same_bits(s.attend(context, q, tokens, cut), expected))
+                << dtype_name(type) << ", " << shape << ", tokens " << tokens << " in pieces of "
+                << cut << ", " << threads << " threads";
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Attention, ALongPastIsSharedByThreadsWithoutATrace) {
+  Context alone(1);
+  for (const DType type : kTypes) {
+    for (const Shape shape : {Shape{1, 5, 64}, Shape{2, 4, 128}}) {
+      Sequence s(shape, type, 41 * kPageTokens + 3);
+      s.store(alone);
+      for (const int64_t tokens : {1, 2, 3, 6}) {
+        const auto q = random_floats(tokens * shape.q_cols(), 13);
+        const auto expected = s.attend(alone, q, tokens);
+        for (const int threads : {2, 3, 8}) {
+          for (const Isa isa : available_isas()) {
+            if (isa == Isa::kPlain && (threads != 3 || tokens != 2)) continue;  // slow
+            Context context(threads, isa);
+            EXPECT_TRUE(same_bits(s.attend(context, q, tokens), expected))
+                << isa_name(isa) << ", " << dtype_name(type) << ", " << shape << ", tokens "
+                << tokens << ", " << threads << " threads";
+          }
+        }
+      }
+    }
+  }
+}
+
+// A key or value that is no number spoils the tokens that see it and leaves no trace in the others,
+// though they share a tile with those that do.
+TEST(Attention, WhatATokenDoesNotSeeDoesNotMatterEvenIfItIsNoNumber) {
+  for (const Isa isa : available_isas()) {
+    Context context(2, isa);
+    for (const DType type : kTypes) {
+      for (const int64_t d : {8, 64, 80}) {
+        const Shape shape{2, 3, d};
+        const int64_t positions = kPageTokens + 70, tokens = 80;
+        const auto q = random_floats(tokens * shape.q_cols(), 15);
+        Sequence s(shape, type, positions);
+        s.store(context);
+        const auto clean = s.attend(context, q, tokens);
+        for (const int64_t bad : {positions - 79, positions - 70, positions - 33, positions - 1}) {
+          for (const float number : {NAN, INFINITY}) {
+            for (const bool in_keys : {true, false}) {
+              Sequence other(shape, type, positions);
+              for (int64_t i = 0; i < shape.kv_cols(); i += 5) {
+                (in_keys ? other.keys : other.values)[bad * shape.kv_cols() + i] = number;
+              }
+              other.store(context);
+              const auto out = other.attend(context, q, tokens);
+              const int64_t unaware = (bad - (positions - tokens)) * shape.q_cols();
+              EXPECT_TRUE(same_bits({out.begin(), out.begin() + unaware},
+                                    {clean.begin(), clean.begin() + unaware}))
+                  << isa_name(isa) << ", " << dtype_name(type) << ", d " << d << ", bad " << bad;
+              const auto numbers = std::count_if(out.begin() + unaware, out.end(),
+                                                 [](float x) { return std::isfinite(x); });
+              // In f32 and bf16 a value spoils its own component only, and an infinite key may just
+              // make a score the smallest.
+              if (type == DType::kI8 || (in_keys && std::isnan(number))) {
+                EXPECT_EQ(numbers, 0);
+              } else {
+                EXPECT_LT(numbers, static_cast<int64_t>(out.size()) - unaware);
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Attention, QueriesThatAreNoNumbersDoNotCrash) {
+  Context context(2);
+  for (const DType type : kTypes) {
+    const Shape shape{2, 4, 64};
+    Sequence s(shape, type, 300);
+    s.store(context);
+    for (const float number : {NAN, INFINITY, -INFINITY, 3e38f}) {
+      const std::vector<float> q(static_cast<size_t>(20 * shape.q_cols()), number);
+      for (const float x : s.attend(context, q, 20)) EXPECT_TRUE(std::isnan(x));
+    }
+  }
+}
+
+TEST(Attention, LargeScoresChooseTheLargest) {
+  Context context(1);
+  const Shape shape{1, 1, 4};
+  Sequence s(shape, DType::kF32, 2 * kPageTokens);
+  s.keys[4 * 100] = 1000.0f;
+  s.store(context);
+  const std::vector<float> q = {1000.0f, 0, 0, 0};
+  const auto out = s.attend(context, q, 1);
+  for (int i = 0; i < 4; ++i) EXPECT_FLOAT_EQ(out[i], s.values[4 * 100 + i]);
+}
+
+TEST(KvStore, KeepsWhatTheTypeSays) {
+  for (const Isa isa : available_isas()) {
+    Context context(2, isa);
+    for (const DType type : kTypes) {
+      for (const int64_t d : {1, 15, 16, 17, 63, 64, 65, 128, 200}) {
+        const int64_t positions = 131;
+        Sequence s({3, 1, d}, type, positions);
+        s.store(context);
+        for (int64_t row = 0; row < positions * 3; ++row) {
+          for (const bool is_value : {false, true}) {
+            const float* x = &(is_value ? s.values : s.keys)[row * d];
+            float most = 0;
+            for (int64_t i = 0; i < d; ++i) most = std::max(most, std::fabs(x[i]));
+            const float scale = s.scale(is_value, row / 3, row % 3);
+            if (type == DType::kI8) {
+              ASSERT_EQ(scale, most / 127);
+            }
+            for (int64_t i = 0; i < d; ++i) {
+              const float kept = s.element(is_value, row / 3, row % 3, i);
+              const float expected = type == DType::kF32    ? x[i]
+                                     : type == DType::kBF16 ? to_float(to_bf16(x[i]))
+                                                            : std::nearbyint(x[i] * (127 / most));
+              ASSERT_EQ(kept, expected) << isa_name(isa) << ", " << dtype_name(type) << ", d " << d;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(KvStore, PiecesOfAnySizeLeaveTheSamePages) {
+  for (const DType type : kTypes) {
+    for (const int64_t d : {7, 64}) {
+      const Shape shape{2, 1, d};
+      const int64_t positions = kPageTokens + 90;
+      Context plain(1, Isa::kPlain);
+      Sequence whole(shape, type, positions);
+      whole.store(plain);
+      for (const Isa isa : available_isas()) {
+        Context context(2, isa);
+        for (const int64_t size : {1, 2, 15, 16, 17, 63, 64, 65, 300}) {
+          Sequence pieces(shape, type, positions);
+          for (int64_t t = 0; t < positions; t += size) {
+            pieces.store(context, t, std::min(size, positions - t));
+          }
+          for (size_t p = 0; p < pieces.memory.size(); ++p) {
+            EXPECT_EQ(std::memcmp(pieces.memory[p].data(), whole.memory[p].data(),
+                                  whole.memory[p].size()),
+                      0)
+                << isa_name(isa) << ", " << dtype_name(type) << ", d " << d << ", pieces of "
+                << size;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(KvStore, Int8OfExtremesIsDefined) {
+  for (const Isa isa : available_isas()) {
+    Context context(1, isa);
+    Sequence s({1, 1, 33}, DType::kI8, 5);
+    const float rows[] = {0.0f, 0x1p-121f, 3e38f, NAN, -INFINITY};
+    for (int64_t t = 0; t < 5; ++t) {
+      std::fill_n(s.keys.begin() + t * 33, 33, 0.0f);
+      s.keys[t * 33 + 32] = s.keys[t * 33 + 3] = rows[t];
+    }
+    s.store(context);
+    for (int64_t t = 0; t < 5; ++t) {
+      const float scale = s.scale(false, t, 0);
+      EXPECT_EQ(s.element(false, t, 0, 3), t == 2 ? 127 : 0) << isa_name(isa) << t;
+      EXPECT_EQ(s.element(false, t, 0, 32), t == 2 ? 127 : 0) << isa_name(isa) << t;
+      EXPECT_EQ(s.element(false, t, 0, 0), 0);
+      if (t < 2) {
+        EXPECT_EQ(scale, 0.0f);
+      } else if (t == 2) {
+        EXPECT_EQ(scale, 3e38f / 127);
+      } else {
+        EXPECT_TRUE(std::isnan(scale));
+      }
+    }
+  }
+}
+
+// Numbers that are hard to round, through the vector code and by the definition.
+TEST(KvStore, Bf16RoundsLikeTheDefinition) {
+  std::mt19937 random(17);
+  for (const Isa isa : available_isas()) {
+    Context context(1, isa);
+    Sequence s({1, 1, 64}, DType::kBF16, 200);
+    for (float& x : s.keys) {
+      uint32_t bits = random();
+      if (bits % 3 == 0) bits = (bits & 0xffff0000) | 0x8000;       // a tie
+      if (bits % 50 == 1) bits |= 0x7f800000;                       // NaN
+      if (bits % 50 == 2) bits = (bits & 0x80000000) | 0x7f7fffff;  // rounds to infinity
+      std::memcpy(&x, &bits, sizeof(x));
+    }
+    s.store(context);
+    for (int64_t t = 0; t < 200; ++t) {
+      for (int64_t i = 0; i < 64; ++i) {
+        const float kept = s.element(false, t, 0, i),
+                    expected = to_float(to_bf16(s.keys[t * 64 + i]));
+        EXPECT_EQ(std::memcmp(&kept, &expected, sizeof(float)), 0) << isa_name(isa) << kept;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace drover
