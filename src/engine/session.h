@@ -26,6 +26,10 @@ struct SessionOptions {
   InputObserver* observer = nullptr;  // of the decoder; must outlive the session
 };
 
+// The type of cached keys and values: what was asked for (kUsage unless f32 or bf16), else f32 for a
+// model of f32 weights and bf16 for others.
+DType choose_cache_type(const Model& model, std::optional<DType> asked);
+
 struct GenerateOptions {
   SamplingOptions sampling;
   int64_t max_tokens = -1;         // -1: until the model stops or the context is full
