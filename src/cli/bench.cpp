@@ -7,6 +7,7 @@
 #include <boost/json.hpp>
 #include <chrono>
 #include <filesystem>
+#include <iostream>
 
 #include "base/progress.h"
 #include "cli/command.h"
@@ -51,7 +52,7 @@ struct Bench {
   std::string cache_type;
   int64_t repeat = 5;
   uint64_t seed = 1;
-  bool force = false, json = false;
+  bool force = false, json = false, step = false;
 
   void operator()() const;
 
@@ -68,6 +69,15 @@ struct Bench {
   void measure() const;
   void compare_models() const;
 };
+
+// Lets another program measure in turn: says that all is ready, and waits for its word.
+void await_turn() {
+  print_out("ready\n");
+  std::string line;
+  if (!std::getline(std::cin, line)) {
+    throw_error(ErrorKind::kCancelled, "standard input: expected a line for every repeat, got none");
+  }
+}
 
 // A zero in a list leaves the test out, so that one kind alone can be asked for.
 std::vector<BenchTest> Bench::tests() const {
@@ -175,7 +185,11 @@ void Bench::measure() const {
         const std::vector<PassWork> passes = bencher.warm_up(test, tick);
         ++done;
         std::vector<double> seconds;
-        for (int64_t i = 0; i < repeat; ++i, ++done) seconds.push_back(bencher.seconds(test, tick));
+        for (int64_t i = 0; i < repeat; ++i, ++done) {
+          if (step) await_turn();
+          seconds.push_back(bencher.seconds(test, tick));
+          if (step) print_out(fmt::format("{:.9g}\n", seconds.back()));
+        }
         results.push_back(summarise(test, seconds, passes, limits.back()));
       }
     }
@@ -325,6 +339,9 @@ void add_bench(CLI::App& app) {
   command->add_option("-s,--seed", bench->seed, "Of the random tokens, and of --make's weights")
       ->capture_default_str();
   command->add_flag("--json", bench->json, "Print one JSON object");
+  command->add_flag("--step", bench->step,
+                    "Before every repeat say \"ready\" and wait for a line on standard input, "
+                    "after it say its seconds: to measure in turn with another program");
 
   command
       ->add_option("--compare", bench->compare,

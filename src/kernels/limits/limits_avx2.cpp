@@ -18,6 +18,7 @@ uint64_t read(const std::byte* data, size_t bytes) {
           sums[j], _mm256_load_si256(reinterpret_cast<const __m256i*>(data + i + 32 * j)));
     }
   }
+#pragma GCC unroll 8
   for (int j = 1; j < 8; ++j) sums[0] = _mm256_xor_si256(sums[0], sums[j]);
   alignas(32) uint64_t parts[4];
   _mm256_store_si256(reinterpret_cast<__m256i*>(parts), sums[0]);
@@ -41,6 +42,7 @@ int32_t int8(int64_t rounds, int8_t value) {
       }
     }
   }
+#pragma GCC unroll 12
   for (int j = 1; j < kSums; ++j) sums[0] = _mm256_add_epi32(sums[0], sums[j]);
   return _mm256_extract_epi32(sums[0], 0);
 }
@@ -57,6 +59,7 @@ float floats(int64_t rounds, float value) {
       for (int j = 0; j < kSums; ++j) sums[j] = _mm256_fmadd_ps(a, b, sums[j]);
     }
   }
+#pragma GCC unroll 12
   for (int j = 1; j < kSums; ++j) sums[0] = _mm256_add_ps(sums[0], sums[j]);
   return _mm256_cvtss_f32(sums[0]);
 }

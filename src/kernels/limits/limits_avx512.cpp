@@ -39,7 +39,9 @@ int32_t int8(int64_t rounds, int8_t value) {
   }
 #pragma GCC unroll 16
   for (int j = 1; j < kSums; ++j) sums[0] = _mm512_add_epi32(sums[0], sums[j]);
-  return _mm_cvtsi128_si32(_mm512_castsi512_si128(sums[0]));
+  alignas(64) int32_t lanes[16];
+  _mm512_store_si512(lanes, sums[0]);
+  return lanes[0];
 }
 
 float floats(int64_t rounds, float value) {
@@ -56,7 +58,9 @@ float floats(int64_t rounds, float value) {
   }
 #pragma GCC unroll 16
   for (int j = 1; j < kSums; ++j) sums[0] = _mm512_add_ps(sums[0], sums[j]);
-  return _mm_cvtss_f32(_mm512_castps512_ps128(sums[0]));
+  alignas(64) float lanes[16];
+  _mm512_store_ps(lanes, sums[0]);
+  return lanes[0];
 }
 
 }  // namespace
