@@ -72,6 +72,13 @@ struct Avx512 {
     out[3] = _mm512_unpackhi_epi64(ab_high, cd_high);
   }
 
+  // 4 bytes of every row.
+  static Int gather(const std::byte* p, int64_t stride) {
+    const Int rows = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const Int offsets = _mm512_mullo_epi32(rows, dwords(static_cast<int>(stride)));
+    return _mm512_i32gather_epi32(offsets, p, 1);
+  }
+
   // Byte kByte of each 32-bit lane in all four of its bytes.
   template <int kByte>
   static Int spread_byte(Int a) {

@@ -32,6 +32,7 @@ struct FloatPiece {
   float* sums;       // [row][token][16] between stretches; 64-byte aligned
   float* out;        // first token, first row
   int64_t out_stride;
+  int64_t ahead;  // bytes from a row to the one of its place in the rows to be read next
 };
 
 template <class Element>
@@ -39,7 +40,9 @@ template <class Element>
   return reinterpret_cast<const Element*>(reinterpret_cast<const char*>(w) + bytes);
 }
 
-template <class V, class Element, int kRows, int kTokens>
+// kFetch: the weights come from memory, and those to be read next are asked for on the way; the
+// hardware's prefetchers lose track of short rows.
+template <class V, class Element, int kRows, int kTokens, bool kFetch>
 void multiply_float_piece(const FloatPiece<Element>& p) {
   typename V::Wide acc[kTokens][kRows];
   for (int t = 0; t < kTokens; ++t) {
@@ -50,7 +53,15 @@ void multiply_float_piece(const FloatPiece<Element>& p) {
   const int64_t whole = p.cols / 16 * 16, rest = p.cols - whole;
   for (int64_t k = 0; k < whole; k += 16) {
     typename V::Wide w[kRows];
-    for (int r = 0; r < kRows; ++r) w[r] = V::widen(row_of(p.w, r * p.w_stride) + k);
+    for (int r = 0; r < kRows; ++r) {
+      const Element* row = row_of(p.w, r * p.w_stride) + k;
+      if (kFetch) {
+        __builtin_prefetch(
+            reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(row) + p.ahead), /*rw=*/0,
+            /*locality=*/2);
+      }
+      w[r] = V::widen(row);
+    }
     for (int t = 0; t < kTokens; ++t) {
       const auto x = V::widen(p.x + t * p.x_stride + k);
       for (int r = 0; r < kRows; ++r) acc[t][r] = V::wide_fma(x, w[r], acc[t][r]);
@@ -78,7 +89,7 @@ void multiply_float_piece(const FloatPiece<Element>& p) {
 }
 
 // Rows [begin, end) of the tile times kTokens tokens.
-template <class V, class Element, int kTokens>
+template <class V, class Element, int kTokens, bool kFetch>
 void multiply_float_rows(const MatmulTile& tile, const Element* w, int64_t w_stride,
                          int64_t first_token, int64_t piece_cols, float* sums) {
   const int64_t count = tile.row_end - tile.row_begin;
@@ -95,18 +106,20 @@ void multiply_float_rows(const MatmulTile& tile, const Element* w, int64_t w_str
       piece.w = row_of(w, r * w_stride) + k;
       piece.sums = sums + r * kFloatTileTokens * 16;
       piece.out = tile.out + first_token * tile.out_stride + tile.row_begin + r;
-      if (count - r >= V::kFloatRows) {
-        multiply_float_piece<V, Element, V::kFloatRows, kTokens>(piece);
-        r += V::kFloatRows;
+      const int64_t rows = count - r >= V::kFloatRows ? V::kFloatRows : 1;
+      const bool more = r + rows < count;
+      piece.ahead = (more ? rows : tile.next_row - tile.row_begin - r) * w_stride;
+      if (rows == V::kFloatRows) {
+        multiply_float_piece<V, Element, V::kFloatRows, kTokens, kFetch>(piece);
       } else {
-        multiply_float_piece<V, Element, 1, kTokens>(piece);
-        r += 1;
+        multiply_float_piece<V, Element, 1, kTokens, kFetch>(piece);
       }
+      r += rows;
     }
   }
 }
 
-template <class V, class Element>
+template <class V, class Element, bool kFetch>
 void multiply_float_tokens(const MatmulTile& tile, const Element* w, int64_t w_stride,
                            int64_t piece_cols, float* sums) {
   const int64_t passes = (tile.tokens + V::kFloatTokens - 1) / V::kFloatTokens;
@@ -114,7 +127,7 @@ void multiply_float_tokens(const MatmulTile& tile, const Element* w, int64_t w_s
     const int64_t begin = pass * tile.tokens / passes, end = (pass + 1) * tile.tokens / passes;
     unrolled<V::kFloatTokens>([&](auto t) {
       if (end - begin == t + 1) {
-        multiply_float_rows<V, Element, t + 1>(tile, w, w_stride, begin, piece_cols, sums);
+        multiply_float_rows<V, Element, t + 1, kFetch>(tile, w, w_stride, begin, piece_cols, sums);
       }
     });
   }
@@ -146,13 +159,14 @@ void multiply_float(const MatmulTile& tile) {
   auto* widened = reinterpret_cast<float*>(tile.scratch);
   float* sums = widened + kTileRows * widened_stride(tile.cols);
   if (tile.tokens <= V::kFloatTokens) {
-    multiply_float_tokens<V>(tile, w, tile.w_stride, /*piece_cols=*/padded_cols(tile.cols), sums);
+    multiply_float_tokens<V, Element, true>(tile, w, tile.w_stride,
+                                            /*piece_cols=*/padded_cols(tile.cols), sums);
     return;
   }
   widen_rows<V>(tile, w, widened);
-  multiply_float_tokens<V>(tile, static_cast<const float*>(widened),
-                           widened_stride(tile.cols) * static_cast<int64_t>(sizeof(float)),
-                           kFloatPanelCols, sums);
+  multiply_float_tokens<V, float, false>(
+      tile, widened, widened_stride(tile.cols) * static_cast<int64_t>(sizeof(float)),
+      kFloatPanelCols, sums);
 }
 
 // False for a type that is not a float.

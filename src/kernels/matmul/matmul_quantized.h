@@ -121,33 +121,72 @@ void multiply_quantized(const MatmulTile& tile) {
   }
 }
 
+// A few tokens, at most V::kTokens, times all rows of the tile: every block goes from its bytes to
+// the sums. What the panel would cost in stores and loads, 16 rows that are met once do not earn.
+template <class V, class Unpack, int kTokens>
+void multiply_directly(const MatmulTile& tile) {
+  const int64_t blocks = tile.cols / 32;
+  for (int64_t row = tile.row_begin; row < tile.row_end; row += V::kRows) {
+    const RowVector<V> rows = row_vector<V>(tile, row);
+    const int64_t next = row + V::kRows < tile.row_end ? V::kRows : tile.next_row - row;
+    const std::byte* w = tile.w + rows.row * tile.w_stride;
+    Prefetch prefetch{reinterpret_cast<uintptr_t>(w) + next * tile.w_stride,
+                      V::kRows * Unpack::kBlockBytes};
+    typename V::Float acc[1][kTokens];
+    for (int t = 0; t < kTokens; ++t) acc[0][t] = V::zero();
+    for (int64_t b = 0; b < blocks; ++b) {
+      prefetch.advance();
+      PanelBlock<V> block;  // lives in registers
+      Unpack::load(w + b * Unpack::kBlockBytes, tile.w_stride, block);
+      V::template add_block<typename Unpack::KindOf, 1, kTokens>(&block, tile.x8 + b,
+                                                                 tile.x8_stride, acc);
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      V::store_lanes(tile.out + t * tile.out_stride + rows.row, rows.lanes, acc[0][t]);
+    }
+  }
+}
+
+template <class V, class Unpack>
+void multiply_by_tokens(const MatmulTile& tile) {
+  if constexpr (requires { Unpack::kBlockBytes; }) {
+    if (tile.tokens <= V::kTokens) {
+      unrolled<V::kTokens>([&](auto t) {
+        if (tile.tokens == t + 1) multiply_directly<V, Unpack, t + 1>(tile);
+      });
+      return;
+    }
+  }
+  multiply_quantized<V, Unpack>(tile);
+}
+
 // False for a type that is not quantised.
 template <class V>
 bool multiply_if_quantized(const MatmulTile& tile) {
   switch (tile.type) {
     case DType::kQ8_0:
-      multiply_quantized<V, UnpackQ8_0<V>>(tile);
+      multiply_by_tokens<V, UnpackQ8_0<V>>(tile);
       return true;
     case DType::kQ4_0:
-      multiply_quantized<V, UnpackQ4_0<V>>(tile);
+      multiply_by_tokens<V, UnpackQ4_0<V>>(tile);
       return true;
     case DType::kQ4_1:
-      multiply_quantized<V, UnpackQ4_1<V>>(tile);
+      multiply_by_tokens<V, UnpackQ4_1<V>>(tile);
       return true;
     case DType::kQ5_0:
-      multiply_quantized<V, UnpackQ5_0<V>>(tile);
+      multiply_by_tokens<V, UnpackQ5_0<V>>(tile);
       return true;
     case DType::kQ5_1:
-      multiply_quantized<V, UnpackQ5_1<V>>(tile);
+      multiply_by_tokens<V, UnpackQ5_1<V>>(tile);
       return true;
     case DType::kQ4_K:
-      multiply_quantized<V, UnpackQ4_K<V>>(tile);
+      multiply_by_tokens<V, UnpackQ4_K<V>>(tile);
       return true;
     case DType::kQ5_K:
-      multiply_quantized<V, UnpackQ5_K<V>>(tile);
+      multiply_by_tokens<V, UnpackQ5_K<V>>(tile);
       return true;
     case DType::kQ6_K:
-      multiply_quantized<V, UnpackQ6_K<V>>(tile);
+      multiply_by_tokens<V, UnpackQ6_K<V>>(tile);
       return true;
     default:
       return false;

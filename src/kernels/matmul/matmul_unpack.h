@@ -89,126 +89,109 @@ template <class V>
 
 // Each format: unpack() writes blocks [0, count) of V::kRows rows to `out`. `rows` points at the
 // first of these blocks in the first row. K-quants come in multiples of 8.
+//
+// Formats of 32 values per block also say how one block is loaded, for products that go straight
+// from there to the sums.
+template <class V, class Format, class Block>
+struct UnpackBlocks {
+  static constexpr int64_t kBlockBytes = sizeof(Block);
+
+  static void unpack(const std::byte* rows, int64_t stride, int64_t count, Prefetch& prefetch,
+                     PanelBlock<V>* out) {
+    for (int64_t b = 0; b < count; ++b) {
+      prefetch.advance();
+      Format::load(rows + b * kBlockBytes, stride, out[b]);
+    }
+  }
+};
 
 template <class V>
-struct UnpackQ8_0 {
+struct UnpackQ8_0 : UnpackBlocks<V, UnpackQ8_0<V>, BlockQ8_0> {
   using KindOf = Kind<BlockForm::kOneScale, 8, 128>;
 
-  static void unpack(const std::byte* rows, int64_t stride, int64_t count, Prefetch& prefetch,
-                     PanelBlock<V>* out) {
-    uint16_t d[kPanelBlocks][V::kRows];
-    gather_halves<V, BlockQ8_0>(rows, stride, count, offsetof(BlockQ8_0, d), d);
-    for (int64_t b = 0; b < count; ++b) {
-      prefetch.advance();
-      const std::byte* q = rows + b * sizeof(BlockQ8_0) + offsetof(BlockQ8_0, q);
-      for (int half = 0; half < 2; ++half) {
-        typename V::Int v[4];
-        V::load_transposed(q + 16 * half, stride, v);
-        for (int j = 0; j < 4; ++j) V::store(out[b].codes[4 * half + j], V::signed_codes(v[j]));
-      }
-      V::store(out[b].scale, V::halves_to_float(d[b]));
+  [[gnu::always_inline]] static void load(const std::byte* block, int64_t stride,
+                                          PanelBlock<V>& out) {
+    for (int half = 0; half < 2; ++half) {
+      typename V::Int v[4];
+      V::load_transposed(block + offsetof(BlockQ8_0, q) + 16 * half, stride, v);
+      for (int j = 0; j < 4; ++j) V::store(out.codes[4 * half + j], V::signed_codes(v[j]));
     }
+    V::store(out.scale, V::low_half_to_float(V::gather(block, stride)));
   }
 };
 
 template <class V>
-struct UnpackQ4_0 {
+struct UnpackQ4_0 : UnpackBlocks<V, UnpackQ4_0<V>, BlockQ4_0> {
   using KindOf = Kind<BlockForm::kOneScale, 4, 8>;
 
-  static void unpack(const std::byte* rows, int64_t stride, int64_t count, Prefetch& prefetch,
-                     PanelBlock<V>* out) {
-    uint16_t d[kPanelBlocks][V::kRows];
-    gather_halves<V, BlockQ4_0>(rows, stride, count, offsetof(BlockQ4_0, d), d);
-    for (int64_t b = 0; b < count; ++b) {
-      prefetch.advance();
-      typename V::Int v[4];
-      V::load_transposed(rows + b * sizeof(BlockQ4_0) + offsetof(BlockQ4_0, q), stride, v);
-      store_nibbles<V>(v, out[b].codes);
-      V::store(out[b].scale, V::halves_to_float(d[b]));
-    }
+  [[gnu::always_inline]] static void load(const std::byte* block, int64_t stride,
+                                          PanelBlock<V>& out) {
+    typename V::Int v[4];
+    V::load_transposed(block + offsetof(BlockQ4_0, q), stride, v);
+    store_nibbles<V>(v, out.codes);
+    V::store(out.scale, V::low_half_to_float(V::gather(block, stride)));
   }
 };
 
+// d and m of Q4_1 and Q5_1 stand side by side.
 template <class V>
-struct UnpackQ4_1 {
+[[gnu::always_inline]] inline void load_scale_and_minimum(const std::byte* block, int64_t stride,
+                                                          PanelBlock<V>& out) {
+  const auto both = V::gather(block, stride);
+  V::store(out.scale, V::low_half_to_float(both));
+  V::store(out.second, V::high_half_to_float(both));
+}
+
+template <class V>
+struct UnpackQ4_1 : UnpackBlocks<V, UnpackQ4_1<V>, BlockQ4_1> {
   using KindOf = Kind<BlockForm::kWithMinimum, 4, 0>;
 
-  static void unpack(const std::byte* rows, int64_t stride, int64_t count, Prefetch& prefetch,
-                     PanelBlock<V>* out) {
-    uint16_t d[kPanelBlocks][V::kRows], m[kPanelBlocks][V::kRows];
-    gather_halves<V, BlockQ4_1>(rows, stride, count, offsetof(BlockQ4_1, d), d);
-    gather_halves<V, BlockQ4_1>(rows, stride, count, offsetof(BlockQ4_1, m), m);
-    for (int64_t b = 0; b < count; ++b) {
-      prefetch.advance();
-      typename V::Int v[4];
-      V::load_transposed(rows + b * sizeof(BlockQ4_1) + offsetof(BlockQ4_1, q), stride, v);
-      store_nibbles<V>(v, out[b].codes);
-      V::store(out[b].scale, V::halves_to_float(d[b]));
-      V::store(out[b].second, V::halves_to_float(m[b]));
-    }
+  [[gnu::always_inline]] static void load(const std::byte* block, int64_t stride,
+                                          PanelBlock<V>& out) {
+    typename V::Int v[4];
+    V::load_transposed(block + offsetof(BlockQ4_1, q), stride, v);
+    store_nibbles<V>(v, out.codes);
+    load_scale_and_minimum<V>(block, stride, out);
   }
 };
 
-// The fifth bits of Q5_0 and Q5_1: bit j of a row's 32 goes to bit 4 of the byte of code j.
-template <class V>
-[[gnu::always_inline]] inline void add_fifth_bits(const uint32_t high[V::kRows],
+// The codes of Q5_0 and Q5_1: bit j of a row's 32 goes to bit 4 of the byte of code j.
+template <class V, class Block>
+[[gnu::always_inline]] inline void load_five_bits(const std::byte* block, int64_t stride,
                                                   uint8_t codes[8][4 * V::kRows]) {
-  const auto even = V::load(high);                      // bits of the vectors j = 0, 2, 4, 6
-  const auto odd = V::template shift_right16<4>(even);  // and of 1, 3, 5, 7, both in low nibbles
-  const auto bit_of_byte = V::dwords(0x08040201);
+  typename V::Int packed[4];
+  V::load_transposed(block + offsetof(Block, q), stride, packed);
+  const auto even = V::gather(block + offsetof(Block, high), stride);  // of codes[0, 2, 4, 6]
+  const auto odd = V::template shift_right16<4>(even);  // of the others, both in low nibbles
+  const auto bit_of_byte = V::dwords(0x08040201), mask = V::bytes(15);
   unrolled<8>([&](auto j) {
     // All four bytes of a lane get the byte that has their bits; each keeps its own; 16 where set.
     const auto bytes = V::template spread_byte<j / 2>(j % 2 ? odd : even);
     const auto fifth = V::sixteen_if_set(V::bit_and(bytes, bit_of_byte));
-    V::store(codes[j], V::bit_or(V::load(codes[j]), fifth));
+    const auto nibbles = j < 4 ? packed[j % 4] : V::template shift_right16<4>(packed[j % 4]);
+    V::store(codes[j], V::and_or(nibbles, mask, fifth));
   });
 }
 
-template <class V, class Block>
-[[gnu::always_inline]] inline void unpack_five_bits(const std::byte* rows, int64_t stride,
-                                                    int64_t count, Prefetch& prefetch,
-                                                    PanelBlock<V>* out) {
-  uint32_t high[kPanelBlocks][V::kRows];
-  for (int64_t b = 0; b < count; ++b) {
-    const std::byte* p = rows + b * static_cast<int64_t>(sizeof(Block)) + offsetof(Block, high);
-    for (int r = 0; r < V::kRows; ++r) std::memcpy(&high[b][r], p + r * stride, sizeof(uint32_t));
-  }
-  for (int64_t b = 0; b < count; ++b) {
-    prefetch.advance();
-    typename V::Int v[4];
-    V::load_transposed(rows + b * sizeof(Block) + offsetof(Block, q), stride, v);
-    store_nibbles<V>(v, out[b].codes);
-    add_fifth_bits<V>(high[b], out[b].codes);
-  }
-}
-
 template <class V>
-struct UnpackQ5_0 {
+struct UnpackQ5_0 : UnpackBlocks<V, UnpackQ5_0<V>, BlockQ5_0> {
   using KindOf = Kind<BlockForm::kOneScale, 5, 16>;
 
-  static void unpack(const std::byte* rows, int64_t stride, int64_t count, Prefetch& prefetch,
-                     PanelBlock<V>* out) {
-    uint16_t d[kPanelBlocks][V::kRows];
-    gather_halves<V, BlockQ5_0>(rows, stride, count, offsetof(BlockQ5_0, d), d);
-    unpack_five_bits<V, BlockQ5_0>(rows, stride, count, prefetch, out);
-    for (int64_t b = 0; b < count; ++b) V::store(out[b].scale, V::halves_to_float(d[b]));
+  [[gnu::always_inline]] static void load(const std::byte* block, int64_t stride,
+                                          PanelBlock<V>& out) {
+    load_five_bits<V, BlockQ5_0>(block, stride, out.codes);
+    V::store(out.scale, V::low_half_to_float(V::gather(block, stride)));
   }
 };
 
 template <class V>
-struct UnpackQ5_1 {
+struct UnpackQ5_1 : UnpackBlocks<V, UnpackQ5_1<V>, BlockQ5_1> {
   using KindOf = Kind<BlockForm::kWithMinimum, 5, 0>;
 
-  static void unpack(const std::byte* rows, int64_t stride, int64_t count, Prefetch& prefetch,
-                     PanelBlock<V>* out) {
-    uint16_t d[kPanelBlocks][V::kRows], m[kPanelBlocks][V::kRows];
-    gather_halves<V, BlockQ5_1>(rows, stride, count, offsetof(BlockQ5_1, d), d);
-    gather_halves<V, BlockQ5_1>(rows, stride, count, offsetof(BlockQ5_1, m), m);
-    unpack_five_bits<V, BlockQ5_1>(rows, stride, count, prefetch, out);
-    for (int64_t b = 0; b < count; ++b) {
-      V::store(out[b].scale, V::halves_to_float(d[b]));
-      V::store(out[b].second, V::halves_to_float(m[b]));
-    }
+  [[gnu::always_inline]] static void load(const std::byte* block, int64_t stride,
+                                          PanelBlock<V>& out) {
+    load_five_bits<V, BlockQ5_1>(block, stride, out.codes);
+    load_scale_and_minimum<V>(block, stride, out);
   }
 };
 
