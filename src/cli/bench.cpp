@@ -75,7 +75,8 @@ void await_turn() {
   print_out("ready\n");
   std::string line;
   if (!std::getline(std::cin, line)) {
-    throw_error(ErrorKind::kCancelled, "standard input: expected a line for every repeat, got none");
+    throw_error(ErrorKind::kCancelled,
+                "standard input: expected a line for every repeat, got none");
   }
 }
 
@@ -340,13 +341,11 @@ void add_bench(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--json", bench->json, "Print one JSON object");
   command->add_flag("--step", bench->step,
-                    "Before every repeat say \"ready\" and wait for a line on standard input, "
-                    "after it say its seconds: to measure in turn with another program");
+                    "Take turns: say \"ready\", wait for a line, run once, say the seconds");
 
   command
       ->add_option("--compare", bench->compare,
-                   "Two models in turn: the ratio of their speeds, and what it keeps of the ratio "
-                   "of their active parameters")
+                   "Two models in turn: speeds, and what they keep of their parameters' ratio")
       ->type_name("A B")
       ->expected(2);
   const std::string making = "Models of random weights";

@@ -2,8 +2,8 @@
 // sequences at once; beside the least time that the machine's measured limits allow.
 //
 // A run is timed between calls of the decoder alone: loading, filling the cache up to the depth and
-// one run to warm up stand outside. Tokens are random and seeded, the same in every repeat, so every
-// repeat does the same work.
+// one run to warm up stand outside. Tokens are random and seeded, the same in every repeat, so
+// every repeat does the same work.
 #pragma once
 
 #include <cstdint>

@@ -229,9 +229,8 @@ void write_random_model(Context& context, const ModelConfig& config, const Mixtu
         }
         // A product keeps the size of its input; embeddings are of the size of a normed token, so
         // that what the layers add does not drown which token it was.
-        const float scale = tensor.name == "token_embd.weight"
-                                ? 1.0f
-                                : 1.0f / std::sqrt(static_cast<float>(cols));
+        const float scale =
+            tensor.name == "token_embd.weight" ? 1.0f : 1.0f / std::sqrt(static_cast<float>(cols));
         const auto pool =
             pools.try_emplace({tensor.type, scale}, context, tensor.type, cols, scale, mix(seed));
         const RowPool& rows = pool.first->second;

@@ -24,11 +24,11 @@ namespace drover {
 ModelConfig random_model_config(std::string_view name);
 
 // Writes a model of this configuration as GGUF. Every matrix has the type that the mixture gives
-// it; the router is random in f32, norms are one. The vocabulary is made up: the 256 bytes, words of
-// growing length with their merges, and the special tokens of Llama 4.
-// The same configuration, mixture and seed give the same file on any machine and any number of
-// threads. Memory stays at some tens of MB. Progress counts bytes. The file appears when it is
-// whole; throws what GgufWriter::write throws.
+// it; the router is random in f32, norms are one. The vocabulary is made up: the 256 bytes, words
+// of growing length with their merges, and the special tokens of Llama 4. The same configuration,
+// mixture and seed give the same file on any machine and any number of threads. Memory stays at
+// some tens of MB. Progress counts bytes. The file appears when it is whole; throws what
+// GgufWriter::write throws.
 void write_random_model(Context& context, const ModelConfig& config, const Mixture& mixture,
                         uint64_t seed, const std::filesystem::path& path,
                         const Progress& progress = {});

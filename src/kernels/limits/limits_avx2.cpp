@@ -36,7 +36,8 @@ int32_t int8(int64_t rounds, int8_t value) {
     for (int i = 0; i < kRepeat; ++i) {
 #pragma GCC unroll 12
       for (int j = 0; j < kSums; ++j) {
-        // The sum itself is an operand: a product that never changes would be taken out of the loop.
+        // The sum itself is an operand: a product that never changes would be taken out of the
+        // loop.
         const __m256i pairs = _mm256_maddubs_epi16(a, sums[j]);
         sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(pairs, ones));
       }
