@@ -28,7 +28,7 @@ int64_t CacheLayout::local_bytes(int64_t context) const {
 
 KvCache::KvCache(CacheLayout layout, int64_t context)
     : layout_(std::move(layout)), context_(context), layers_(layout_.chunked.size()) {
-  DROVER_CHECK(layout_.type == DType::kF32 || layout_.type == DType::kBF16);
+  DROVER_CHECK(is_cache_type(layout_.type));
 }
 
 void KvCache::reserve(int64_t tokens) {

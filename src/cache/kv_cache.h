@@ -22,7 +22,7 @@ struct CacheLayout {
   int64_t head_dim = 0;
   std::vector<bool> chunked;  // per layer; the others are global
   int64_t chunk = 0;          // tokens; 0 if no layer is chunked
-  DType type = DType::kBF16;  // kF32 or kBF16
+  DType type = DType::kBF16;  // kF32, kBF16 or kI8
 
   // Bytes that one more token costs on all global layers together.
   int64_t global_bytes_per_token() const;

@@ -28,8 +28,16 @@ class Context {
     return reinterpret_cast<T*>(bytes.data());
   }
 
+  // The same for what workers leave for each other within one operation. Not for use in a worker.
+  template <typename T>
+  T* shared_scratch(size_t count) {
+    shared_scratch_.reserve_discarding(count * sizeof(T));
+    return reinterpret_cast<T*>(shared_scratch_.data());
+  }
+
  private:
   std::vector<AlignedArray<std::byte>> scratch_;
+  AlignedArray<std::byte> shared_scratch_;
 };
 
 }  // namespace drover

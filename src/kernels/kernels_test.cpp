@@ -122,8 +122,9 @@ struct FilledPages {
       for (float& x : keys) x = to_float(to_bf16(x));
       for (float& x : values) x = to_float(to_bf16(x));
     }
-    store_kv(context, view, 0, matrix(keys, positions, heads * d),
-             matrix(values, positions, heads * d));
+    const KvStoreJob job{view, 0, matrix(keys, positions, heads * d),
+                         matrix(values, positions, heads * d)};
+    store_kv(context, {&job, 1});
   }
 };
 

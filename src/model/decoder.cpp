@@ -171,21 +171,25 @@ void Decoder::attention_block(int64_t index) {
 void Decoder::attend(int64_t index) {
   const ModelConfig& c = config_;
   const int64_t q_cols = c.heads * c.head_dim, kv_cols = c.kv_heads * c.head_dim;
+  std::vector<KvStoreJob> stores;
   std::vector<AttentionJob> jobs;
   for (const std::vector<Segment>& wave : waves_) {
     for (const Segment& s : wave) {
       const KvPages pages = s.cache->pages(index);
       const int64_t first = s.cache->slot(index, s.position);
-      store_kv(context_, pages, first, rows_of(k_, s.row, s.count, kv_cols),
-               rows_of(v_, s.row, s.count, kv_cols));
+      stores.push_back({pages, first, rows_of(k_, s.row, s.count, kv_cols),
+                        rows_of(v_, s.row, s.count, kv_cols)});
       jobs.push_back({rows_of(q_, s.row, s.count, q_cols), pages, first,
                       rows_of(mixed_, s.row, s.count, q_cols)});
     }
     if (c.layers[index].chunked) {
+      store_kv(context_, stores);
       attention(context_, jobs);
+      stores.clear();
       jobs.clear();
     }
   }
+  store_kv(context_, stores);
   attention(context_, jobs);
 }
 

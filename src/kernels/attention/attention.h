@@ -4,9 +4,31 @@
 // use the same kernel: for a global layer positions count from the start of the sequence, for a
 // chunked layer from the start of the chunk, where its cache begins anew.
 //
-// Each page is a fixed split of the softmax: its scores, maximum and weighted sum are found alone
-// and merged into the running result in page order. So a token's output depends on its query and
-// its past, never on the batch, on how the prompt was cut, or on the number of threads.
+// What an output is, to the bit. It depends on its query and on its past, never on the batch, on
+// how the prompt or the past was cut into tasks, on threads, or on the instruction set; only the
+// bits of a NaN are left open. What the cache holds at later positions is never read into it. All
+// products and sums are rounded to float where they stand, fma with one rounding.
+//
+//   q'[i] = q[i] * c,  c = 1 / sqrt(d)
+//
+// Each page is a fixed split of the softmax. For its positions p, up to the row's own, in order:
+//   s[p] = fma over i in order from +0: fma(q'[i], k[p, i], s)
+//          int8: times the position's key scale
+//   m    = the largest s[p] that is a number, -infinity if none is
+//   w[p] = e(s[p] - m)
+//   l    = lane p mod 16 of 16 sums w[p] in order from +0; then lanes j and j + 8 are added, then j
+//          and j + 4, j and j + 2, 0 and 1
+//   o[i] = fma over p in order from +0: fma(w'[p], v[p, i], o),  w' = w
+//          int8: w'[p] = w[p] times the position's value scale
+// The pages are merged in order, the first being the start; (M, L, O) is what there is and (m, l,
+// o) what a page gives:
+//   M' = max(m, M),  a = e(m - M'),  b = e(M - M')
+//   L' = fma(l, a, L * b),  O'[i] = fma(o[i], a, O[i] * b)
+//   out[i] = O[i] / L
+//
+// e(x) for x <= 0, x clamped to -87 from below (weights never get smaller than 1.6e-38), in fused
+// steps: n = round(x log2 e) by way of fma(x, log2 e, 1.5 * 2^23 + 127), r = x - n ln 2 in two fma,
+// p(r) of degree 6 by Horner in fma with the coefficients of math/exp.h, result p * 2^n.
 #pragma once
 
 #include <cstdint>
@@ -19,28 +41,50 @@
 namespace drover {
 
 // The keys and values of one layer of one sequence, K heads of d components. Page p holds positions
-// [p * kPageTokens, (p+1) * kPageTokens), in the cache's type:
-//   keys   [K, d, kPageTokens]    component-major, so that neighbouring positions fill a vector and
-//                                 a score needs no sum across lanes
-//   values [K, kPageTokens, d']   d' = d rounded up to 16, the rest never read into a result
-// The cache owns the pages; they start on a cache line.
+// [p * kPageTokens, (p+1) * kPageTokens), head after head, and of a head, in the cache's type:
+//   keys    [kPageTokens / 64][d][64]   blocks of 64 positions, component-major, so that
+//                                       neighbouring positions fill a vector and a score needs no
+//                                       sum across lanes
+//   values  [d' / 64][kPageTokens][64]  panels of 64 components, the last one narrower; d' = d
+//                                       rounded up to 16, the rest never read into a result
+//   int8 only: key scales [kPageTokens] f32, value scales [kPageTokens] f32
+// So whatever a kernel reads together lies together. The cache owns the pages; they start on a
+// cache line.
+//
+// The int8 form of a vector x of d components, in float and the same on every instruction set:
+//   most = max |x|,  scale = most / 127,  q[i] = x[i] * (127 / most) to nearest, ties to even
+// Below 2^-120 for `most`: scale 0, q 0. With a NaN or an infinity in x: scale NaN, q 0, so that
+// what looks at this position gets a NaN.
 struct KvPages {
   std::byte* const* pages = nullptr;
-  DType type = DType::kF32;  // kF32 or kBF16
+  DType type = DType::kF32;  // kF32, kBF16 or kI8
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
 
-  int64_t padded_dim() const { return (head_dim + 15) / 16 * 16; }
-  int64_t keys_bytes() const { return kv_heads * head_dim * row_bytes(type, kPageTokens); }
-  int64_t page_bytes() const {
-    return keys_bytes() + kv_heads * kPageTokens * row_bytes(type, padded_dim());
+  HeadLayout head() const {
+    const int64_t padded = (head_dim + 15) / 16 * 16;
+    const int64_t values = row_bytes(type, head_dim * kPageTokens);
+    const int64_t scales = values + row_bytes(type, padded * kPageTokens);
+    const int64_t scale_bytes = type == DType::kI8 ? kPageTokens * sizeof(float) : 0;
+    return {padded, values, scales, scales + scale_bytes, scales + 2 * scale_bytes};
   }
+  int64_t page_bytes() const { return kv_heads * head().bytes; }
 };
 
-// Puts the keys and values of `keys.rows` tokens at positions first, first+1, ... of the pages.
-// keys, values: [T, K * d]. bf16 rounds to nearest even. The pages must exist. Does not fail.
-void store_kv(Context& context, const KvPages& pages, int64_t first, ConstMatrixView keys,
-              ConstMatrixView values);
+// True for the types that a cache can have: f32, bf16 and i8.
+bool is_cache_type(DType type);
+
+// Keys and values of T consecutive tokens of one sequence, to be put at positions first, first+1,
+// ... of its pages, which must exist.
+struct KvStoreJob {
+  KvPages pages;
+  int64_t first = 0;
+  ConstMatrixView keys, values;  // [T, K * d]
+};
+
+// Stores all jobs in one parallel pass; no two may write the same position. bf16 rounds to nearest
+// even, int8 as above. Does not fail.
+void store_kv(Context& context, std::span<const KvStoreJob> jobs);
 
 // The queries of T consecutive tokens of one sequence, the first at position `first`.
 struct AttentionJob {
@@ -52,9 +96,16 @@ struct AttentionJob {
 
 // out[t, j] = softmax_p( q[t, j] . k[p, g] / sqrt(d) ) v[p, g],  p <= first + t,  g = floor(j K /
 // H) for every query head j; all jobs in one parallel pass. d is any size up to kMaxHeadDim, H a
-// multiple of K. Scores, softmax and sums in float32. Bits are the same on every instruction set.
-// Does not fail. Source: Vaswani et al. 2017; grouped heads, Ainslie et al. 2023, arXiv 2305.13245;
-// running softmax, Milakov & Gimelshein 2018, arXiv 1805.02867; spec sections 2.3 and 2.4.
+// multiple of K. Does not fail, whatever numbers it meets.
+//
+// Work is cut into tiles of (job, kv head, consecutive tokens). Where few tokens have a long past
+// and threads would idle, a tile's past is cut into runs of pages too; what each page gives a row
+// then waits in the context's shared scratch, (d' + 16) floats per row and page: 1.6 % of a page
+// of bf16 for 4 rows of 64.
+//
+// Source: Vaswani et al. 2017; grouped heads, Ainslie et al. 2023, arXiv 2305.13245; running
+// softmax, Milakov & Gimelshein 2018, arXiv 1805.02867; tiles, Dao et al. 2022, arXiv 2205.14135;
+// spec sections 2.3 and 2.4.
 void attention(Context& context, std::span<const AttentionJob> jobs);
 
 }  // namespace drover

@@ -1,36 +1,88 @@
-// Internal to attention: the work of one token and one kv head, and the functions that do it, one
-// per instruction set. Plain data, since files with instruction-set flags include it.
+// Internal to attention: how a page is laid out, the work that is handed to an instruction set's
+// functions, and those functions. Plain data, since files with instruction-set flags include it.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "tensor/float16.h"
-
 namespace drover {
 
-inline constexpr int64_t kPageTokens = 256;
+inline constexpr int64_t kPageTokens = 256;  // the fixed split of the softmax
 inline constexpr int64_t kMaxHeadDim = 512;
 
-struct AttentionTask {
-  const float* q;                 // [group, d]: the query heads of this kv head
-  float* out;                     // [group, d]
-  const std::byte* const* pages;  // see KvPages
-  int64_t keys_bytes;             // where the values of a page begin
-  int64_t kv_head;
-  int64_t head_dim;
-  int64_t group;
-  int64_t positions;  // attends to [0, positions)
+// Keys and values of a page lie in blocks of this many positions and panels of this many
+// components. A block of floats with 64 components fills 16 KiB, a third to a half of an L1 cache,
+// and four vectors of 16 times six rows fill the registers.
+inline constexpr int64_t kBlockTokens = 64;
+inline constexpr int64_t kPanelWidth = 64;
+
+// The part of a page that belongs to one kv head. Offsets are in bytes from where it begins.
+struct HeadLayout {
+  int64_t padded_dim;    // head_dim rounded up to 16
+  int64_t values;        // keys begin at 0
+  int64_t key_scales;    // kPageTokens floats, int8 only
+  int64_t value_scales;  // kPageTokens floats, int8 only
+  int64_t bytes;
 };
 
-namespace attention_plain {
-void attend(const AttentionTask& task, bool is_bf16);
+enum class KvType { kF32, kBF16, kInt8 };
+
+// A tile: `tokens` consecutive query tokens with the `group` query heads that share one kv head.
+// Its rows are (token, head), head fastest; row (t, h) of q and out is at t * stride + h *
+// head_dim.
+struct AttentionTask {
+  const float* q;
+  float* out;
+  int64_t q_stride;
+  int64_t out_stride;
+  KvType type;
+  const std::byte* const* pages;
+  int64_t head_offset;  // where the kv head begins in a page
+  HeadLayout layout;
+  int64_t head_dim;
+  int64_t group;
+  int64_t tokens;
+  int64_t first;       // position of the first token; token t attends to [0, first + t]
+  int64_t first_page;  // the pages to visit
+  int64_t end_page;
+  float* scratch;  // attention_scratch() floats
+  // Null: all pages are visited and the result goes to out. Else page p leaves its result in
+  // parts + p * rows * row_state(): a slice of the past, to be merged when all pages are there.
+  float* parts;
+};
+
+// What one page, or all so far, give a row: padded_dim weighted sums, then maximum and sum.
+inline constexpr int64_t row_state(int64_t padded_dim) { return padded_dim + 16; }
+
+inline constexpr int64_t attention_scratch(int64_t rows, int64_t padded_dim) {
+  const int64_t widest = padded_dim > kPanelWidth ? padded_dim : kPanelWidth;
+  return rows * (kPageTokens + padded_dim + 2 * row_state(padded_dim)) + kBlockTokens * widest;
 }
-namespace attention_avx2 {
-void attend(const AttentionTask& task, bool is_bf16);
-}
-namespace attention_avx512 {
-void attend(const AttentionTask& task, bool is_bf16);
-}
+
+// Keys and values of `tokens` consecutive positions that lie in one block, for one kv head.
+struct KvStoreTask {
+  const float* keys;  // row t at t * stride
+  const float* values;
+  int64_t key_stride;
+  int64_t value_stride;
+  KvType type;
+  std::byte* head;  // where the kv head begins in its page
+  HeadLayout layout;
+  int64_t head_dim;
+  int64_t slot;  // of the first position, in the page
+  int64_t tokens;
+  float* scratch;  // kBlockTokens * padded_dim floats
+};
+
+#define DROVER_DECLARE_ATTENTION(isa)          \
+  namespace isa {                              \
+  void attend(const AttentionTask& task);      \
+  void merge_parts(const AttentionTask& task); \
+  void store_block(const KvStoreTask& task);   \
+  }
+DROVER_DECLARE_ATTENTION(attention_plain)
+DROVER_DECLARE_ATTENTION(attention_avx2)
+DROVER_DECLARE_ATTENTION(attention_avx512)
+#undef DROVER_DECLARE_ATTENTION
 
 }  // namespace drover

@@ -7,6 +7,18 @@
 #include "base/error.h"
 
 namespace drover {
+namespace {
+
+auto row_kernel(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) return internal::quantize_row_avx512;
+  if (isa == Isa::kAvx2) return internal::quantize_row_avx2;
+#endif
+  (void)isa;
+  return internal::quantize_row_plain;
+}
+
+}  // namespace
 
 void Int8Rows::resize(int64_t rows, int64_t cols) {
   DROVER_CHECK(rows >= 0 && cols >= 0 && cols % 32 == 0);
@@ -22,8 +34,7 @@ void quantize_rows(Context& context, ConstMatrixView x, Int8Rows& out) {
   const int64_t row_blocks = out.blocks_per_row();
   if (x.rows == 0 || row_blocks == 0) return;
   const int64_t rows_per_task = std::max<int64_t>(1, kBlocksPerTask / row_blocks);
-  const auto quantize_row =
-      context.isa == Isa::kPlain ? internal::quantize_row_plain : internal::quantize_row_avx2;
+  const auto quantize_row = row_kernel(context.isa);
   context.threads.run((x.rows + rows_per_task - 1) / rows_per_task, [&](int64_t task, int) {
     const int64_t end = std::min(x.rows, (task + 1) * rows_per_task);
     for (int64_t r = task * rows_per_task; r < end; ++r) {
@@ -66,12 +77,6 @@ void quantize_row_plain(const float* x, int64_t blocks, Int8Block* out) {
     block.bias32[1] = -32 * sums[1];
   }
 }
-
-#if !defined(__x86_64__)
-void quantize_row_avx2(const float* x, int64_t blocks, Int8Block* out) {
-  quantize_row_plain(x, blocks, out);
-}
-#endif
 
 }  // namespace internal
 }  // namespace drover

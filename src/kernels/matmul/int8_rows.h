@@ -61,6 +61,7 @@ namespace internal {
 // One row of `blocks` blocks. The plain form is the reference.
 void quantize_row_plain(const float* x, int64_t blocks, Int8Block* out);
 void quantize_row_avx2(const float* x, int64_t blocks, Int8Block* out);
+void quantize_row_avx512(const float* x, int64_t blocks, Int8Block* out);
 
 inline constexpr float kSmallestActivation = 0x1p-120f;
 
