@@ -190,19 +190,19 @@ bool multiply_if_quantized(const MatmulTile& tile) {
       multiply_by_tokens<V, UnpackQ6_K<V>>(tile);
       return true;
     case DType::kQ2_K:
-      multiply_quantized<V, UnpackQ2_K<V>>(tile);
+      multiply_by_tokens<V, UnpackQ2_K<V>>(tile);
       return true;
     case DType::kQ3_K:
-      multiply_quantized<V, UnpackQ3_K<V>>(tile);
+      multiply_by_tokens<V, UnpackQ3_K<V>>(tile);
       return true;
     case DType::kIQ4_NL:
-      multiply_quantized<V, UnpackIQ4_NL<V>>(tile);
+      multiply_by_tokens<V, UnpackIQ4_NL<V>>(tile);
       return true;
     case DType::kIQ4_XS:
-      multiply_quantized<V, UnpackIQ4_XS<V>>(tile);
+      multiply_by_tokens<V, UnpackIQ4_XS<V>>(tile);
       return true;
     case DType::kMXFP4:
-      multiply_quantized<V, UnpackMXFP4<V>>(tile);
+      multiply_by_tokens<V, UnpackMXFP4<V>>(tile);
       return true;
     default:
       return false;

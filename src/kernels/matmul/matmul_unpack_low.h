@@ -15,15 +15,13 @@ struct UnpackQ2_K {
 
   static void unpack(const std::byte* rows, int64_t stride, int64_t count, Prefetch& prefetch,
                      PanelBlock<V>* out) {
-    uint16_t d[kPanelBlocks / 8][V::kRows], dmin[kPanelBlocks / 8][V::kRows];
-    gather_halves<V, BlockQ2_K>(rows, stride, count / 8, offsetof(BlockQ2_K, d), d);
-    gather_halves<V, BlockQ2_K>(rows, stride, count / 8, offsetof(BlockQ2_K, dmin), dmin);
     const auto mask = V::bytes(15);
     for (int64_t b = 0; b < count; b += 8, rows += sizeof(BlockQ2_K), out += 8) {
       typename V::Int scales[4];  // bytes: scale and minimum of 4 sub-blocks of 16
       V::load_transposed(rows + offsetof(BlockQ2_K, scales), stride, scales);
-      const auto scale = V::halves_to_float(d[b / 8]);
-      const auto minimum = V::negate(V::halves_to_float(dmin[b / 8]));
+      const auto both = V::gather(rows + offsetof(BlockQ2_K, d), stride);
+      const auto scale = V::low_half_to_float(both);
+      const auto minimum = V::negate(V::high_half_to_float(both));
       typename V::Int codes[2][8];  // [of the block][of the 32 bytes]
       for (int n = 0; n < 2; ++n) {
         for (int half = 0; half < 2; ++half) {
@@ -115,9 +113,9 @@ struct UnpackQ3_K {
 
 // The codes of 32 values from the 16 bytes of each row, looked up.
 template <class V>
-[[gnu::always_inline]] inline void unpack_looked_up(const std::byte* q, int64_t stride,
-                                                    typename V::Int table,
-                                                    uint8_t codes[8][4 * V::kRows]) {
+[[gnu::always_inline]] inline void load_looked_up(const std::byte* q, int64_t stride,
+                                                  typename V::Int table,
+                                                  uint8_t codes[8][4 * V::kRows]) {
   typename V::Int v[4];
   V::load_transposed(q, stride, v);
   const auto mask = V::bytes(15);
@@ -128,20 +126,14 @@ template <class V>
 }
 
 template <class V>
-struct UnpackIQ4_NL {
+struct UnpackIQ4_NL : UnpackBlocks<V, UnpackIQ4_NL<V>, BlockIQ4_NL> {
   using KindOf = Kind<BlockForm::kOneScale, 8, 128>;
 
-  static void unpack(const std::byte* rows, int64_t stride, int64_t count, Prefetch& prefetch,
-                     PanelBlock<V>* out) {
-    uint16_t d[kPanelBlocks][V::kRows];
-    gather_halves<V, BlockIQ4_NL>(rows, stride, count, offsetof(BlockIQ4_NL, d), d);
+  [[gnu::always_inline]] static void load(const std::byte* block, int64_t stride,
+                                          PanelBlock<V>& out) {
     const auto table = V::signed_codes(V::table(kIq4Values));
-    for (int64_t b = 0; b < count; ++b) {
-      prefetch.advance();
-      unpack_looked_up<V>(rows + b * sizeof(BlockIQ4_NL) + offsetof(BlockIQ4_NL, q), stride, table,
-                          out[b].codes);
-      V::store(out[b].scale, V::halves_to_float(d[b]));
-    }
+    load_looked_up<V>(block + offsetof(BlockIQ4_NL, q), stride, table, out.codes);
+    V::store(out.scale, V::low_half_to_float(V::gather(block, stride)));
   }
 };
 
@@ -163,37 +155,26 @@ struct UnpackIQ4_XS {
         const auto six_bits = V::and_or(V::template shift32<-12 - 2 * s>(head[0]), top,
                                         V::bit_and(V::template shift32<-4 * s>(head[1]), low));
         V::store(out[s].scale, V::mul(d, V::to_float(V::add32(six_bits, minus_32))));
-        unpack_looked_up<V>(rows + offsetof(BlockIQ4_XS, q) + 16 * s, stride, table, out[s].codes);
+        load_looked_up<V>(rows + offsetof(BlockIQ4_XS, q) + 16 * s, stride, table, out[s].codes);
       });
     }
   }
 };
 
 template <class V>
-struct UnpackMXFP4 {
+struct UnpackMXFP4 : UnpackBlocks<V, UnpackMXFP4<V>, BlockMXFP4> {
   // Doubled values of -12 to 12. An offset of 12 would do, but activations carry the sum for 16.
   using KindOf = Kind<BlockForm::kOneScale, 5, 16>;
 
-  static void unpack(const std::byte* rows, int64_t stride, int64_t count, Prefetch& prefetch,
-                     PanelBlock<V>* out) {
-    int32_t exponent[kPanelBlocks][V::kRows];
-    for (int64_t b = 0; b < count; ++b) {
-      const std::byte* p = rows + b * sizeof(BlockMXFP4) + offsetof(BlockMXFP4, exponent);
-      for (int r = 0; r < V::kRows; ++r) {
-        exponent[b][r] = static_cast<int32_t>(p[r * stride]);
-      }
-    }
+  [[gnu::always_inline]] static void load(const std::byte* block, int64_t stride,
+                                          PanelBlock<V>& out) {
     const auto table = V::add_bytes(V::table(kMxfp4Values), V::bytes(16));
-    for (int64_t b = 0; b < count; ++b) {
-      prefetch.advance();
-      unpack_looked_up<V>(rows + b * sizeof(BlockMXFP4) + offsetof(BlockMXFP4, q), stride, table,
-                          out[b].codes);
-      // half_e8m0 of every row: as signed numbers, the right one of its two is the larger.
-      const auto e = V::load(exponent[b]);
-      const auto normal = V::template shift32<23>(V::add32(e, V::dwords(-1)));
-      const auto subnormal = V::template shift32<21>(V::add32(e, V::dwords(1)));
-      V::store(out[b].scale, V::as_float(V::max32(normal, subnormal)));
-    }
+    load_looked_up<V>(block + offsetof(BlockMXFP4, q), stride, table, out.codes);
+    // half_e8m0 of every row: as signed numbers, the right one of its two is the larger.
+    const auto e = V::bit_and(V::gather(block, stride), V::dwords(0xff));
+    const auto normal = V::template shift32<23>(V::add32(e, V::dwords(-1)));
+    const auto subnormal = V::template shift32<21>(V::add32(e, V::dwords(1)));
+    V::store(out.scale, V::as_float(V::max32(normal, subnormal)));
   }
 };
 
