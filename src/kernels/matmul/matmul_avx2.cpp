@@ -60,12 +60,6 @@ struct Avx2 {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
   }
   static Int lookup(Int table, Int index) { return _mm256_shuffle_epi8(table, index); }
-  // Tables of 4 bytes, one in each 32-bit lane, for the lower two bits of the lane's bytes.
-  static Int lookup_in_lane(Int tables, Int index) {
-    const Int first = _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404,
-                                        0x08080808, 0x0c0c0c0c);
-    return _mm256_shuffle_epi8(tables, and_or(index, bytes(3), first));
-  }
   // The weights of 8 bits stay signed: see add_dots.
   static Int signed_codes(Int a) { return a; }
 

@@ -63,11 +63,6 @@ struct Avx512 {
     return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
   }
   static Int lookup(Int table, Int index) { return _mm512_shuffle_epi8(table, index); }
-  // Tables of 4 bytes, one in each 32-bit lane, for the lower two bits of the lane's bytes.
-  static Int lookup_in_lane(Int tables, Int index) {
-    const Int first = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
-    return _mm512_shuffle_epi8(tables, and_or(index, bytes(3), first));
-  }
   // The weights of 8 bits become unsigned by an offset of 128.
   static Int signed_codes(Int a) { return _mm512_xor_si512(a, bytes(0x80)); }
 

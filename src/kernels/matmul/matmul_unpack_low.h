@@ -15,39 +15,38 @@ struct UnpackQ2_K {
 
   static void unpack(const std::byte* rows, int64_t stride, int64_t count, Prefetch& prefetch,
                      PanelBlock<V>* out) {
-    const auto mask = V::bytes(15);
+    const auto two_bits = V::bytes(3), one_of_two = V::dwords(0x000f000f);
     for (int64_t b = 0; b < count; b += 8, rows += sizeof(BlockQ2_K), out += 8) {
       typename V::Int scales[4];  // bytes: scale and minimum of 4 sub-blocks of 16
       V::load_transposed(rows + offsetof(BlockQ2_K, scales), stride, scales);
       const auto both = V::gather(rows + offsetof(BlockQ2_K, d), stride);
       const auto scale = V::low_half_to_float(both);
       const auto minimum = V::negate(V::high_half_to_float(both));
-      typename V::Int codes[2][8];  // [of the block][of the 32 bytes]
-      for (int n = 0; n < 2; ++n) {
-        for (int half = 0; half < 2; ++half) {
-          V::load_transposed(rows + offsetof(BlockQ2_K, q) + 32 * n + 16 * half, stride,
-                             codes[n] + 4 * half);
-        }
-      }
-      unrolled<8>([&](auto i) {
-        prefetch.advance();
-        const auto pair = scales[i / 2];
-        V::store(out[i].scale, scale);
-        V::store(out[i].second, minimum);
-        // The upper halves of two bytes, each to the foot of a 16-bit number.
-        constexpr int kShift = 16 * (i % 2);
-        V::store(out[i].steps,
-                 V::and_or(V::template shift32<4 - kShift>(pair), V::dwords(0x000f0000),
-                           V::bit_and(V::template shift32<-4 - kShift>(pair), V::dwords(15))));
-        unrolled<2>([&](auto half) {
-          // The four products that a row can need: bytes 0, scale, 2 scale, 3 scale.
-          const auto own = V::template spread_byte<i % 2 * 2 + half>(V::bit_and(pair, mask));
-          const auto products =
-              V::mul16(V::bit_and(own, V::dwords(0x00ff00ff)), V::dwords(0x03020100));
-          for (int j = 4 * half; j < 4 * half + 4; ++j) {
-            const auto code = V::template shift16<-2 * (i % 4)>(codes[i / 4][j]);
-            V::store(out[i].codes[j], V::lookup_in_lane(products, code));
-          }
+      unrolled<2>([&](auto n) {
+        typename V::Int codes[8];  // those of four blocks of 32, two bits each
+        V::load_transposed(rows + offsetof(BlockQ2_K, q) + 32 * n, stride, codes);
+        V::load_transposed(rows + offsetof(BlockQ2_K, q) + 32 * n + 16, stride, codes + 4);
+        unrolled<4>([&](auto s) {
+          constexpr int i = 4 * n + s;
+          prefetch.advance();
+          const auto pair = scales[i / 2];
+          V::store(out[i].scale, scale);
+          V::store(out[i].second, minimum);
+          // The upper halves of two bytes, each to the foot of a 16-bit number.
+          constexpr int kShift = 16 * (i % 2);
+          V::store(out[i].steps,
+                   V::and_or(V::template shift32<4 - kShift>(pair), V::dwords(0x000f0000),
+                             V::bit_and(V::template shift32<-4 - kShift>(pair), V::dwords(15))));
+          unrolled<2>([&](auto half) {
+            // Two codes to a 16-bit number: its product with a scale is both, for neither exceeds a
+            // byte.
+            const auto own =
+                V::bit_and(V::template spread_byte<i % 2 * 2 + half>(pair), one_of_two);
+            for (int j = 4 * half; j < 4 * half + 4; ++j) {
+              const auto code = V::bit_and(V::template shift16<-2 * s>(codes[j]), two_bits);
+              V::store(out[i].codes[j], V::mul16(code, own));
+            }
+          });
         });
       });
     }
