@@ -80,7 +80,8 @@ int main(int argc, char** argv) {
   }
   for (DType type :
        {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ4_K,
-        DType::kQ5_K, DType::kQ6_K, DType::kBF16, DType::kF16, DType::kF32}) {
+        DType::kQ5_K, DType::kQ6_K, DType::kQ2_K, DType::kQ3_K, DType::kIQ4_NL, DType::kIQ4_XS,
+        DType::kMXFP4, DType::kBF16, DType::kF16, DType::kF32}) {
     for (int64_t n : {1024, 2048, 4096, 5120}) {
       for (int64_t tokens : {1, 2, 4, 8, 16, 64, 512}) {
         const std::string name = std::string(dtype_name(type)) + "/n:" + std::to_string(n) +
