@@ -163,7 +163,10 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"llama", DType::kF32}, Case{"bf16", DType::kBF16}, Case{"bf16", DType::kQ8_0},
         Case{"bf16", DType::kQ4_0}, Case{"bf16", DType::kQ4_1}, Case{"bf16", DType::kQ5_0},
         Case{"bf16", DType::kQ5_1}, Case{std::string(kRandom), DType::kQ4_K},
-        Case{std::string(kRandom), DType::kQ5_K}, Case{std::string(kRandom), DType::kQ6_K}),
+        Case{std::string(kRandom), DType::kQ5_K}, Case{std::string(kRandom), DType::kQ6_K},
+        Case{std::string(kRandom), DType::kQ2_K}, Case{std::string(kRandom), DType::kQ3_K},
+        Case{"bf16", DType::kIQ4_NL}, Case{std::string(kRandom), DType::kIQ4_XS},
+        Case{"bf16", DType::kMXFP4}),
     [](const auto& info) {
       return info.param.golden + "_" + std::string(dtype_name(info.param.type));
     });

@@ -240,7 +240,7 @@ TEST_F(Robustness, DamagedGgufFilesGiveAnErrorOrLogits) {
   Mutator mutator(kSeed);
   for (const auto& [golden, type] :
        {std::pair("scout", DType::kF32), std::pair("bf16", DType::kQ4_0),
-        std::pair("llama", DType::kBF16)}) {
+        std::pair("maverick", DType::kMXFP4), std::pair("llama", DType::kBF16)}) {
     const std::string whole = gguf_of(golden, type);
     // The tables end where the last tensor is described.
     const size_t tables = whole.rfind(".weight") + 64;

@@ -99,5 +99,6 @@ void add_detokenize(CLI::App& app);
 void add_score(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_quantize(CLI::App& app);
+void add_bench(CLI::App& app);
 
 }  // namespace drover

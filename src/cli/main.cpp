@@ -89,6 +89,7 @@ int main(int argc, char** argv) {
   drover::add_score(app);
   drover::add_convert(app);
   drover::add_quantize(app);
+  drover::add_bench(app);
 
   try {
     app.parse(argc, argv);

@@ -26,6 +26,16 @@ int64_t choose_context(const ModelConfig& config, int64_t asked) {
   return asked;
 }
 
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+bool cancelled(const Listener& listener) {
+  return listener.cancel != nullptr && listener.cancel->load(std::memory_order_relaxed);
+}
+
+}  // namespace
+
 DType choose_cache_type(const Model& model, std::optional<DType> asked) {
   if (asked) {
     if (*asked != DType::kF32 && *asked != DType::kBF16) {
@@ -36,16 +46,6 @@ DType choose_cache_type(const Model& model, std::optional<DType> asked) {
   }
   return model.weights().layers.front().wk.type == DType::kF32 ? DType::kF32 : DType::kBF16;
 }
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-bool cancelled(const Listener& listener) {
-  return listener.cancel != nullptr && listener.cancel->load(std::memory_order_relaxed);
-}
-
-}  // namespace
 
 std::string_view finish_reason_name(FinishReason reason) {
   switch (reason) {

@@ -9,9 +9,7 @@
 namespace drover {
 namespace {
 
-// By number, so that a mixture may name types that are not written here; it is not offered then.
-constexpr DType kF32{0}, kF16{1}, kBF16{30}, kQ4_0{2}, kQ4_1{3}, kQ5_0{6}, kQ5_1{7}, kQ8_0{8},
-    kQ2_K{10}, kQ3_K{11}, kQ4_K{12}, kQ5_K{13}, kQ6_K{14}, kIQ4_NL{20}, kIQ4_XS{23}, kMXFP4{39};
+using enum DType;
 
 enum class Part { kAttnV, kAttnOutput, kFfnDown, kExperts };
 
@@ -93,14 +91,6 @@ struct Alias {
   std::string_view name, means;
 };
 constexpr Alias kAliases[] = {{"q3_k", "q3_k_m"}, {"q4_k", "q4_k_m"}, {"q5_k", "q5_k_m"}};
-
-bool is_known(DType type) { return dtype_from_gguf(static_cast<uint32_t>(type)).has_value(); }
-
-bool is_available(const Recipe& recipe) {
-  return is_known(recipe.mixture.base) &&
-         std::all_of(recipe.rules.begin(), recipe.rules.end(),
-                     [](const Rule& rule) { return is_known(rule.type); });
-}
 
 std::span<const Rule> rules_of(const Mixture& mixture) {
   for (const Recipe& recipe : kRecipes) {
@@ -214,7 +204,7 @@ std::optional<Mixture> mixture_from_name(std::string_view name) {
     if (lower == alias.name) lower = alias.means;
   }
   for (const Recipe& recipe : kRecipes) {
-    if (recipe.mixture.name == lower && is_available(recipe)) return recipe.mixture;
+    if (recipe.mixture.name == lower) return recipe.mixture;
   }
   return std::nullopt;
 }
@@ -222,7 +212,7 @@ std::optional<Mixture> mixture_from_name(std::string_view name) {
 std::string mixture_names() {
   std::string out;
   for (const Recipe& recipe : kRecipes) {
-    if (is_available(recipe)) out += (out.empty() ? "" : ", ") + std::string(recipe.mixture.name);
+    out += (out.empty() ? "" : ", ") + std::string(recipe.mixture.name);
   }
   return out;
 }

@@ -16,7 +16,7 @@ int bit(const uint8_t* bytes, int j) { return (bytes[j / 8] >> (j % 8)) & 1; }
 Block32 unpack(const BlockQ8_0* row, int64_t index) {
   const BlockQ8_0& b = row[index];
   const float d = to_float(f16(b.d));
-  Block32 out{BlockForm::kOneScale, {}, {d, d}, 0};
+  Block32 out{BlockForm::kOneScale, {}, {d, d}, 0, {}};
   for (int j = 0; j < 32; ++j) out.q[j] = b.q[j];
   return out;
 }
@@ -24,7 +24,7 @@ Block32 unpack(const BlockQ8_0* row, int64_t index) {
 Block32 unpack(const BlockQ4_0* row, int64_t index) {
   const BlockQ4_0& b = row[index];
   const float d = to_float(f16(b.d));
-  Block32 out{BlockForm::kOneScale, {}, {d, d}, 0};
+  Block32 out{BlockForm::kOneScale, {}, {d, d}, 0, {}};
   for (int j = 0; j < 32; ++j) out.q[j] = static_cast<int8_t>(nibble(b.q, j) - 8);
   return out;
 }
@@ -32,7 +32,7 @@ Block32 unpack(const BlockQ4_0* row, int64_t index) {
 Block32 unpack(const BlockQ4_1* row, int64_t index) {
   const BlockQ4_1& b = row[index];
   const float d = to_float(f16(b.d));
-  Block32 out{BlockForm::kWithMinimum, {}, {d, d}, to_float(f16(b.m))};
+  Block32 out{BlockForm::kWithMinimum, {}, {d, d}, to_float(f16(b.m)), {}};
   for (int j = 0; j < 32; ++j) out.q[j] = static_cast<int8_t>(nibble(b.q, j));
   return out;
 }
@@ -40,7 +40,7 @@ Block32 unpack(const BlockQ4_1* row, int64_t index) {
 Block32 unpack(const BlockQ5_0* row, int64_t index) {
   const BlockQ5_0& b = row[index];
   const float d = to_float(f16(b.d));
-  Block32 out{BlockForm::kOneScale, {}, {d, d}, 0};
+  Block32 out{BlockForm::kOneScale, {}, {d, d}, 0, {}};
   for (int j = 0; j < 32; ++j) {
     out.q[j] = static_cast<int8_t>((nibble(b.q, j) | bit(b.high, j) << 4) - 16);
   }
@@ -50,7 +50,7 @@ Block32 unpack(const BlockQ5_0* row, int64_t index) {
 Block32 unpack(const BlockQ5_1* row, int64_t index) {
   const BlockQ5_1& b = row[index];
   const float d = to_float(f16(b.d));
-  Block32 out{BlockForm::kWithMinimum, {}, {d, d}, to_float(f16(b.m))};
+  Block32 out{BlockForm::kWithMinimum, {}, {d, d}, to_float(f16(b.m)), {}};
   for (int j = 0; j < 32; ++j) {
     out.q[j] = static_cast<int8_t>(nibble(b.q, j) | bit(b.high, j) << 4);
   }
@@ -62,7 +62,7 @@ template <typename Block>
 Block32 k_frame(const Block& b, int s) {
   const float scale = to_float(f16(b.d)) * static_cast<float>(k_scale(b.scales, s));
   const float min = to_float(f16(b.dmin)) * static_cast<float>(k_min(b.scales, s));
-  return {BlockForm::kWithMinimum, {}, {scale, scale}, -min};
+  return {BlockForm::kWithMinimum, {}, {scale, scale}, -min, {}};
 }
 
 Block32 unpack(const BlockQ4_K* row, int64_t index) {
@@ -90,7 +90,7 @@ Block32 unpack(const BlockQ6_K* row, int64_t index) {
   const BlockQ6_K& b = row[index / 8];
   const int half = static_cast<int>(index % 8) / 4, s = static_cast<int>(index % 4);
   const float d = to_float(f16(b.d));
-  Block32 out{BlockForm::kTwoScales, {}, {}, 0};
+  Block32 out{BlockForm::kTwoScales, {}, {}, 0, {}};
   for (int i = 0; i < 2; ++i) {
     out.scale[i] = d * static_cast<float>(b.scales[8 * half + 2 * s + i]);
   }
@@ -99,6 +99,62 @@ Block32 unpack(const BlockQ6_K* row, int64_t index) {
     const int high = (b.high[32 * half + l] >> (2 * s)) & 3;
     out.q[l] = static_cast<int8_t>((low | high << 4) - 32);
   }
+  return out;
+}
+
+// The 4-bit scales go into the integers, 45 at most: one scale is left, and the minima are whole
+// numbers of one unit.
+Block32 unpack(const BlockQ2_K* row, int64_t index) {
+  const BlockQ2_K& b = row[index / 8];
+  const int half = static_cast<int>(index % 8) / 4, s = static_cast<int>(index % 4);
+  const float d = to_float(f16(b.d));
+  Block32 out{BlockForm::kTwoMinima, {}, {d, d}, -to_float(f16(b.dmin)), {}};
+  const uint8_t* scales = b.scales + 8 * half + 2 * s;
+  for (int i = 0; i < 2; ++i) out.m[i] = static_cast<int8_t>(scales[i] >> 4);
+  for (int l = 0; l < 32; ++l) {
+    const int code = (b.q[32 * half + l] >> (2 * s)) & 3;
+    out.q[l] = static_cast<int8_t>((scales[l / 16] & 15) * code);
+  }
+  return out;
+}
+
+Block32 unpack(const BlockQ3_K* row, int64_t index) {
+  const BlockQ3_K& b = row[index / 8];
+  const int i = static_cast<int>(index % 8), half = i / 4, s = i % 4;
+  const float d = to_float(f16(b.d));
+  Block32 out{BlockForm::kTwoScales, {}, {}, 0, {}};
+  for (int k = 0; k < 2; ++k) {
+    out.scale[k] = d * static_cast<float>(k3_scale(b.scales, 2 * i + k));
+  }
+  for (int l = 0; l < 32; ++l) {
+    const int low = (b.low[32 * half + l] >> (2 * s)) & 3;
+    out.q[l] = static_cast<int8_t>((low | ((b.high[l] >> i) & 1) << 2) - 4);
+  }
+  return out;
+}
+
+Block32 unpack(const BlockIQ4_NL* row, int64_t index) {
+  const BlockIQ4_NL& b = row[index];
+  const float d = to_float(f16(b.d));
+  Block32 out{BlockForm::kOneScale, {}, {d, d}, 0, {}};
+  for (int j = 0; j < 32; ++j) out.q[j] = kIq4Values[nibble(b.q, j)];
+  return out;
+}
+
+Block32 unpack(const BlockIQ4_XS* row, int64_t index) {
+  const BlockIQ4_XS& b = row[index / 8];
+  const int s = static_cast<int>(index % 8);
+  const float scale = to_float(f16(b.d)) * static_cast<float>(iq4_scale(b, s));
+  Block32 out{BlockForm::kOneScale, {}, {scale, scale}, 0, {}};
+  for (int j = 0; j < 32; ++j) out.q[j] = kIq4Values[nibble(b.q + 16 * s, j)];
+  return out;
+}
+
+Block32 unpack(const BlockMXFP4* row, int64_t index) {
+  const BlockMXFP4& b = row[index];
+  const float scale = half_e8m0(b.exponent);
+  Block32 out{BlockForm::kOneScale, {}, {scale, scale}, 0, {}};
+  for (int j = 0; j < 32; ++j) out.q[j] = kMxfp4Values[nibble(b.q, j)];
   return out;
 }
 
@@ -134,6 +190,16 @@ Block32 unpack_block(DType type, const std::byte* row, int64_t index) {
       return unpack(as<BlockQ5_K>(row), index);
     case DType::kQ6_K:
       return unpack(as<BlockQ6_K>(row), index);
+    case DType::kQ2_K:
+      return unpack(as<BlockQ2_K>(row), index);
+    case DType::kQ3_K:
+      return unpack(as<BlockQ3_K>(row), index);
+    case DType::kIQ4_NL:
+      return unpack(as<BlockIQ4_NL>(row), index);
+    case DType::kIQ4_XS:
+      return unpack(as<BlockIQ4_XS>(row), index);
+    case DType::kMXFP4:
+      return unpack(as<BlockMXFP4>(row), index);
     default:
       throw_error(ErrorKind::kUnsupported, "a quantised row: expected a quantised type, got {}",
                   dtype_name(type));
@@ -168,6 +234,9 @@ void dequantize_row(DType type, const std::byte* row, std::span<float> out) {
     }
     if (block.form == BlockForm::kWithMinimum) {
       for (int j = 0; j < 32; ++j) x[j] += block.minimum;
+    }
+    if (block.form == BlockForm::kTwoMinima) {
+      for (int j = 0; j < 32; ++j) x[j] += block.minimum * static_cast<float>(block.m[j / 16]);
     }
   }
 }

@@ -12,10 +12,15 @@ namespace drover {
 
 // How the floats of a block of 32 values go with its integers q[0 ... 31].
 enum class BlockForm {
-  kOneScale,    // x[j] = scale[0] * q[j]
-  kTwoScales,   // x[j] = scale[j / 16] * q[j]                                   (Q6_K)
-  kWithMinimum  // x[j] = scale[0] * q[j] + minimum, each step rounded to float  (Q4_1 Q5_1 Q4_K
-                // Q5_K)
+  // x[j] = scale[0] * q[j]                         (Q8_0 Q4_0 Q5_0 IQ4_NL IQ4_XS MXFP4)
+  kOneScale,
+  // x[j] = scale[j / 16] * q[j]                    (Q6_K Q3_K)
+  kTwoScales,
+  // x[j] = scale[0] * q[j] + minimum               (Q4_1 Q5_1 Q4_K Q5_K), each step rounded to
+  // float
+  kWithMinimum,
+  // x[j] = scale[0] * q[j] + minimum * m[j / 16]   (Q2_K), where both products are exact in float
+  kTwoMinima,
 };
 
 // 32 consecutive values of a quantised row in the terms that all formats share.
@@ -23,7 +28,8 @@ struct Block32 {
   BlockForm form;
   int8_t q[32];
   float scale[2];  // equal but for kTwoScales
-  float minimum;   // 0 but for kWithMinimum
+  float minimum;   // 0 but for kWithMinimum and kTwoMinima
+  int8_t m[2];     // 0 but for kTwoMinima
 };
 
 // Values 32 * index ... 32 * index + 31 of a row of a quantised type. The row may lie at any

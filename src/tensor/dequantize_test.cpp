@@ -16,8 +16,10 @@
 namespace drover {
 namespace {
 
-constexpr DType kQuantized[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0,
-                                DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+constexpr DType kQuantized[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,   DType::kQ5_0,
+                                DType::kQ5_1, DType::kQ4_K, DType::kQ5_K,   DType::kQ6_K,
+                                DType::kQ2_K, DType::kQ3_K, DType::kIQ4_NL, DType::kIQ4_XS,
+                                DType::kMXFP4};
 
 TEST(Dequantize, EveryBlockFormatGivesTheBitsOfTheReferencePackage) {
   std::set<DType> seen;
@@ -50,6 +52,38 @@ TEST(Dequantize, AQ4KBlockFollowsTheSpecByHand) {
   EXPECT_EQ(out[5 * 32 + 7], 2.0f * 37 * 11 - 0.5f * 50);
   EXPECT_EQ(out[5 * 32 + 8], -25.0f);
   EXPECT_EQ(out[0], 0.0f);
+}
+
+// The same for Q3_K: sub-block 14 has the scale 41 - 32, its value 3 the code 0b101.
+TEST(Dequantize, AQ3KBlockByHand) {
+  BlockQ3_K block{};
+  block.d = to_f16(0.5f);
+  block.scales[6] = (41 & 15) << 4;   // lower bits, of the second eight
+  block.scales[10] = (41 >> 4) << 6;  // upper bits, of the last four
+  block.low[32 + 3] = 1 << 6;         // values 224 ... 255 of the second half: s = 3
+  block.high[3] = 1 << 7;             // bit of the last 32 values
+  std::vector<float> out(256);
+  dequantize_row(DType::kQ3_K, reinterpret_cast<const std::byte*>(&block), out);
+  EXPECT_EQ(out[224 + 3], 0.5f * (41 - 32) * (5 - 4));
+  EXPECT_EQ(out[224 + 4], 0.5f * (41 - 32) * (0 - 4));
+  EXPECT_EQ(out[0], 0.5f * (0 - 32) * (0 - 4));
+}
+
+// The values of OCP Microscaling v1.0, table 5 (E2M1), with the scales 2^0 and 2^-1.
+TEST(Dequantize, Mxfp4GivesTheFourBitFloatsOfItsSpecification) {
+  const float magnitudes[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  for (int exponent : {127, 126}) {
+    BlockMXFP4 block{};
+    block.exponent = static_cast<uint8_t>(exponent);
+    for (int j = 0; j < 16; ++j) block.q[j] = static_cast<uint8_t>(j | (15 - j) << 4);
+    std::vector<float> out(32);
+    dequantize_row(DType::kMXFP4, reinterpret_cast<const std::byte*>(&block), out);
+    const float scale = exponent == 127 ? 1.0f : 0.5f;
+    for (size_t j = 0; j < 16; ++j) {
+      EXPECT_EQ(out[j], (j < 8 ? 1 : -1) * magnitudes[j % 8] * scale) << j;
+      EXPECT_EQ(out[16 + j], (j < 8 ? -1 : 1) * magnitudes[7 - j % 8] * scale) << j;
+    }
+  }
 }
 
 TEST(Dequantize, PlainTypesComeThroughExactlyAtAnyAddress) {

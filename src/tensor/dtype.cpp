@@ -18,15 +18,20 @@ constexpr std::array kTypes = {
     DTypeInfo{DType::kQ5_0, "q5_0", 32, 22, true},
     DTypeInfo{DType::kQ5_1, "q5_1", 32, 24, true},
     DTypeInfo{DType::kQ8_0, "q8_0", 32, 34, true},
+    DTypeInfo{DType::kQ2_K, "q2_k", 256, 84, true},
+    DTypeInfo{DType::kQ3_K, "q3_k", 256, 110, true},
     DTypeInfo{DType::kQ4_K, "q4_k", 256, 144, true},
     DTypeInfo{DType::kQ5_K, "q5_k", 256, 176, true},
     DTypeInfo{DType::kQ6_K, "q6_k", 256, 210, true},
+    DTypeInfo{DType::kIQ4_NL, "iq4_nl", 32, 18, true},
+    DTypeInfo{DType::kIQ4_XS, "iq4_xs", 256, 136, true},
     DTypeInfo{DType::kI8, "i8", 1, 1, false},
     DTypeInfo{DType::kI16, "i16", 1, 2, false},
     DTypeInfo{DType::kI32, "i32", 1, 4, false},
     DTypeInfo{DType::kI64, "i64", 1, 8, false},
     DTypeInfo{DType::kF64, "f64", 1, 8, false},
     DTypeInfo{DType::kBF16, "bf16", 1, 2, true},
+    DTypeInfo{DType::kMXFP4, "mxfp4", 32, 17, true},
 };
 
 // GGUF's own names by number; empty where a number was never used or was withdrawn.

@@ -4,11 +4,12 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "base/error.h"
 #include "tensor/blocks.h"
 #include "tensor/float16.h"
-#include "tensor/quantize_k.h"
+#include "tensor/quantize_searched.h"
 
 namespace drover {
 namespace {
@@ -104,10 +105,17 @@ void quantize_block(const float* x, BlockQ5_1& out) {
   pack_fifth_bits(code, out.high);
 }
 
+// A block that shows that a value was lost.
 template <typename Block>
-Block nan_block() {
+Block damaged_block() {
   Block out{};
-  out.d = kNanScale;
+  if constexpr (std::is_same_v<Block, BlockMXFP4>) {
+    // The scale that OCP calls NaN, and for readers to whom it is 2^128, the codes of 6.
+    out.exponent = 255;
+    std::fill(std::begin(out.q), std::end(out.q), uint8_t{0x77});
+  } else {
+    out.d = kNanScale;
+  }
   return out;
 }
 
@@ -116,26 +124,48 @@ void quantize_legacy(std::span<const float> x, std::byte* out) {
   for (size_t i = 0; i < x.size() / 32; ++i) {
     const float* values = x.data() + 32 * i;
     // A range that overflows float is as lost as an infinity.
-    Block block = nan_block<Block>();
+    Block block = damaged_block<Block>();
     const auto [lo, hi] = std::minmax_element(values, values + 32);
     if (all_finite(values, 32) && std::isfinite(*hi - *lo)) quantize_block(values, block);
     std::memcpy(out + i * sizeof(Block), &block, sizeof(Block));
   }
 }
 
+// The importance of a block's values in the form that the searches like: 1 on average, so that no
+// sum leaves float's range, and nowhere nothing: a column that no activation has met yet keeps its
+// weights. Where `given` says nothing of use, all are alike.
+template <size_t kValues>
+std::array<float, kValues> search_weights(const float* given) {
+  std::array<float, kValues> out;
+  double sum = 0;
+  for (size_t j = 0; j < kValues && given; ++j) sum += double{given[j]};
+  const double factor = kValues / sum;
+  if (!std::isfinite(sum) || !std::isfinite(factor) || sum <= 0) {
+    out.fill(1.0f);
+    return out;
+  }
+  for (size_t j = 0; j < kValues; ++j) {
+    out[j] = static_cast<float>(double{given[j]} * factor) + 0x1p-10f;
+  }
+  return out;
+}
+
 template <typename Block>
 void quantize_searched(std::span<const float> x, std::byte* out,
                        std::span<const float> importance) {
-  std::array<float, 256> alike;
-  alike.fill(1.0f);
-  for (size_t i = 0; i < x.size() / 256; ++i) {
-    const float* values = x.data() + 256 * i;
-    const float* weights = importance.empty() ? alike.data() : importance.data() + 256 * i;
-    Block block = nan_block<Block>();
+  constexpr size_t kValues =
+      std::is_same_v<Block, BlockIQ4_NL> || std::is_same_v<Block, BlockMXFP4> ? 32 : 256;
+  for (size_t i = 0; i < x.size() / kValues; ++i) {
+    const float* values = x.data() + kValues * i;
+    Block block = damaged_block<Block>();
     // NaN fails the comparison too.
-    const bool fits =
-        std::all_of(values, values + 256, [](float v) { return std::fabs(v) <= kLargestKValue; });
-    if (fits) quantize_block(values, weights, block);
+    const bool fits = std::all_of(values, values + kValues,
+                                  [](float v) { return std::fabs(v) <= kLargestValue<Block>; });
+    if (fits) {
+      const auto weights =
+          search_weights<kValues>(importance.empty() ? nullptr : importance.data() + kValues * i);
+      quantize_block(values, weights.data(), block);
+    }
     std::memcpy(out + i * sizeof(Block), &block, sizeof(Block));
   }
 }
@@ -179,6 +209,16 @@ void quantize_row(DType type, std::span<const float> x, std::byte* out,
       return quantize_searched<BlockQ5_K>(x, out, importance);
     case DType::kQ6_K:
       return quantize_searched<BlockQ6_K>(x, out, importance);
+    case DType::kQ2_K:
+      return quantize_searched<BlockQ2_K>(x, out, importance);
+    case DType::kQ3_K:
+      return quantize_searched<BlockQ3_K>(x, out, importance);
+    case DType::kIQ4_NL:
+      return quantize_searched<BlockIQ4_NL>(x, out, importance);
+    case DType::kIQ4_XS:
+      return quantize_searched<BlockIQ4_XS>(x, out, importance);
+    case DType::kMXFP4:
+      return quantize_searched<BlockMXFP4>(x, out, importance);
     default:
       throw_error(ErrorKind::kUnsupported, "writing weights: expected a weight type, got {}",
                   info.name);

@@ -10,7 +10,7 @@ import subprocess
 import harness
 from harness import CliTest, GOLDENS
 
-COMMANDS = ("run", "chat", "inspect", "tokenize", "detokenize", "score", "convert", "quantize")
+COMMANDS = ("run", "chat", "inspect", "tokenize", "detokenize", "score", "convert", "quantize", "bench")
 
 
 class Help(CliTest):

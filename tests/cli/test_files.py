@@ -15,7 +15,10 @@ import unittest
 import harness
 from harness import CliTest, GOLDENS, Terminal
 
-TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k", "q4_k")
+TYPES = (
+    *("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
+    *("q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "iq4_nl", "iq4_xs", "mxfp4"),
+)
 
 
 def decoder_parameters(folder):
@@ -341,10 +344,11 @@ class Convert(CliTest):
             out = self.folder / f"{kind}.gguf"
             result = self.good("convert", GOLDENS / "bf16", out, "--type", kind)
             self.assertEqual(result.out, b"")
-            # Rows of 32 are no block of a K-quant.
-            self.assertEqual("no whole number" in result.err, kind.endswith("_k"), result.err)
+            # Rows of 32 are no block of a K-quant, nor of IQ4_XS.
+            wide = kind.endswith("_k") or kind == "iq4_xs"
+            self.assertEqual("no whole number" in result.err, wide, result.err)
             sizes[kind] = out.stat().st_size
-            self.assertIn(kind if not kind.endswith("_k") else "q", self.good("inspect", out).text)
+            self.assertIn(kind if not wide else "q", self.good("inspect", out).text)
             self.good("score", out, "--tokens", "1,2,3", "--logits", self.folder / "x.npy")
         self.assertEqual(sizes["f32"], max(sizes.values()))
         self.assertLess(sizes["q8_0"], sizes["bf16"])

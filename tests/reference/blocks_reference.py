@@ -18,9 +18,13 @@ from gguf import GGMLQuantizationType as Type
 
 LEGACY = [Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1]
 K_QUANTS = [Type.Q4_K, Type.Q5_K, Type.Q6_K]
+# Only dequantised: the package does not write most of them, and ours are searched.
+LOW_BIT = [Type.Q2_K, Type.Q3_K, Type.IQ4_NL, Type.IQ4_XS, Type.MXFP4]
 # Where the f16 fields of a block start.
 F16_FIELDS = {Type.Q8_0: [0], Type.Q4_0: [0], Type.Q4_1: [0, 2], Type.Q5_0: [0], Type.Q5_1: [0, 2],
-              Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208]}
+              Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208],
+              Type.Q2_K: [80, 82], Type.Q3_K: [108], Type.IQ4_NL: [0], Type.IQ4_XS: [0],
+              Type.MXFP4: []}
 
 
 def random_blocks(rng, kind, count):
@@ -32,6 +36,8 @@ def random_blocks(rng, kind, count):
         d = rng.standard_normal(count) * 10.0 ** rng.uniform(-6, 3, count)
         d[: len(scales)] = scales[:count]
         blocks[:, field : field + 2] = d.astype(np.float16).view(np.uint8).reshape(count, 2)
+    if kind == Type.MXFP4:
+        blocks[:6, 0] = [0, 1, 2, 127, 254, 255]
     return blocks
 
 
@@ -71,6 +77,10 @@ def main():
     x = rows_to_quantize(rng)
     for kind in LEGACY:
         record(1, kind, gguf.quants.quantize(x, kind), x)
+    for kind in LOW_BIT:
+        block, _ = gguf.GGML_QUANT_SIZES[kind]
+        blocks = random_blocks(rng, kind, 8 if block == 256 else 24)
+        record(0, kind, blocks, gguf.quants.dequantize(blocks, kind))
 
     path = pathlib.Path(__file__).parent.parent / "data" / "blocks" / "reference.bin"
     path.parent.mkdir(parents=True, exist_ok=True)

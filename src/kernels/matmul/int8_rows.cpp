@@ -75,6 +75,8 @@ void quantize_row_plain(const float* x, int64_t blocks, Int8Block* out) {
     block.bias128 = -128 * sum;
     block.bias32[0] = -32 * sums[0];
     block.bias32[1] = -32 * sums[1];
+    block.sums[0] = static_cast<int16_t>(sums[0]);
+    block.sums[1] = static_cast<int16_t>(sums[1]);
   }
 }
 

@@ -22,10 +22,10 @@ struct alignas(kCacheLine) Int8Block {
   float scale;        // max |x| / 127
   float sum;          // Σ q, a whole number
   int32_t bias8;      // -8 Σ q    (Q4_0)
-  int32_t bias16;     // -16 Σ q   (Q5_0)
-  int32_t bias128;    // -128 Σ q  (Q8_0)
-  int32_t bias32[2];  // -32 Σ q over the first and over the last 16 values  (Q6_K)
-  int32_t unused;     // always 0
+  int32_t bias16;     // -16 Σ q   (Q5_0 MXFP4)
+  int32_t bias128;    // -128 Σ q  (Q8_0 IQ4_NL IQ4_XS)
+  int32_t bias32[2];  // -32 Σ q over the first and over the last 16 values  (Q6_K Q3_K)
+  int16_t sums[2];    // Σ q over the first and over the last 16 values  (Q2_K)
 };
 static_assert(sizeof(Int8Block) == kCacheLine);
 

@@ -63,7 +63,8 @@ void quantize_row_avx2(const float* x, int64_t blocks, Int8Block* out) {
     block.bias128 = -128 * sum;
     block.bias32[0] = -32 * first;
     block.bias32[1] = -32 * last;
-    block.unused = 0;
+    block.sums[0] = static_cast<int16_t>(first);
+    block.sums[1] = static_cast<int16_t>(last);
   }
 }
 

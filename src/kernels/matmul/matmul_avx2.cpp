@@ -44,6 +44,22 @@ struct Avx2 {
     if constexpr (kLeft >= 0) return _mm256_slli_epi16(a, kLeft);
     return _mm256_srli_epi16(a, kLeft < 0 ? -kLeft : 0);
   }
+  template <int kLeft>
+  static Int shift32(Int a) {
+    if constexpr (kLeft >= 0) return _mm256_slli_epi32(a, kLeft);
+    return _mm256_srli_epi32(a, kLeft < 0 ? -kLeft : 0);
+  }
+  static Int add_bytes(Int a, Int b) { return _mm256_add_epi8(a, b); }
+  static Int add32(Int a, Int b) { return _mm256_add_epi32(a, b); }
+  static Int max32(Int a, Int b) { return _mm256_max_epi32(a, b); }
+  static Int mul16(Int a, Int b) { return _mm256_mullo_epi16(a, b); }
+  static Float to_float(Int a) { return _mm256_cvtepi32_ps(a); }
+  static Float as_float(Int a) { return _mm256_castsi256_ps(a); }
+  // Tables of 16 bytes, and what stands there at each byte of `index`, which is below 16.
+  static Int table(const int8_t values[16]) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+  }
+  static Int lookup(Int table, Int index) { return _mm256_shuffle_epi8(table, index); }
   // The weights of 8 bits stay signed: see add_dots.
   static Int signed_codes(Int a) { return a; }
 
@@ -193,6 +209,14 @@ struct Avx2 {
             const Float minimum = _mm256_loadu_ps(panel[v * kPanelBlocks].second);
             const Float sum = _mm256_set1_ps(x[t * x_stride].sum);
             y[v][t] = _mm256_fmadd_ps(scale, whole, _mm256_mul_ps(minimum, sum));
+          } else if constexpr (Kind::kForm == BlockForm::kTwoMinima) {
+            const Float minimum = _mm256_loadu_ps(panel[v * kPanelBlocks].second);
+            int32_t halves;
+            std::memcpy(&halves, x[t * x_stride].sums, sizeof(halves));
+            const Int steps =
+                _mm256_madd_epi16(load(panel[v * kPanelBlocks].steps), dwords(halves));
+            y[v][t] =
+                _mm256_fmadd_ps(scale, whole, _mm256_mul_ps(minimum, _mm256_cvtepi32_ps(steps)));
           } else {
             y[v][t] = _mm256_mul_ps(scale, whole);
           }

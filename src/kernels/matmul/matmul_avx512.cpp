@@ -47,6 +47,22 @@ struct Avx512 {
     if constexpr (kLeft >= 0) return _mm512_slli_epi16(a, kLeft);
     return _mm512_srli_epi16(a, kLeft < 0 ? -kLeft : 0);
   }
+  template <int kLeft>
+  static Int shift32(Int a) {
+    if constexpr (kLeft >= 0) return _mm512_slli_epi32(a, kLeft);
+    return _mm512_srli_epi32(a, kLeft < 0 ? -kLeft : 0);
+  }
+  static Int add_bytes(Int a, Int b) { return _mm512_add_epi8(a, b); }
+  static Int add32(Int a, Int b) { return _mm512_add_epi32(a, b); }
+  static Int max32(Int a, Int b) { return _mm512_max_epi32(a, b); }
+  static Int mul16(Int a, Int b) { return _mm512_mullo_epi16(a, b); }
+  static Float to_float(Int a) { return _mm512_cvtepi32_ps(a); }
+  static Float as_float(Int a) { return _mm512_castsi512_ps(a); }
+  // Tables of 16 bytes, and what stands there at each byte of `index`, which is below 16.
+  static Int table(const int8_t values[16]) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+  }
+  static Int lookup(Int table, Int index) { return _mm512_shuffle_epi8(table, index); }
   // The weights of 8 bits become unsigned by an offset of 128.
   static Int signed_codes(Int a) { return _mm512_xor_si512(a, bytes(0x80)); }
 
@@ -171,6 +187,14 @@ struct Avx512 {
             const Float minimum = _mm512_loadu_ps(panel[v * kPanelBlocks].second);
             const Float sum = _mm512_set1_ps(x[t * x_stride].sum);
             y[v][t] = _mm512_fmadd_ps(scale, whole, _mm512_mul_ps(minimum, sum));
+          } else if constexpr (Kind::kForm == BlockForm::kTwoMinima) {
+            const Float minimum = _mm512_loadu_ps(panel[v * kPanelBlocks].second);
+            int32_t halves;
+            std::memcpy(&halves, x[t * x_stride].sums, sizeof(halves));
+            const Int steps =
+                _mm512_madd_epi16(load(panel[v * kPanelBlocks].steps), dwords(halves));
+            y[v][t] =
+                _mm512_fmadd_ps(scale, whole, _mm512_mul_ps(minimum, _mm512_cvtepi32_ps(steps)));
           } else {
             y[v][t] = _mm512_mul_ps(scale, whole);
           }

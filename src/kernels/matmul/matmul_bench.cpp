@@ -2,7 +2,7 @@
 //   matmul_bench --benchmark_filter=q4_0 [--threads=N] [--isa=avx2]
 // Weights rotate through enough copies that a token finds them in memory, not in a cache, as a
 // model does. Reported beside the time: GB/s of weights, and TOP/s counting 2 operations per
-// product.
+// product, and what part that is of the dot rate that the machine shows with nothing else to do.
 #include <benchmark/benchmark.h>
 
 #include <cstdlib>
@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/limits/limits.h"
 #include "kernels/matmul/matmul.h"
 #include "tensor/quantize.h"
 
@@ -22,6 +23,7 @@ constexpr int64_t kMemoryBytes = int64_t{512} << 20;  // larger than the caches 
 
 int g_threads = 0;
 Isa g_isa = detect_isa();
+MachineLimits g_limits;
 
 void bench_matmul(benchmark::State& state, DType type, int64_t n, int64_t tokens) {
   Context context(g_threads > 0 ? g_threads : physical_cores(), g_isa);
@@ -56,6 +58,9 @@ void bench_matmul(benchmark::State& state, DType type, int64_t n, int64_t tokens
       benchmark::Counter(runs * static_cast<double>(row * n) * 1e-9, benchmark::Counter::kIsRate);
   state.counters["TOP/s"] = benchmark::Counter(runs * 2e-12 * static_cast<double>(n * n * tokens),
                                                benchmark::Counter::kIsRate);
+  const double peak = quantized ? g_limits.int8_rate : g_limits.float_rate;
+  state.counters["of peak"] = benchmark::Counter(
+      runs * 2 * static_cast<double>(n * n * tokens) / peak, benchmark::Counter::kIsRate);
 }
 
 }  // namespace
@@ -69,10 +74,15 @@ int main(int argc, char** argv) {
     if (argument.starts_with("--threads=")) g_threads = std::atoi(argv[i] + 10);
     if (argument.starts_with("--isa=")) g_isa = isa_from_name(argument.substr(6)).value_or(g_isa);
   }
+  {
+    Context context(g_threads > 0 ? g_threads : physical_cores(), g_isa);
+    g_limits = measure_limits(context);
+  }
   for (DType type :
        {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ4_K,
-        DType::kQ5_K, DType::kQ6_K, DType::kBF16, DType::kF16, DType::kF32}) {
-    for (int64_t n : {1024, 2048, 4096}) {
+        DType::kQ5_K, DType::kQ6_K, DType::kQ2_K, DType::kQ3_K, DType::kIQ4_NL, DType::kIQ4_XS,
+        DType::kMXFP4, DType::kBF16, DType::kF16, DType::kF32}) {
+    for (int64_t n : {1024, 2048, 4096, 5120}) {
       for (int64_t tokens : {1, 2, 4, 8, 16, 64, 512}) {
         const std::string name = std::string(dtype_name(type)) + "/n:" + std::to_string(n) +
                                  "/tokens:" + std::to_string(tokens);

@@ -36,7 +36,8 @@ inline constexpr int64_t kTileRows = 32;
 
 // Quantised weights are unpacked so many blocks of 32 values at a time: two blocks of a K-quant.
 // With 32 rows that is a panel of 16 KB codes and 4 KB scales, which stays in any first-level cache
-// beside the activations that pass by.
+// beside the activations that pass by; Q2_K alone touches the steps of
+// its minima, 2 KB more.
 inline constexpr int64_t kPanelBlocks = 16;
 
 // Float weights meet many tokens in pieces of so many columns, for the same reason: six rows of
@@ -53,10 +54,10 @@ constexpr int64_t padded_cols(int64_t cols) { return (cols + 15) / 16 * 16; }
 // few sets of a cache and look alike to the check of loads against earlier stores.
 constexpr int64_t widened_stride(int64_t cols) { return padded_cols(cols) + 16; }
 
-// Scratch memory that any tile of these weights needs: a panel of codes, scales and minima; or
-// kTileRows rows widened to float and the partial sums of a few tokens.
+// Scratch memory that any tile of these weights needs: a panel of codes, scales, minima and steps;
+// or kTileRows rows widened to float and the partial sums of a few tokens.
 inline int64_t matmul_scratch_bytes(DType type, int64_t cols) {
-  if (is_quantized(type)) return kPanelBlocks * kTileRows * (32 + 2 * sizeof(float));
+  if (is_quantized(type)) return kPanelBlocks * kTileRows * (32 + 3 * sizeof(float));
   return (kTileRows * widened_stride(cols) + kTileRows * kFloatTileTokens * 16) * sizeof(float);
 }
 

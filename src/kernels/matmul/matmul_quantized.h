@@ -9,6 +9,7 @@
 #pragma once
 
 #include "kernels/matmul/matmul_unpack.h"
+#include "kernels/matmul/matmul_unpack_low.h"
 
 namespace drover::internal {
 namespace {
@@ -20,7 +21,7 @@ template <class Kind>
   if constexpr (Kind::kOffset == 16) return &x.bias16;
   if constexpr (Kind::kOffset == 128) return &x.bias128;
   if constexpr (Kind::kOffset == 32) return &x.bias32[half];
-  return &x.unused;
+  return &x.bias8;  // not read where there is no offset
 }
 
 template <class V>
@@ -187,6 +188,21 @@ bool multiply_if_quantized(const MatmulTile& tile) {
       return true;
     case DType::kQ6_K:
       multiply_by_tokens<V, UnpackQ6_K<V>>(tile);
+      return true;
+    case DType::kQ2_K:
+      multiply_by_tokens<V, UnpackQ2_K<V>>(tile);
+      return true;
+    case DType::kQ3_K:
+      multiply_by_tokens<V, UnpackQ3_K<V>>(tile);
+      return true;
+    case DType::kIQ4_NL:
+      multiply_by_tokens<V, UnpackIQ4_NL<V>>(tile);
+      return true;
+    case DType::kIQ4_XS:
+      multiply_by_tokens<V, UnpackIQ4_XS<V>>(tile);
+      return true;
+    case DType::kMXFP4:
+      multiply_by_tokens<V, UnpackMXFP4<V>>(tile);
       return true;
     default:
       return false;

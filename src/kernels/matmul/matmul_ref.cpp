@@ -25,6 +25,10 @@ float add_block(const Block32& w, const Int8Block& x, float acc) {
     case BlockForm::kWithMinimum:
       y = std::fma(w.scale[0], whole, w.minimum * x.sum);
       break;
+    case BlockForm::kTwoMinima:
+      y = std::fma(w.scale[0], whole,
+                   w.minimum * static_cast<float>(w.m[0] * x.sums[0] + w.m[1] * x.sums[1]));
+      break;
   }
   return std::fma(x.scale, y, acc);
 }

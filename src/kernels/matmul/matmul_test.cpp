@@ -20,8 +20,10 @@
 namespace drover {
 namespace {
 
-constexpr DType kQuantized[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0,
-                                DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+constexpr DType kQuantized[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,   DType::kQ5_0,
+                                DType::kQ5_1, DType::kQ4_K, DType::kQ5_K,   DType::kQ6_K,
+                                DType::kQ2_K, DType::kQ3_K, DType::kIQ4_NL, DType::kIQ4_XS,
+                                DType::kMXFP4};
 constexpr DType kFloats[] = {DType::kF32, DType::kF16, DType::kBF16};
 
 // One Context per instruction set and number of threads; making threads anew would take longer than
@@ -51,6 +53,12 @@ std::vector<size_t> f16_fields(DType type) {
       return {0, 2};
     case DType::kQ6_K:
       return {208};
+    case DType::kQ2_K:
+      return {80, 82};
+    case DType::kQ3_K:
+      return {108};
+    case DType::kMXFP4:
+      return {};  // its scale is a byte: see random_weights
     default:
       return {0};
   }
@@ -77,6 +85,13 @@ std::vector<std::byte> random_weights(DType type, int64_t values, std::mt19937& 
     for (size_t field : f16_fields(type)) {
       const f16 d = scales == Scales::kUsual ? to_f16(normal(random)) : f16{extremes[random() % 7]};
       std::memcpy(&out[b + field], &d, sizeof(d));
+    }
+    if (type == DType::kMXFP4) {
+      // Powers of two around 0.01; or both subnormals, 2^-127 and the largest that the sums of
+      // products with 1e30 below stay finite with.
+      const uint8_t far[] = {0, 1, 2, 127, 140};
+      out[b] =
+          static_cast<std::byte>(scales == Scales::kUsual ? 118 + random() % 4 : far[random() % 5]);
     }
   }
   return out;
@@ -170,7 +185,9 @@ INSTANTIATE_TEST_SUITE_P(Types, FloatMatmul, ::testing::ValuesIn(kFloats), type_
 INSTANTIATE_TEST_SUITE_P(Types, AnyMatmul,
                          ::testing::Values(DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0,
                                            DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
-                                           DType::kQ4_K, DType::kQ5_K, DType::kQ6_K),
+                                           DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kQ2_K,
+                                           DType::kQ3_K, DType::kIQ4_NL, DType::kIQ4_XS,
+                                           DType::kMXFP4),
                          type_name);
 
 // ---- the same bits on every instruction set ----
@@ -239,6 +256,7 @@ TEST_P(QuantizedMatmul, ExtremeScalesAndCodesGiveTheBitsOfThePlainLoops) {
         const uint8_t end = p.type == DType::kQ8_0 ? (lowest ? 0x80 : 0x7f) : (lowest ? 0 : 0xff);
         std::memset(block, end, block_bytes);
         for (size_t f : f16_fields(p.type)) std::memcpy(block + f, &kept[f], sizeof(f16));
+        if (p.type == DType::kMXFP4) block[0] = kept[0];
       }
     }
     for (int64_t k = 0; k < cols; ++k) {
@@ -386,11 +404,12 @@ TEST_P(QuantizedMatmul, PlainLoopsAreTheDotProductOfWhatTheBlocksStandFor) {
           const Block32 w = unpack_block(p.type, p.w().row(n), b);
           const Int8Block& x = x8.row(t)[b];
           for (int j = 0; j < 32; ++j) {
-            const double weight = double{w.scale[j / 16]} * w.q[j] + double{w.minimum};
+            const int steps = w.form == BlockForm::kTwoMinima ? w.m[j / 16] : 1;
+            const double minimum = double{w.minimum} * steps;
+            const double weight = double{w.scale[j / 16]} * w.q[j] + minimum;
             sum += weight * x.q[j] * double{x.scale};
-            magnitude +=
-                (std::fabs(double{w.scale[j / 16]} * w.q[j]) + std::fabs(double{w.minimum})) *
-                std::abs(x.q[j]) * double{x.scale};
+            magnitude += (std::fabs(double{w.scale[j / 16]} * w.q[j]) + std::fabs(minimum)) *
+                         std::abs(x.q[j]) * double{x.scale};
           }
         }
         ASSERT_NEAR(out[static_cast<size_t>(t * (p.rows + 5) + n)], sum,
@@ -549,6 +568,8 @@ TEST(Int8Rows, ABlockIsItsDefinition) {
     EXPECT_EQ(block.bias128, -128 * (sums[0] + sums[1]));
     EXPECT_EQ(block.bias32[0], -32 * sums[0]);
     EXPECT_EQ(block.bias32[1], -32 * sums[1]);
+    EXPECT_EQ(block.sums[0], sums[0]);
+    EXPECT_EQ(block.sums[1], sums[1]);
   }
   EXPECT_THROW(rows.resize(1, 33), Error);
 }

@@ -27,7 +27,8 @@ template <class V>
 struct PanelBlock {
   uint8_t codes[8][4 * V::kRows];  // [j]: values 4j ... 4j + 3 of every row
   float scale[V::kRows];
-  float second[V::kRows];  // the scale of the last 16 values, or the minimum
+  float second[V::kRows];   // the scale of the last 16 values, or the minimum
+  int32_t steps[V::kRows];  // two minima: m[0] in the lower 16 bits, m[1] in the upper
 };
 
 // What the kernel needs to know of a format at compile time. Codes are unsigned numbers of kBits

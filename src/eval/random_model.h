@@ -1,0 +1,36 @@
+// Models of random weights in the shapes that speed is measured on, so that anyone can repeat the
+// figures, here and in other programs that read GGUF. They say nothing sensible; they cost what a
+// trained model of the shape costs: activations keep their size through all layers, and tokens
+// spread over the experts.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+
+#include "base/progress.h"
+#include "kernels/context.h"
+#include "model/config.h"
+#include "model/quantize_mixture.h"
+
+namespace drover {
+
+// The shape of that name; kUsage names those that there are:
+//   edge-moe           16 layers of width 1024, every one 16 experts top-1 beside a shared one
+//   edge-dense         a dense llama with 4.1 times its active parameters, as 70B is to 17B
+//   edge-dense-active  a dense llama with its active parameters
+//   scout-4l, maverick-4l   the released dimensions, cut to 4 layers
+//   tiny               edge-moe in miniature, for trials
+ModelConfig random_model_config(std::string_view name);
+
+// Writes a model of this configuration as GGUF. Every matrix has the type that the mixture gives
+// it; the router is random in f32, norms are one. The vocabulary is made up: the 256 bytes, words
+// of growing length with their merges, and the special tokens of Llama 4. The same configuration,
+// mixture and seed give the same file on any machine and any number of threads. Memory stays at
+// some tens of MB. Progress counts bytes. The file appears when it is whole; throws what
+// GgufWriter::write throws.
+void write_random_model(Context& context, const ModelConfig& config, const Mixture& mixture,
+                        uint64_t seed, const std::filesystem::path& path,
+                        const Progress& progress = {});
+
+}  // namespace drover
