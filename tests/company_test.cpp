@@ -71,7 +71,7 @@ class Company : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(Company, TokenByTokenAndSlicesOfAnySizeGiveTheBitsOfTheWholePrompt) {
-  for (const DType cache : {DType::kF32, DType::kBF16}) {
+  for (const DType cache : {DType::kF32, DType::kBF16, DType::kI8}) {
     const auto expected = whole(cache);
     Context context(2);
     for (int64_t size = 1; size <= static_cast<int64_t>(golden_.tokens.size()); ++size) {
@@ -84,15 +84,16 @@ TEST_P(Company, TokenByTokenAndSlicesOfAnySizeGiveTheBitsOfTheWholePrompt) {
 }
 
 TEST_P(Company, AnyNumberOfThreadsAndAnyInstructionSetGivesTheSameBits) {
-  const auto expected = whole(DType::kBF16);
-  for (const Isa isa : available_isas()) {
-    for (const int threads : {1, 2, 4}) {
-      Context context(threads, isa);
-      EXPECT_TRUE(same_bits(logits_of(*model_, context, golden_.tokens, DType::kBF16), expected))
-          << isa_name(isa) << ", " << threads << " threads";
-      EXPECT_TRUE(
-          same_bits(logits_of(*model_, context, golden_.tokens, DType::kBF16, {1}), expected))
-          << isa_name(isa) << ", " << threads << " threads, token by token";
+  for (const DType cache : {DType::kBF16, DType::kI8}) {
+    const auto expected = whole(cache);
+    for (const Isa isa : available_isas()) {
+      for (const int threads : {1, 2, 4}) {
+        Context context(threads, isa);
+        EXPECT_TRUE(same_bits(logits_of(*model_, context, golden_.tokens, cache), expected))
+            << isa_name(isa) << ", " << threads << " threads";
+        EXPECT_TRUE(same_bits(logits_of(*model_, context, golden_.tokens, cache, {1}), expected))
+            << isa_name(isa) << ", " << threads << " threads, token by token";
+      }
     }
   }
 }
@@ -138,12 +139,14 @@ TEST_P(Company, OtherSequencesInTheBatchDoNotShow) {
 }
 
 TEST_P(Company, ARewoundCacheGivesTheBitsOfAFreshOne) {
-  const auto expected = whole(DType::kF32);
+  // int8, where one more token must not change what an earlier one was rounded to.
+  constexpr DType kCache = DType::kI8;
+  const auto expected = whole(kCache);
   const ModelConfig& config = model_->config();
   Context context(2);
   Decoder decoder(context, config, model_->weights());
   const int64_t total = static_cast<int64_t>(golden_.tokens.size());
-  KvCache cache(config.cache_layout(DType::kF32), total);
+  KvCache cache(config.cache_layout(kCache), total);
   for (const int64_t back : {total, total - 3, total / 2, int64_t{5}, int64_t{0}}) {
     // Reads the rest of the text from wherever the last step back led.
     const int64_t first = cache.rewind(back), n = total - first;

@@ -43,7 +43,7 @@ void use(const fs::path& path) {
   const ParameterCount count = count_parameters(config);
   EXPECT_GE(count.total, count.active);
   EXPECT_GT(count.active, 0);
-  for (const DType type : {DType::kBF16, DType::kF32}) {
+  for (const DType type : {DType::kBF16, DType::kF32, DType::kI8}) {
     const CacheLayout layout = config.cache_layout(type);
     EXPECT_GE(layout.global_bytes_per_token(), 0);
     EXPECT_GE(layout.local_bytes(config.context), 0);

@@ -1,6 +1,7 @@
 #include "cache/kv_cache.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cstring>
 
 #include "base/error.h"
@@ -15,6 +16,19 @@ KvPages empty_pages(const CacheLayout& layout) {
 }
 
 }  // namespace
+
+std::string_view cache_type_name(DType type) {
+  return type == DType::kI8 ? "int8" : dtype_name(type);
+}
+
+std::optional<DType> cache_type_from_name(std::string_view name) {
+  const auto same = [](char a, char b) { return std::tolower(static_cast<unsigned char>(a)) == b; };
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kI8}) {
+    const std::string_view known = cache_type_name(type);
+    if (std::equal(name.begin(), name.end(), known.begin(), known.end(), same)) return type;
+  }
+  return std::nullopt;
+}
 
 int64_t CacheLayout::global_bytes_per_token() const {
   const int64_t global = std::count(chunked.begin(), chunked.end(), false);

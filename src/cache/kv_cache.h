@@ -9,12 +9,19 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 #include "base/aligned.h"
 #include "kernels/attention/attention.h"
 
 namespace drover {
+
+// The types that a cache can have, as flags and messages say them: "f32", "bf16" and "int8" (DType
+// kI8), in upper or lower case. Nothing for any other name.
+std::string_view cache_type_name(DType type);
+std::optional<DType> cache_type_from_name(std::string_view name);
 
 // The shape of a model's cache.
 struct CacheLayout {

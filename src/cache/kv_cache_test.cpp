@@ -69,6 +69,21 @@ TEST(KvCache, AStoreThatWasCutShortCostsTheChunk) {
   EXPECT_EQ(cache.rewind(20), 16);
 }
 
+TEST(KvCache, TypesHaveNamesAndOnlyThose) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kI8}) {
+    EXPECT_TRUE(is_cache_type(type));
+    EXPECT_EQ(cache_type_from_name(cache_type_name(type)), type);
+  }
+  EXPECT_EQ(cache_type_from_name("INT8"), DType::kI8);
+  for (const char* name : {"", "f16", "i8", "int", "int88"}) {
+    EXPECT_EQ(cache_type_from_name(name), std::nullopt) << name;
+  }
+  // One byte each for key and value, and two float scales.
+  KvCache cache({.kv_heads = 2, .head_dim = 16, .chunked = {false}, .chunk = 0, .type = DType::kI8},
+                9);
+  EXPECT_EQ(cache.layout().global_bytes_per_token(), 2 * (2 * 16 + 2 * 4));
+}
+
 TEST(KvCache, WithoutChunksRewindsAnywhere) {
   KvCache cache({.kv_heads = 1, .head_dim = 8, .chunked = {false}, .chunk = 0}, 100);
   cache.reserve(70);

@@ -378,7 +378,7 @@ void add_bench(CLI::App& app) {
       ->capture_default_str();
   command
       ->add_option("--cache-type", bench->cache_type,
-                   "Type of cached keys and values: f32 or bf16; f32 for f32 weights, else bf16")
+                   "Cached keys and values: f32, bf16 or int8; f32 for f32 weights, else bf16")
       ->group(machine)
       ->envname("DROVER_CACHE_TYPE");
   command->callback([bench] { (*bench)(); });

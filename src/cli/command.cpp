@@ -52,7 +52,7 @@ void ModelFlags::add_session(CLI::App& command) {
       ->capture_default_str();
   command
       .add_option("--cache-type", cache_type,
-                  "Type of cached keys and values: f32 or bf16; f32 for f32 weights, else bf16")
+                  "Cached keys and values: f32, bf16 or int8; f32 for f32 weights, else bf16")
       ->group(group)
       ->envname("DROVER_CACHE_TYPE");
 }
@@ -83,9 +83,9 @@ std::unique_ptr<Context> ModelFlags::make_context() const {
 SessionOptions ModelFlags::session_options() const {
   SessionOptions options{.context = context, .batch = batch, .cache_type = {}};
   if (!cache_type.empty()) {
-    options.cache_type = dtype_from_name(cache_type);
+    options.cache_type = cache_type_from_name(cache_type);
     if (!options.cache_type) {
-      throw_error(ErrorKind::kUsage, "cache type: expected f32 or bf16, got {}", cache_type);
+      throw_error(ErrorKind::kUsage, "cache type: expected f32, bf16 or int8, got {}", cache_type);
     }
   }
   return options;

@@ -168,10 +168,10 @@ std::string as_text(const Facts& f, bool tensors) {
   for (const auto& [label, words] : architecture_words(c)) {
     fmt::format_to(out, "  {:<12} {}\n", label, words);
   }
-  for (const DType type : {DType::kBF16, DType::kF32}) {
+  for (const DType type : {DType::kI8, DType::kBF16, DType::kF32}) {
     const CacheLayout layout = c.cache_layout(type);
     fmt::format_to(out, "  {:<12} {} per token on global layers",
-                   fmt::format("cache ({})", dtype_name(type)),
+                   fmt::format("cache ({})", cache_type_name(type)),
                    human_bytes(static_cast<double>(layout.global_bytes_per_token())));
     if (layout.chunk > 0) {
       fmt::format_to(out, ", and at most {} on chunked layers",
@@ -249,9 +249,9 @@ std::string as_json(const Facts& f, bool tensors) {
                     {"bytes", tensor.bytes}});
   }
   json::object cache;
-  for (const DType type : {DType::kBF16, DType::kF32}) {
+  for (const DType type : {DType::kI8, DType::kBF16, DType::kF32}) {
     const CacheLayout layout = c.cache_layout(type);
-    cache[dtype_name(type)] =
+    cache[cache_type_name(type)] =
         json::object{{"global_bytes_per_token", layout.global_bytes_per_token()},
                      {"local_bytes", layout.local_bytes(c.context)}};
   }

@@ -38,8 +38,8 @@ bool cancelled(const Listener& listener) {
 
 DType choose_cache_type(const Model& model, std::optional<DType> asked) {
   if (asked) {
-    if (*asked != DType::kF32 && *asked != DType::kBF16) {
-      throw_error(ErrorKind::kUsage, "cache type: expected f32 or bf16, got {}",
+    if (!is_cache_type(*asked)) {
+      throw_error(ErrorKind::kUsage, "cache type: expected f32, bf16 or int8, got {}",
                   dtype_name(*asked));
     }
     return *asked;

@@ -22,12 +22,13 @@ namespace drover {
 struct SessionOptions {
   int64_t context = 0;  // tokens; 0: what the model was made for, at most 32,768
   int64_t batch = 512;  // tokens of a prompt that are computed together
-  std::optional<DType> cache_type = std::nullopt;  // unset: f32 for f32 weights, else bf16
-  InputObserver* observer = nullptr;               // of the decoder; must outlive the session
+  // f32, bf16 or i8; unset: f32 for f32 weights, else bf16
+  std::optional<DType> cache_type = std::nullopt;
+  InputObserver* observer = nullptr;  // of the decoder; must outlive the session
 };
 
-// The type of cached keys and values: what was asked for (kUsage unless f32 or bf16), else f32 for
-// a model of f32 weights and bf16 for others.
+// The type of cached keys and values: what was asked for (kUsage unless f32, bf16 or i8), else f32
+// for a model of f32 weights and bf16 for others.
 DType choose_cache_type(const Model& model, std::optional<DType> asked);
 
 struct GenerateOptions {

@@ -276,7 +276,7 @@ TEST_F(SessionTest, RefusesWhatItCannotDoAndSaysWhy) {
                make({.context = 1025}));
   expect_error(ErrorKind::kUsage, "context", make({.context = -1}));
   expect_error(ErrorKind::kUsage, "batch", make({.batch = 0}));
-  expect_error(ErrorKind::kUsage, "expected f32 or bf16, got q8_0",
+  expect_error(ErrorKind::kUsage, "expected f32, bf16 or int8, got q8_0",
                make({.cache_type = DType::kQ8_0}));
 }
 

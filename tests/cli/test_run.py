@@ -86,6 +86,14 @@ class Run(CliTest):
         self.assertEqual(self.good("run", self.scout, "hi", "--max-tokens", 0).out, b"\n")
         self.bad(2, "expected -1 or more, got -2", "run", self.scout, "hi", "--max-tokens", "-2")
 
+    def test_keys_and_values_are_cached_in_the_type_that_was_asked_for(self):
+        ask = ["run", self.endless, "hi", "--raw", "-n", 20, "--json"]
+        answers = {t: self.good(*ask, "--cache-type", t).json for t in ("f32", "bf16", "int8")}
+        for answer in answers.values():
+            self.assertEqual(answer["finish_reason"], "length")
+        by_variable = self.good(*ask, env={"DROVER_CACHE_TYPE": "int8"}).json
+        self.assertEqual(by_variable["text"], answers["int8"]["text"])
+
     def test_the_answer_ends_where_the_context_is_full(self):
         answer = self.good("run", self.endless, "hi", "--raw", "--context", 8, "--json").json
         self.assertEqual((answer["finish_reason"], answer["answer_tokens"]), ("context", 7))

@@ -18,10 +18,7 @@
 #include <vector>
 
 #include "kernels/attention/attention.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "kernels/limits/limits.h"
 
 namespace drover {
 namespace {
@@ -33,73 +30,10 @@ struct Shape {
 
 int g_threads = physical_cores();
 Isa g_isa = detect_isa();
-double g_flops = 0, g_bytes = 0;  // what all threads reach together, per second
+MachineLimits g_limits;
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-#if defined(__x86_64__)
-// Independent chains of fused multiply-adds, enough to cover their latency.
-constexpr int kChains = 12;
-__attribute__((target("avx512f"))) float multiply_avx512(int64_t rounds) {
-  __m512 sum[kChains], a = _mm512_set1_ps(0.99f), b = _mm512_set1_ps(0.01f);
-  for (int i = 0; i < kChains; ++i) sum[i] = _mm512_set1_ps(static_cast<float>(i));
-  for (int64_t i = 0; i < rounds; ++i) {
-    for (__m512& s : sum) s = _mm512_fmadd_ps(s, a, b);
-  }
-  for (int i = 1; i < kChains; ++i) sum[0] = _mm512_add_ps(sum[0], sum[i]);
-  return _mm512_cvtss_f32(sum[0]);
-}
-__attribute__((target("avx2,fma"))) float multiply_avx2(int64_t rounds) {
-  __m256 sum[kChains], a = _mm256_set1_ps(0.99f), b = _mm256_set1_ps(0.01f);
-  for (int i = 0; i < kChains; ++i) sum[i] = _mm256_set1_ps(static_cast<float>(i));
-  for (int64_t i = 0; i < rounds; ++i) {
-    for (__m256& s : sum) s = _mm256_fmadd_ps(s, a, b);
-  }
-  for (int i = 1; i < kChains; ++i) sum[0] = _mm256_add_ps(sum[0], sum[i]);
-  return _mm256_cvtss_f32(sum[0]);
-}
-#endif
-
-#if defined(__x86_64__)
-__attribute__((target("avx2")))
-#endif
-uint64_t
-read_words(const uint64_t* words, int64_t n) {
-  uint64_t sum[16] = {};
-  for (int64_t i = 0; i + 16 <= n; i += 16) {
-    for (int k = 0; k < 16; ++k) sum[k] ^= words[i + k];
-  }
-  for (int k = 1; k < 16; ++k) sum[0] ^= sum[k];
-  return sum[0];
-}
-
-void measure_machine() {
-  ThreadPool threads(g_threads);
-  constexpr int64_t kRounds = 10'000'000;
-  double lanes = 0;
-  const double start = now();
-  threads.run(g_threads, [&](int64_t, int) {
-#if defined(__x86_64__)
-    if (g_isa == Isa::kAvx512) benchmark::DoNotOptimize(multiply_avx512(kRounds));
-    if (g_isa == Isa::kAvx2) benchmark::DoNotOptimize(multiply_avx2(kRounds));
-    lanes = g_isa == Isa::kAvx512 ? 16 : g_isa == Isa::kAvx2 ? 8 : 0;
-#endif
-  });
-  g_flops = lanes * 2 * kChains * kRounds * g_threads / (now() - start);
-
-  const int64_t words = int64_t{64} << 20;  // 512 MiB each
-  std::vector<uint64_t> memory(static_cast<size_t>(words * g_threads), 1);
-  for (int repeat = 0; repeat < 3; ++repeat) {
-    const double begin = now();
-    threads.run(g_threads, [&](int64_t thread, int) {
-      benchmark::DoNotOptimize(read_words(memory.data() + thread * words, words));
-    });
-    g_bytes = std::max(g_bytes, static_cast<double>(words * g_threads) * 8 / (now() - begin));
-  }
-  std::printf("%d threads, %s: %.1f GFLOP/s, %.1f GB/s\n", g_threads,
-              std::string(isa_name(g_isa)).c_str(), g_flops * 1e-9, g_bytes * 1e-9);
 }
 
 // One layer's cache of `copies` times `sequences` sequences of `positions` random tokens.
@@ -142,9 +76,9 @@ void measure(benchmark::State& state, double flops, double bytes, const Body& bo
   for (auto _ : state) body();
   const double rate = static_cast<double>(state.iterations()) / (now() - start);
   state.counters["GB/s"] = bytes * rate * 1e-9;
-  state.counters["of_bytes"] = bytes * rate / g_bytes;
+  state.counters["of_bytes"] = bytes * rate / g_limits.bandwidth;
   if (flops > 0) state.counters["GFLOP/s"] = flops * rate * 1e-9;
-  if (flops > 0 && g_flops > 0) state.counters["of_flops"] = flops * rate / g_flops;
+  if (flops > 0) state.counters["of_flops"] = flops * rate / g_limits.float_rate;
 }
 
 // `tokens` new tokens in each of `sequences` sequences that remember `depth` tokens before them.
@@ -204,7 +138,10 @@ int main(int argc, char** argv) {
     if (argument.starts_with("--threads=")) g_threads = std::max(1, std::atoi(argv[i] + 10));
     if (argument.starts_with("--isa=")) g_isa = isa_from_name(argument.substr(6)).value_or(g_isa);
   }
-  measure_machine();
+  {
+    Context context(g_threads, g_isa);
+    g_limits = measure_limits(context);
+  }
   const auto add = [](const std::string& what, const Shape& s, DType type, int64_t a, int64_t b,
                       auto body) {
     const std::string name = what + "/" + s.name + "/" + std::string(dtype_name(type)) + "/" +
