@@ -24,7 +24,7 @@ struct ModelFlags {
   int threads = 0;  // 0: the physical cores
   std::string isa;  // empty: the best there is
   int64_t context = 0;
-  int64_t batch = 512;
+  int64_t batch = kDefaultBatch;
   std::string cache_type;
 
   void add_model(CLI::App& command);    // MODEL

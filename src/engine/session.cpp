@@ -83,14 +83,23 @@ void Session::clear() {
 bool Session::feed(std::span<const Token> tokens, const Listener& listener, int64_t done,
                    int64_t total) {
   while (!tokens.empty()) {
-    if (cancelled(listener)) return false;
     const auto piece = tokens.first(std::min<size_t>(tokens.size(), options_.batch));
     tokens = tokens.subspan(piece.size());
     const SequenceSlice slice{&cache_, piece, tokens.empty() ? 1 : 0};
     const int64_t vocab = static_cast<int64_t>(logits_.size());
-    decoder_.forward({&slice, 1}, {logits_.data(), slice.logits, vocab, vocab});
+    const int64_t n = slice.tokens.size(), layers = model_.config().layer_count();
+    const auto between_layers = [&](int64_t layer) {
+      if (listener.prompt) listener.prompt(done + n * layer / layers, total);
+      return !cancelled(listener);
+    };
+    if (cancelled(listener)) return false;
+    if (!decoder_.forward({&slice, 1}, {logits_.data(), slice.logits, vocab, vocab},
+                          between_layers)) {
+      text_.resize(cache_.rewind(cache_.length()));
+      return false;
+    }
     text_.insert(text_.end(), piece.begin(), piece.end());
-    done += static_cast<int64_t>(piece.size());
+    done += n;
     if (listener.prompt) listener.prompt(done, total);
   }
   return true;

@@ -19,9 +19,13 @@
 
 namespace drover {
 
+// Tokens of a prompt that are computed together. Sixteen experts get 128 of them each, enough to
+// unpack an expert's weights for; and the activations of the largest models take half a gigabyte.
+inline constexpr int64_t kDefaultBatch = 2048;
+
 struct SessionOptions {
   int64_t context = 0;  // tokens; 0: what the model was made for, at most 32,768
-  int64_t batch = 512;  // tokens of a prompt that are computed together
+  int64_t batch = kDefaultBatch;
   // f32, bf16 or i8; unset: f32 for f32 weights, else bf16
   std::optional<DType> cache_type = std::nullopt;
   InputObserver* observer = nullptr;  // of the decoder; must outlive the session
@@ -55,9 +59,9 @@ struct Answer {
 
 // What a session tells while it works. Every member may be empty.
 struct Listener {
-  Progress prompt;                             // tokens of the prompt read so far
+  Progress prompt;  // tokens of the prompt read so far, told after every layer of a batch
   std::function<void(std::string_view)> text;  // the next piece of the answer, whole code points
-  const std::atomic<bool>* cancel = nullptr;   // looked at between batches and between tokens
+  const std::atomic<bool>* cancel = nullptr;   // looked at as often, and between tokens
 };
 
 class Session {

@@ -212,6 +212,24 @@ TEST_F(SessionTest, ACancelWhileReadingLeavesASessionThatAnswersAsBefore) {
   }
 }
 
+TEST_F(SessionTest, ACancelInsideABatchIsHeardBetweenLayers) {
+  const auto prompt = tokens_of(kPrompt);
+  Session session(*model_, context_);
+  std::atomic<bool> cancel{false};
+  Listener listener;
+  listener.cancel = &cancel;
+  uint64_t most = 0;
+  listener.prompt = [&](uint64_t done, uint64_t) {
+    most = done;
+    cancel = true;
+  };
+  EXPECT_EQ(session.generate(prompt, hot(20), listener).finish, FinishReason::kCancelled);
+  EXPECT_GT(most, 0u);
+  EXPECT_LT(most, prompt.size());
+  EXPECT_EQ(session.length(), 0);
+  EXPECT_EQ(session.generate(prompt, hot(20)).tokens, fresh(kPrompt, hot(20)).tokens);
+}
+
 TEST_F(SessionTest, ACancelWhileAnsweringKeepsWhatWasSaid) {
   const Answer all = fresh(kPrompt, hot(40));
   for (const size_t pieces : {1, 2, 17}) {

@@ -133,7 +133,10 @@ void Bencher::pass(std::span<SequenceSlice> slices, std::vector<PassWork>* passe
     logits_.resize(static_cast<size_t>(rows * vocab));
   }
   const MatrixView logits{logits_.data(), rows, vocab, vocab};
-  if (passes == nullptr) return decoder_.forward(slices, logits);
+  if (passes == nullptr) {
+    decoder_.forward(slices, logits);
+    return;
+  }
   WorkObserver observer;
   decoder_.observe(&observer);
   try {

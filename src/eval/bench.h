@@ -17,6 +17,7 @@
 #include "kernels/context.h"
 #include "kernels/limits/limits.h"
 #include "model/decoder.h"
+#include "engine/session.h"
 #include "model/model.h"
 
 namespace drover {
@@ -35,7 +36,7 @@ struct BenchTest {
 };
 
 struct BenchSettings {
-  int64_t batch = 512;                             // tokens of a prompt that are computed together
+  int64_t batch = kDefaultBatch;
   std::optional<DType> cache_type = std::nullopt;  // as in SessionOptions
   uint64_t seed = 1;
 };

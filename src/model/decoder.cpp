@@ -37,12 +37,14 @@ bool any_quantized(std::initializer_list<DType> types) {
 Decoder::Decoder(Context& context, const ModelConfig& config, const Weights& weights)
     : context_(context), config_(config), weights_(weights) {}
 
-void Decoder::forward(std::span<const SequenceSlice> slices, MatrixView logits) {
+bool Decoder::forward(std::span<const SequenceSlice> slices, MatrixView logits,
+                      const std::function<bool(int64_t)>& between_layers) {
   plan(slices);
-  if (tokens_ == 0) return;
+  if (tokens_ == 0) return true;
   embed(slices);
   for (const SequenceSlice& slice : slices) slice.cache->begin_store();
   for (int64_t layer = 0; layer < config_.layer_count(); ++layer) {
+    if (layer > 0 && between_layers && !between_layers(layer)) return false;
     attention_block(layer);
     feed_forward_block(layer);
   }
@@ -50,6 +52,7 @@ void Decoder::forward(std::span<const SequenceSlice> slices, MatrixView logits) 
   for (const SequenceSlice& slice : slices) {
     slice.cache->advance(static_cast<int64_t>(slice.tokens.size()));
   }
+  return true;
 }
 
 MatmulJob Decoder::job(ConstMatrixView x, int64_t first, WeightView w, MatrixView out) const {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -50,7 +51,10 @@ class Decoder {
   // logits: [sum of slices' logits, V], slices in order; may have no rows.
   // Throws kLimit if a cache has no room and kBadData for a token outside the vocabulary; then no
   // cache has changed. After any other exception a cache must be rewound before it is used again.
-  void forward(std::span<const SequenceSlice> slices, MatrixView logits);
+  // between_layers(n), if there is one, is called when n layers are done, before the next, and may
+  // stop the rest by returning false: then forward() returns false and every cache must be rewound.
+  bool forward(std::span<const SequenceSlice> slices, MatrixView logits,
+               const std::function<bool(int64_t layers)>& between_layers = {});
 
   // From now on this observer, which must outlive its use, is shown all inputs; null for none.
   void observe(InputObserver* observer) { observer_ = observer; }

@@ -49,34 +49,25 @@ void quantize_row_plain(const float* x, int64_t blocks, Int8Block* out) {
   for (int64_t b = 0; b < blocks; ++b) {
     const float* values = x + 32 * b;
     Int8Block& block = out[b];
-    block = {};
     float largest = 0;
     bool finite = true;
     for (int j = 0; j < 32; ++j) {
       largest = std::max(largest, std::fabs(values[j]));
       finite = finite && std::isfinite(values[j]);
     }
+    block = {};
+    int32_t sums[2] = {0, 0};
     if (!finite) {
       block.scale = std::numeric_limits<float>::quiet_NaN();
-      continue;
+    } else if (largest >= kSmallestActivation) {
+      block.scale = largest / 127;
+      const float inverse = 127 / largest;
+      for (int j = 0; j < 32; ++j) {
+        block.q[j] = static_cast<int8_t>(std::lrint(values[j] * inverse));
+        sums[j / 16] += block.q[j];
+      }
     }
-    if (largest < kSmallestActivation) continue;
-    block.scale = largest / 127;
-    const float inverse = 127 / largest;
-    int32_t sums[2] = {0, 0};
-    for (int j = 0; j < 32; ++j) {
-      block.q[j] = static_cast<int8_t>(std::lrint(values[j] * inverse));
-      sums[j / 16] += block.q[j];
-    }
-    const int32_t sum = sums[0] + sums[1];
-    block.sum = static_cast<float>(sum);
-    block.bias8 = -8 * sum;
-    block.bias16 = -16 * sum;
-    block.bias128 = -128 * sum;
-    block.bias32[0] = -32 * sums[0];
-    block.bias32[1] = -32 * sums[1];
-    block.sums[0] = static_cast<int16_t>(sums[0]);
-    block.sums[1] = static_cast<int16_t>(sums[1]);
+    set_sums(block, sums[0], sums[1]);
   }
 }
 

@@ -11,21 +11,31 @@
 
 namespace drover {
 
+// The bits of the float 1.5 * 2^23, whose last bit counts 1: adding an integer n, |n| < 2^22, to
+// the bits adds n to the float. So with F the float of the bits kFloatStart + n,
+//   s * n, rounded once  =  fma(s, F, -(s * 1.5 * 2^23))
+// where the last product is exact: a scale s has at most 22 significant bits in every format. That
+// is one operation in place of a conversion and a product; n cannot come near 2^22, since
+// 32 * 127 * 128 < 2^20. For s beyond 2^104 that product is infinite and the result a NaN.
+inline constexpr int32_t kFloatStart = 0x4b400000;
+inline constexpr float kFloatStartValue = 0x1.8p23f;
+
 // 32 consecutive values: x[j] ~ scale * q[j]. With the sums that the kernels need it fills one
 // cache line, so that one address per row leads a kernel to all of it.
 //
 // The weights that a kernel multiplies with are unsigned: code = weight + offset, the offset being
-// the format's. Then Σ weight * q = Σ code * q + bias with bias = -offset * Σ q, where a kernel
-// starts its integer sum.
+// the format's. Then Σ weight * q = Σ code * q - offset * Σ q. A kernel starts its integer sum at
+// start = kFloatStart - offset * Σ q, so that it ends at kFloatStart + Σ weight * q, which read as
+// a float needs no conversion.
 struct alignas(kCacheLine) Int8Block {
-  int8_t q[32];       // in [-127, 127]
-  float scale;        // max |x| / 127
-  float sum;          // Σ q, a whole number
-  int32_t bias8;      // -8 Σ q    (Q4_0)
-  int32_t bias16;     // -16 Σ q   (Q5_0 MXFP4)
-  int32_t bias128;    // -128 Σ q  (Q8_0 IQ4_NL IQ4_XS)
-  int32_t bias32[2];  // -32 Σ q over the first and over the last 16 values  (Q6_K Q3_K)
-  int16_t sums[2];    // Σ q over the first and over the last 16 values  (Q2_K)
+  int8_t q[32];        // in [-127, 127]
+  float scale;         // max |x| / 127
+  float sum;           // Σ q, a whole number
+  int32_t start8;      // of offset 8    (Q4_0)
+  int32_t start16;     // of offset 16   (Q5_0 MXFP4)
+  int32_t start128;    // of offset 128  (Q8_0 IQ4_NL IQ4_XS)
+  int32_t start32[2];  // of offset 32, over the first and over the last 16 values  (Q6_K Q3_K)
+  int16_t sums[2];     // Σ q over the first and over the last 16 values  (Q2_K)
 };
 static_assert(sizeof(Int8Block) == kCacheLine);
 
@@ -64,6 +74,20 @@ void quantize_row_avx2(const float* x, int64_t blocks, Int8Block* out);
 void quantize_row_avx512(const float* x, int64_t blocks, Int8Block* out);
 
 inline constexpr float kSmallestActivation = 0x1p-120f;
+
+// What follows from the sums of the first and of the last 16 values. Local to each file, since some
+// are compiled for an instruction set.
+[[gnu::always_inline]] static inline void set_sums(Int8Block& block, int32_t first, int32_t last) {
+  const int32_t sum = first + last;
+  block.sum = static_cast<float>(sum);
+  block.start8 = kFloatStart - 8 * sum;
+  block.start16 = kFloatStart - 16 * sum;
+  block.start128 = kFloatStart - 128 * sum;
+  block.start32[0] = kFloatStart - 32 * first;
+  block.start32[1] = kFloatStart - 32 * last;
+  block.sums[0] = static_cast<int16_t>(first);
+  block.sums[1] = static_cast<int16_t>(last);
+}
 
 }  // namespace internal
 }  // namespace drover

@@ -36,15 +36,14 @@ void quantize_row_avx2(const float* x, int64_t blocks, Int8Block* out) {
     const float largest = _mm_cvtss_f32(_mm_castsi128_ps(n));
 
     Int8Block& block = out[b];
-    float scale = largest / 127, inverse = 127 / largest;
     const bool finite = largest_bits < 0x7f800000;
     if (!finite || largest < kSmallestActivation) {
-      scale = finite ? 0.0f : __builtin_nanf("");
+      block.scale = finite ? 0.0f : __builtin_nanf("");
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(block.q), _mm256_setzero_si256());
-      _mm256_storeu_ps(&block.scale, _mm256_setr_ps(scale, 0, 0, 0, 0, 0, 0, 0));
+      set_sums(block, 0, 0);
       continue;
     }
-    const __m256 factor = _mm256_set1_ps(inverse);
+    const __m256 factor = _mm256_set1_ps(127 / largest);
     __m256i q[4];
     for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], factor));
     // The packs work within 128-bit lanes; the permutation puts the groups of four back in order.
@@ -55,16 +54,8 @@ void quantize_row_avx2(const float* x, int64_t blocks, Int8Block* out) {
 
     const __m128i halves = sum_halves(packed);
     const int32_t first = _mm_cvtsi128_si32(halves), last = _mm_extract_epi32(halves, 2);
-    const int32_t sum = first + last;
-    block.scale = scale;
-    block.sum = static_cast<float>(sum);
-    block.bias8 = -8 * sum;
-    block.bias16 = -16 * sum;
-    block.bias128 = -128 * sum;
-    block.bias32[0] = -32 * first;
-    block.bias32[1] = -32 * last;
-    block.sums[0] = static_cast<int16_t>(first);
-    block.sums[1] = static_cast<int16_t>(last);
+    block.scale = largest / 127;
+    set_sums(block, first, last);
   }
 }
 

@@ -35,7 +35,7 @@ __m512i sums_of(__m512i q) {
   const __m512i quarters = _mm512_sad_epu8(lifted, _mm512_setzero_si512());
   const __m512i halves = _mm512_add_epi32(
       quarters, _mm512_maskz_shuffle_epi32(0xffff, quarters, static_cast<_MM_PERM_ENUM>(0x4e)));
-  // scale, sum, bias8, bias16, bias128, bias32[0], bias32[1], sums[0]: of the first half of a
+  // scale, sum, start8, start16, start128, start32[0], start32[1], sums[0]: of the first half of a
   // block and, but for the three of one half only, of the last.
   const __m512i one = _mm512_maskz_permutexvar_epi32(
       0xfefe, _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 4, 0, 8, 8, 8, 8, 8, 8, 12, 8), halves);
@@ -45,8 +45,9 @@ __m512i sums_of(__m512i q) {
                                             0, 4096, 4096, 4096, 4096, 2048, 2048, 2048);
   const __m512i factors = _mm512_setr_epi32(0, 1, -8, -16, -128, -32, -32, 1,  //
                                             0, 1, -8, -16, -128, -32, -32, 1);
-  const __m512i scaled =
-      _mm512_mullo_epi32(_mm512_sub_epi32(_mm512_add_epi32(one, other), offsets), factors);
+  const __m512i starts = _mm512_maskz_set1_epi32(0x7c7c, kFloatStart);
+  const __m512i scaled = _mm512_add_epi32(
+      _mm512_mullo_epi32(_mm512_sub_epi32(_mm512_add_epi32(one, other), offsets), factors), starts);
   // sums[1] shares a lane with sums[0], as its upper half.
   const __m512i last = _mm512_maskz_permutexvar_epi32(
       0x8080, _mm512_setr_epi32(4, 4, 4, 4, 4, 4, 4, 4, 12, 12, 12, 12, 12, 12, 12, 12), halves);

@@ -7,14 +7,16 @@
 //
 // Quantised w, with x in the 8-bit form of int8_rows.h. Start with acc = +0. For each block of 32
 // values in order, all products and sums rounded to float where they stand, fma with one rounding:
-//   dot  = Σ weight integer * activation integer                         (exact)
-//   y    = w_scale * float(dot)                                          Q8_0 Q4_0 Q5_0 IQ4_NL
-//   IQ4_XS MXFP4 y    = fma(w_scale, float(dot), w_min * float(Σ activation integer)) Q4_1 Q5_1
-//   Q4_K Q5_K y    = fma(w_scale[1], float(dot[1]), w_scale[0] * float(dot[0]))    Q6_K Q3_K, per
-//   half of 16 y    = fma(w_scale, float(dot), w_min * float(w_m[0] * Σ[0] + w_m[1] * Σ[1]))
-//          with Σ[0], Σ[1] the sums of the activation integers per half of 16           Q2_K
-//   acc  = fma(x_scale, y, acc)
-// Weight integers, w_scale, w_min and w_m are those of unpack_block (tensor/dequantize.h).
+//
+//   y = w_scale * dot                               Q8_0 Q4_0 Q5_0 IQ4_NL IQ4_XS MXFP4
+//   y = fma(w_min, sum, w_scale * dot)              Q4_1 Q5_1 Q4_K Q5_K
+//   y = w_scale[0] * dot[0] + w_scale[1] * dot[1]   Q6_K Q3_K
+//   y = fma(w_min, w_m[0] * sum[0] + w_m[1] * sum[1], w_scale * dot)   Q2_K, the sum an integer
+//   acc = fma(x_scale, y, acc)
+//
+// dot = Σ weight integer * activation integer and sum = Σ activation integer, exact, over the block
+// or, where there are two, over its halves of 16. Weight integers, w_scale, w_min and w_m are those
+// of unpack_block (tensor/dequantize.h). A w_scale beyond 2^104 makes a NaN (see kFloatStart).
 //
 // f32, f16 and bf16 w, with x in float: the weights widen exactly; K is filled up with zeros to a
 // multiple of 16; lane l of 16 sums k = l, l + 16, l + 32, ... in order by fma from +0; then lanes

@@ -129,7 +129,14 @@ struct Avx2 {
   static Float load_lanes(const float* p, Lanes lanes) { return _mm256_maskload_ps(p, lanes); }
   static void store_lanes(float* p, Lanes lanes, Float v) { _mm256_maskstore_ps(p, lanes, v); }
 
-  // kCount groups of 4 values from group kFirst on, added to dot.
+  static Float load_floats(const float* p) { return _mm256_loadu_ps(p); }
+  static Float floats(float x) { return _mm256_set1_ps(x); }
+  static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+  static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+  static Int add_products(Int a, Int b) { return _mm256_madd_epi16(a, b); }
+
+  // kCount groups of 4 values from group kFirst on, added to dot. Codes of 8 bits stay signed.
+  static constexpr bool kSignedBytes = true;
   template <class Kind, int kFirst, int kCount, int kVectors, int kTokens>
   [[gnu::always_inline]] static void add_dots(const PanelBlock<Avx2>* panel, const Int8Block* x,
                                               int64_t x_stride, Int (&dot)[kVectors][kTokens]) {
@@ -166,66 +173,6 @@ struct Avx2 {
               _mm256_add_epi32(dot[v][t], _mm256_madd_epi16(pairs[v][t], _mm256_set1_epi16(1)));
         }
       }
-    }
-  }
-
-  template <class Kind, int kVectors, int kTokens>
-  [[gnu::always_inline]] static void add_block(const PanelBlock<Avx2>* panel, const Int8Block* x,
-                                               int64_t x_stride, Float (&acc)[kVectors][kTokens]) {
-    constexpr bool kBias = Kind::kOffset != 0 && Kind::kBits != 8;
-    auto start = [&](Int(&dot)[kVectors][kTokens], int half) {
-      for (int t = 0; t < kTokens; ++t) {
-        const Int bias =
-            kBias ? dwords(*bias_of<Kind>(x[t * x_stride], half)) : _mm256_setzero_si256();
-        for (int v = 0; v < kVectors; ++v) dot[v][t] = bias;
-      }
-    };
-    Float y[kVectors][kTokens];
-    Int dot[kVectors][kTokens];
-    start(dot, 0);
-    if constexpr (Kind::kForm == BlockForm::kTwoScales) {
-      add_dots<Kind, 0, 4>(panel, x, x_stride, dot);
-      for (int v = 0; v < kVectors; ++v) {
-        const Float scale = _mm256_loadu_ps(panel[v * kPanelBlocks].scale);
-        for (int t = 0; t < kTokens; ++t) {
-          y[v][t] = _mm256_mul_ps(scale, _mm256_cvtepi32_ps(dot[v][t]));
-        }
-      }
-      start(dot, 1);
-      add_dots<Kind, 4, 4>(panel, x, x_stride, dot);
-      for (int v = 0; v < kVectors; ++v) {
-        const Float scale = _mm256_loadu_ps(panel[v * kPanelBlocks].second);
-        for (int t = 0; t < kTokens; ++t) {
-          y[v][t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot[v][t]), y[v][t]);
-        }
-      }
-    } else {
-      add_dots<Kind, 0, 8>(panel, x, x_stride, dot);
-      for (int v = 0; v < kVectors; ++v) {
-        const Float scale = _mm256_loadu_ps(panel[v * kPanelBlocks].scale);
-        for (int t = 0; t < kTokens; ++t) {
-          const Float whole = _mm256_cvtepi32_ps(dot[v][t]);
-          if constexpr (Kind::kForm == BlockForm::kWithMinimum) {
-            const Float minimum = _mm256_loadu_ps(panel[v * kPanelBlocks].second);
-            const Float sum = _mm256_set1_ps(x[t * x_stride].sum);
-            y[v][t] = _mm256_fmadd_ps(scale, whole, _mm256_mul_ps(minimum, sum));
-          } else if constexpr (Kind::kForm == BlockForm::kTwoMinima) {
-            const Float minimum = _mm256_loadu_ps(panel[v * kPanelBlocks].second);
-            int32_t halves;
-            std::memcpy(&halves, x[t * x_stride].sums, sizeof(halves));
-            const Int steps =
-                _mm256_madd_epi16(load(panel[v * kPanelBlocks].steps), dwords(halves));
-            y[v][t] =
-                _mm256_fmadd_ps(scale, whole, _mm256_mul_ps(minimum, _mm256_cvtepi32_ps(steps)));
-          } else {
-            y[v][t] = _mm256_mul_ps(scale, whole);
-          }
-        }
-      }
-    }
-    for (int t = 0; t < kTokens; ++t) {
-      const Float scale = _mm256_set1_ps(x[t * x_stride].scale);
-      for (int v = 0; v < kVectors; ++v) acc[v][t] = _mm256_fmadd_ps(scale, y[v][t], acc[v][t]);
     }
   }
 

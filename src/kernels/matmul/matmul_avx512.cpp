@@ -130,8 +130,15 @@ struct Avx512 {
   static Float load_lanes(const float* p, Lanes lanes) { return _mm512_maskz_loadu_ps(lanes, p); }
   static void store_lanes(float* p, Lanes lanes, Float v) { _mm512_mask_storeu_ps(p, lanes, v); }
 
+  static Float load_floats(const float* p) { return _mm512_loadu_ps(p); }
+  static Float floats(float x) { return _mm512_set1_ps(x); }
+  static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+  static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+  static Int add_products(Int a, Int b) { return _mm512_madd_epi16(a, b); }
+
   // kCount groups of 4 values from group kFirst on, added to dot.
-  template <int kFirst, int kCount, int kVectors, int kTokens>
+  static constexpr bool kSignedBytes = false;
+  template <class Kind, int kFirst, int kCount, int kVectors, int kTokens>
   [[gnu::always_inline]] static void add_dots(const PanelBlock<Avx512>* panel, const Int8Block* x,
                                               int64_t x_stride, Int (&dot)[kVectors][kTokens]) {
     for (int j = kFirst; j < kFirst + kCount; ++j) {
@@ -145,65 +152,6 @@ struct Avx512 {
           dot[v][t] = _mm512_dpbusd_epi32(dot[v][t], w[v], activations);
         }
       }
-    }
-  }
-
-  template <class Kind, int kVectors, int kTokens>
-  [[gnu::always_inline]] static void add_block(const PanelBlock<Avx512>* panel, const Int8Block* x,
-                                               int64_t x_stride, Float (&acc)[kVectors][kTokens]) {
-    auto start = [&](Int(&dot)[kVectors][kTokens], int half) {
-      for (int t = 0; t < kTokens; ++t) {
-        const Int bias = Kind::kOffset != 0 ? dwords(*bias_of<Kind>(x[t * x_stride], half))
-                                            : _mm512_setzero_si512();
-        for (int v = 0; v < kVectors; ++v) dot[v][t] = bias;
-      }
-    };
-    Float y[kVectors][kTokens];
-    Int dot[kVectors][kTokens];
-    start(dot, 0);
-    if constexpr (Kind::kForm == BlockForm::kTwoScales) {
-      add_dots<0, 4>(panel, x, x_stride, dot);
-      for (int v = 0; v < kVectors; ++v) {
-        const Float scale = _mm512_loadu_ps(panel[v * kPanelBlocks].scale);
-        for (int t = 0; t < kTokens; ++t) {
-          y[v][t] = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(dot[v][t]));
-        }
-      }
-      start(dot, 1);
-      add_dots<4, 4>(panel, x, x_stride, dot);
-      for (int v = 0; v < kVectors; ++v) {
-        const Float scale = _mm512_loadu_ps(panel[v * kPanelBlocks].second);
-        for (int t = 0; t < kTokens; ++t) {
-          y[v][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot[v][t]), y[v][t]);
-        }
-      }
-    } else {
-      add_dots<0, 8>(panel, x, x_stride, dot);
-      for (int v = 0; v < kVectors; ++v) {
-        const Float scale = _mm512_loadu_ps(panel[v * kPanelBlocks].scale);
-        for (int t = 0; t < kTokens; ++t) {
-          const Float whole = _mm512_cvtepi32_ps(dot[v][t]);
-          if constexpr (Kind::kForm == BlockForm::kWithMinimum) {
-            const Float minimum = _mm512_loadu_ps(panel[v * kPanelBlocks].second);
-            const Float sum = _mm512_set1_ps(x[t * x_stride].sum);
-            y[v][t] = _mm512_fmadd_ps(scale, whole, _mm512_mul_ps(minimum, sum));
-          } else if constexpr (Kind::kForm == BlockForm::kTwoMinima) {
-            const Float minimum = _mm512_loadu_ps(panel[v * kPanelBlocks].second);
-            int32_t halves;
-            std::memcpy(&halves, x[t * x_stride].sums, sizeof(halves));
-            const Int steps =
-                _mm512_madd_epi16(load(panel[v * kPanelBlocks].steps), dwords(halves));
-            y[v][t] =
-                _mm512_fmadd_ps(scale, whole, _mm512_mul_ps(minimum, _mm512_cvtepi32_ps(steps)));
-          } else {
-            y[v][t] = _mm512_mul_ps(scale, whole);
-          }
-        }
-      }
-    }
-    for (int t = 0; t < kTokens; ++t) {
-      const Float scale = _mm512_set1_ps(x[t * x_stride].scale);
-      for (int v = 0; v < kVectors; ++v) acc[v][t] = _mm512_fmadd_ps(scale, y[v][t], acc[v][t]);
     }
   }
 

@@ -15,13 +15,70 @@ namespace drover::internal {
 namespace {
 
 // Where the integer sum of a block (of a half, for two scales) starts.
-template <class Kind>
-[[gnu::always_inline]] inline const int32_t* bias_of(const Int8Block& x, int half = 0) {
-  if constexpr (Kind::kOffset == 8) return &x.bias8;
-  if constexpr (Kind::kOffset == 16) return &x.bias16;
-  if constexpr (Kind::kOffset == 128) return &x.bias128;
-  if constexpr (Kind::kOffset == 32) return &x.bias32[half];
-  return &x.bias8;  // not read where there is no offset
+template <class V, class Kind>
+[[gnu::always_inline]] inline int32_t start_of(const Int8Block& x, int half) {
+  if constexpr (Kind::kBits == 8 && V::kSignedBytes) return kFloatStart;
+  if constexpr (Kind::kOffset == 8) return x.start8;
+  if constexpr (Kind::kOffset == 16) return x.start16;
+  if constexpr (Kind::kOffset == 128) return x.start128;
+  if constexpr (Kind::kOffset == 32) return x.start32[half];
+  return kFloatStart;
+}
+
+// scale * n from the sums that started at kFloatStart; see there.
+template <class V>
+struct Scale {
+  typename V::Float scale, start;
+  [[gnu::always_inline]] explicit Scale(const float* p)
+      : scale(V::load_floats(p)), start(V::mul(scale, V::floats(-kFloatStartValue))) {}
+  [[gnu::always_inline]] typename V::Float times(typename V::Int sum) const {
+    return V::fma(scale, V::as_float(sum), start);
+  }
+};
+
+// acc of kTokens tokens times kVectors vectors of rows after one more block, as matmul.h writes it.
+template <class V, class Kind, int kVectors, int kTokens>
+[[gnu::always_inline]] inline void add_block(const PanelBlock<V>* panel, const Int8Block* x,
+                                             int64_t x_stride,
+                                             typename V::Float (&acc)[kVectors][kTokens]) {
+  using Int = typename V::Int;
+  using Float = typename V::Float;
+  constexpr bool kTwo = Kind::kForm == BlockForm::kTwoScales;
+  Float y[kVectors][kTokens];
+  unrolled<kTwo ? 2 : 1>([&](auto half) __attribute__((always_inline)) {
+    constexpr int kGroups = kTwo ? 4 : 8;
+    Int dot[kVectors][kTokens];
+    for (int t = 0; t < kTokens; ++t) {
+      for (int v = 0; v < kVectors; ++v) {
+        dot[v][t] = V::dwords(start_of<V, Kind>(x[t * x_stride], half));
+      }
+    }
+    V::template add_dots<Kind, half * kGroups, kGroups>(panel, x, x_stride, dot);
+    for (int v = 0; v < kVectors; ++v) {
+      const PanelBlock<V>& block = panel[v * kPanelBlocks];
+      const Scale<V> scale(half == 0 ? block.scale : block.second);
+      for (int t = 0; t < kTokens; ++t) {
+        const Float part = scale.times(dot[v][t]);
+        y[v][t] = half == 0 ? part : V::add(y[v][t], part);
+      }
+    }
+  });
+  for (int t = 0; t < kTokens; ++t) {
+    const Int8Block& of_token = x[t * x_stride];
+    for (int v = 0; v < kVectors; ++v) {
+      const PanelBlock<V>& block = panel[v * kPanelBlocks];
+      if constexpr (Kind::kForm == BlockForm::kWithMinimum) {
+        y[v][t] = V::fma(V::load_floats(block.second), V::floats(of_token.sum), y[v][t]);
+      }
+      if constexpr (Kind::kForm == BlockForm::kTwoMinima) {
+        int32_t halves;
+        std::memcpy(&halves, of_token.sums, sizeof(halves));
+        const Int steps = V::add_products(V::load(block.steps), V::dwords(halves));
+        y[v][t] = V::fma(V::load_floats(block.second), V::to_float(steps), y[v][t]);
+      }
+      acc[v][t] = V::fma(V::floats(of_token.scale), y[v][t], acc[v][t]);
+    }
+  }
 }
 
 template <class V>
@@ -59,7 +116,7 @@ void multiply_panel(const PanelBlock<V>* panel, int64_t blocks, const Int8Block*
   }
   for (int64_t b = 0; b < blocks; ++b) {
     prefetch.advance();
-    V::template add_block<Kind, kVectors, kTokens>(panel + b, x + b, x_stride, acc);
+    add_block<V, Kind, kVectors, kTokens>(panel + b, x + b, x_stride, acc);
   }
   next = prefetch;
   for (int v = 0; v < kVectors; ++v) {
@@ -139,8 +196,7 @@ void multiply_directly(const MatmulTile& tile) {
       prefetch.advance();
       PanelBlock<V> block;  // lives in registers
       Unpack::load(w + b * Unpack::kBlockBytes, tile.w_stride, block);
-      V::template add_block<typename Unpack::KindOf, 1, kTokens>(&block, tile.x8 + b,
-                                                                 tile.x8_stride, acc);
+      add_block<V, typename Unpack::KindOf, 1, kTokens>(&block, tile.x8 + b, tile.x8_stride, acc);
     }
     for (int t = 0; t < kTokens; ++t) {
       V::store_lanes(tile.out + t * tile.out_stride + rows.row, rows.lanes, acc[0][t]);

@@ -1,5 +1,6 @@
 // The plain twin: the definition of matmul.h as loops.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "kernels/matmul/matmul_kernels.h"
@@ -8,27 +9,24 @@
 namespace drover::internal {
 namespace {
 
-// acc after one more block, as the header of matmul.h writes it.
+// scale * n, rounded once; a NaN for an infinite scale, or one that kFloatStart makes infinite.
+float scaled(float scale, int32_t n) {
+  return std::fma(scale, std::bit_cast<float>(kFloatStart + n), -(scale * kFloatStartValue));
+}
+
+// acc after one more block, as matmul.h writes it.
 float add_block(const Block32& w, const Int8Block& x, float acc) {
   int32_t dot[2] = {0, 0};
   for (int j = 0; j < 32; ++j) dot[j / 16] += w.q[j] * x.q[j];
-  const auto first = static_cast<float>(dot[0]), last = static_cast<float>(dot[1]);
-  const auto whole = static_cast<float>(dot[0] + dot[1]);
   float y = 0;
-  switch (w.form) {
-    case BlockForm::kOneScale:
-      y = w.scale[0] * whole;
-      break;
-    case BlockForm::kTwoScales:
-      y = std::fma(w.scale[1], last, w.scale[0] * first);
-      break;
-    case BlockForm::kWithMinimum:
-      y = std::fma(w.scale[0], whole, w.minimum * x.sum);
-      break;
-    case BlockForm::kTwoMinima:
-      y = std::fma(w.scale[0], whole,
-                   w.minimum * static_cast<float>(w.m[0] * x.sums[0] + w.m[1] * x.sums[1]));
-      break;
+  if (w.form == BlockForm::kTwoScales) {
+    y = scaled(w.scale[0], dot[0]) + scaled(w.scale[1], dot[1]);
+  } else {
+    y = scaled(w.scale[0], dot[0] + dot[1]);
+  }
+  if (w.form == BlockForm::kWithMinimum) y = std::fma(w.minimum, x.sum, y);
+  if (w.form == BlockForm::kTwoMinima) {
+    y = std::fma(w.minimum, static_cast<float>(w.m[0] * x.sums[0] + w.m[1] * x.sums[1]), y);
   }
   return std::fma(x.scale, y, acc);
 }

@@ -563,11 +563,11 @@ TEST(Int8Rows, ABlockIsItsDefinition) {
     EXPECT_EQ(extreme, 127);
     EXPECT_EQ(block.scale, largest / 127);
     EXPECT_EQ(block.sum, static_cast<float>(sums[0] + sums[1]));
-    EXPECT_EQ(block.bias8, -8 * (sums[0] + sums[1]));
-    EXPECT_EQ(block.bias16, -16 * (sums[0] + sums[1]));
-    EXPECT_EQ(block.bias128, -128 * (sums[0] + sums[1]));
-    EXPECT_EQ(block.bias32[0], -32 * sums[0]);
-    EXPECT_EQ(block.bias32[1], -32 * sums[1]);
+    EXPECT_EQ(block.start8, kFloatStart - 8 * (sums[0] + sums[1]));
+    EXPECT_EQ(block.start16, kFloatStart - 16 * (sums[0] + sums[1]));
+    EXPECT_EQ(block.start128, kFloatStart - 128 * (sums[0] + sums[1]));
+    EXPECT_EQ(block.start32[0], kFloatStart - 32 * sums[0]);
+    EXPECT_EQ(block.start32[1], kFloatStart - 32 * sums[1]);
     EXPECT_EQ(block.sums[0], sums[0]);
     EXPECT_EQ(block.sums[1], sums[1]);
   }
