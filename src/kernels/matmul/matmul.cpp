@@ -98,7 +98,8 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
       continue;
     }
     tasks += cuts.back().tasks;
-    scratch_bytes = std::max(scratch_bytes, internal::matmul_scratch_bytes(job.w.type, job.w.cols));
+    scratch_bytes = std::max(
+        scratch_bytes, internal::matmul_scratch_bytes(job.w.type, job.w.cols, cuts.back().tokens));
   }
   const auto kernel = internal::matmul_tile_kernel(context.isa);
   context.threads.run(tasks, [&](int64_t task, int worker) {

@@ -54,10 +54,14 @@ constexpr int64_t padded_cols(int64_t cols) { return (cols + 15) / 16 * 16; }
 // few sets of a cache and look alike to the check of loads against earlier stores.
 constexpr int64_t widened_stride(int64_t cols) { return padded_cols(cols) + 16; }
 
-// Scratch memory that any tile of these weights needs: a panel of codes, scales, minima and steps;
-// or kTileRows rows widened to float and the partial sums of a few tokens.
-inline int64_t matmul_scratch_bytes(DType type, int64_t cols) {
-  if (is_quantized(type)) return kPanelBlocks * kTileRows * (32 + 3 * sizeof(float));
+// Scratch memory that a tile of these weights and so many tokens needs: a panel of codes, scales,
+// minima and steps, and the sums between panels; or kTileRows rows widened to float and the partial
+// sums of a few tokens.
+inline int64_t matmul_scratch_bytes(DType type, int64_t cols, int64_t tokens) {
+  if (is_quantized(type)) {
+    return kPanelBlocks * kTileRows * (32 + 3 * sizeof(float)) +
+           tokens * kTileRows * static_cast<int64_t>(sizeof(float));
+  }
   return (kTileRows * widened_stride(cols) + kTileRows * kFloatTileTokens * 16) * sizeof(float);
 }
 
