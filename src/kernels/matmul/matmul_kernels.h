@@ -36,8 +36,7 @@ inline constexpr int64_t kTileRows = 32;
 
 // Quantised weights are unpacked so many blocks of 32 values at a time: two blocks of a K-quant.
 // With 32 rows that is a panel of 16 KB codes and 4 KB scales, which stays in any first-level cache
-// beside the activations that pass by; Q2_K alone touches the steps of
-// its minima, 2 KB more.
+// beside the activations that pass by; Q2_K alone touches the steps of its minima, 2 KB more.
 inline constexpr int64_t kPanelBlocks = 16;
 
 // Float weights meet many tokens in pieces of so many columns, for the same reason: six rows of
