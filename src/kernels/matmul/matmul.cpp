@@ -77,6 +77,7 @@ void check(const MatmulJob& job) {
 internal::MatmulTileKernel* internal::matmul_tile_kernel(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx512) return matmul_tile_avx512;
+  if (isa == Isa::kAvxVnni) return matmul_tile_avxvnni;
   if (isa == Isa::kAvx2) return matmul_tile_avx2;
 #endif
   (void)isa;

@@ -71,6 +71,7 @@ MatmulTileKernel* matmul_tile_kernel(Isa isa);
 
 void matmul_tile_plain(const MatmulTile& tile);
 void matmul_tile_avx2(const MatmulTile& tile);
+void matmul_tile_avxvnni(const MatmulTile& tile);
 void matmul_tile_avx512(const MatmulTile& tile);
 
 }  // namespace drover::internal
