@@ -22,12 +22,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
-
 // Parameters that one token is multiplied with: without the embedding, of which it takes one row.
 double active_parameters(const ModelConfig& config) {
   const int64_t embedding = config.tied_embeddings ? 0 : config.vocab * config.hidden;
@@ -172,6 +166,7 @@ void Bench::measure() const {
 
   std::vector<MachineLimits> limits;
   std::vector<BenchResult> results;
+  int64_t anonymous = 0;
   {
     ProgressBar bar("measuring", "runs");
     const Progress progress = cancellable(bar.callback());
@@ -192,10 +187,10 @@ void Bench::measure() const {
           if (step) print_out(fmt::format("{:.9g}\n", seconds.back()));
         }
         results.push_back(summarise(test, seconds, passes, limits.back()));
+        anonymous = std::max(anonymous, anonymous_memory());
       }
     }
   }
-  const int64_t anonymous = anonymous_memory();
   const ParameterCount parameters = count_parameters(config);
 
   if (json) {
@@ -367,9 +362,8 @@ void add_bench(CLI::App& app) {
       ->group(machine)
       ->envname("DROVER_THREADS");
   command
-      ->add_option(
-          "--isa", bench->isa,
-          "Instruction set of the kernels: plain, avx2 or avx512; the best there is if unset")
+      ->add_option("--isa", bench->isa,
+                   "Instruction set: plain, avx2, avxvnni or avx512; the best there is if unset")
       ->group(machine)
       ->envname("DROVER_ISA");
   command->add_option("-b,--batch", bench->batch, "Tokens of a prompt that are computed together")

@@ -31,9 +31,8 @@ void ModelFlags::add_machine(CLI::App& command) {
       ->envname("DROVER_THREADS")
       ->capture_default_str();
   command
-      .add_option(
-          "--isa", isa,
-          "Instruction set of the kernels: plain, avx2 or avx512; the best there is if unset")
+      .add_option("--isa", isa,
+                  "Instruction set: plain, avx2, avxvnni or avx512; the best there is if unset")
       ->group(group)
       ->envname("DROVER_ISA");
 }
@@ -69,7 +68,8 @@ std::unique_ptr<Context> ModelFlags::make_context() const {
   Isa chosen = detect_isa();
   if (!isa.empty()) {
     const auto named = isa_from_name(isa);
-    if (!named) throw_error(ErrorKind::kUsage, "isa: expected plain, avx2 or avx512, got {}", isa);
+    if (!named)
+      throw_error(ErrorKind::kUsage, "isa: expected plain, avx2, avxvnni or avx512, got {}", isa);
     const auto available = available_isas();
     if (std::find(available.begin(), available.end(), *named) == available.end()) {
       throw_error(ErrorKind::kUnsupported, "isa: this processor has no {}, its best is {}", isa,

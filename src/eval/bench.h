@@ -14,10 +14,10 @@
 #include <vector>
 
 #include "base/progress.h"
+#include "engine/session.h"
 #include "kernels/context.h"
 #include "kernels/limits/limits.h"
 #include "model/decoder.h"
-#include "engine/session.h"
 #include "model/model.h"
 
 namespace drover {
@@ -100,6 +100,9 @@ struct BenchResult {
   double fraction_of_limit = 0;  // least_seconds of all passes / seconds of the median
   bool bandwidth_bound = false;  // most of the least time is moving, not computing
 };
+
+// Of at least one value.
+double median(std::vector<double> values);
 
 // The result of a test from the seconds of its repeats, at least one.
 BenchResult summarise(const BenchTest& test, std::span<const double> seconds,

@@ -33,8 +33,9 @@ std::vector<Token> some_tokens(const ModelConfig& config, int64_t count) {
 }
 
 // Every kind of mixture that kernels differ for.
-constexpr std::string_view kTypes[] = {"f32",  "f16",  "bf16", "q8_0", "q4_0",   "q4_1",
-                                       "q5_0", "q5_1", "q6_k", "q5_k", "q4_k_m", "q4_k_s"};
+constexpr std::string_view kTypes[] = {"f32",  "f16",    "bf16",   "q8_0",   "q4_0",   "q4_1",
+                                       "q5_0", "q5_1",   "q6_k",   "q5_k",   "q4_k_m", "q4_k_s",
+                                       "q2_k", "q3_k_m", "iq4_nl", "iq4_xs", "mxfp4"};
 
 TEST(RandomModel, LoadsAsTheConfigurationItWasMadeOfInEveryType) {
   const TempFolder folder;

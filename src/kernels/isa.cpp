@@ -1,6 +1,37 @@
 #include "kernels/isa.h"
 
+#include <algorithm>
+#include <iterator>
+
 namespace drover {
+namespace {
+
+// From slow to fast.
+constexpr Isa kAll[] = {Isa::kPlain, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512};
+
+bool supported(Isa isa) {
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+  switch (isa) {
+    case Isa::kPlain:
+      return true;
+    case Isa::kAvx2:
+      return avx2;
+    case Isa::kAvxVnni:
+      return avx2 && __builtin_cpu_supports("avxvnni");
+    case Isa::kAvx512:
+      return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vnni");
+  }
+  return false;
+#else
+  return isa == Isa::kPlain;
+#endif
+}
+
+}  // namespace
 
 std::string_view isa_name(Isa isa) {
   switch (isa) {
@@ -8,6 +39,8 @@ std::string_view isa_name(Isa isa) {
       return "plain";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kAvxVnni:
+      return "avxvnni";
     case Isa::kAvx512:
       return "avx512";
   }
@@ -15,31 +48,17 @@ std::string_view isa_name(Isa isa) {
 }
 
 std::optional<Isa> isa_from_name(std::string_view name) {
-  for (Isa isa : {Isa::kPlain, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : kAll) {
     if (isa_name(isa) == name) return isa;
   }
   return std::nullopt;
 }
 
-Isa detect_isa() {
-#if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vnni");
-  if (avx2 && avx512) return Isa::kAvx512;
-  if (avx2) return Isa::kAvx2;
-#endif
-  return Isa::kPlain;
-}
+Isa detect_isa() { return available_isas().back(); }
 
 std::vector<Isa> available_isas() {
   std::vector<Isa> out;
-  const Isa best = detect_isa();
-  for (Isa isa : {Isa::kPlain, Isa::kAvx2, Isa::kAvx512}) {
-    if (static_cast<int>(isa) <= static_cast<int>(best)) out.push_back(isa);
-  }
+  std::copy_if(std::begin(kAll), std::end(kAll), std::back_inserter(out), supported);
   return out;
 }
 

@@ -9,9 +9,10 @@
 namespace drover {
 
 enum class Isa {
-  kPlain,   // portable C++, the reference
-  kAvx2,    // AVX2, FMA, F16C
-  kAvx512,  // AVX-512 F, BW, VL, DQ, VNNI
+  kPlain,    // portable C++, the reference
+  kAvx2,     // AVX2, FMA, F16C
+  kAvxVnni,  // the same and AVX-VNNI: 8-bit dots without AVX-512
+  kAvx512,   // AVX-512 F, BW, VL, DQ, VNNI
 };
 
 std::string_view isa_name(Isa isa);

@@ -32,7 +32,7 @@ Functions functions_for(Isa isa) {
   if (isa == Isa::kAvx512) {
     return {attention_avx512::attend, attention_avx512::merge_parts, attention_avx512::store_block};
   }
-  if (isa == Isa::kAvx2) {
+  if (isa != Isa::kPlain) {
     return {attention_avx2::attend, attention_avx2::merge_parts, attention_avx2::store_block};
   }
 #endif

@@ -7,6 +7,7 @@
 #include <functional>
 #include <string>
 
+#include "base/error.h"
 #include "kernels/limits/limits_kernels.h"
 
 namespace drover {
@@ -15,6 +16,7 @@ namespace {
 LimitKernels kernels_of(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx512) return limit_kernels_avx512();
+  if (isa == Isa::kAvxVnni) return limit_kernels_avxvnni();
   if (isa == Isa::kAvx2) return limit_kernels_avx2();
 #endif
   static_cast<void>(isa);
@@ -57,6 +59,14 @@ double bandwidth(Context& context, const LimitKernels& kernels) {
   constexpr int64_t kPiece = int64_t{1} << 20;
   const int64_t wanted = std::max<int64_t>(4 * largest_cache(), int64_t{256} << 20);
   const int64_t pieces = std::max<int64_t>(std::min(wanted, free_memory() / 4) / kPiece, threads);
+  if (pieces * kPiece < 2 * largest_cache()) {
+    throw Error(
+        ErrorKind::kLimit,
+        fmt::format("bandwidth: expected {} MB of free memory, to read beyond a cache of {} "
+                    "MB, got {} MB",
+                    8 * largest_cache() >> 20, largest_cache() >> 20, free_memory() >> 20),
+        "end other programs, or give this one more memory");
+  }
   AlignedArray<std::byte> buffer(static_cast<size_t>(pieces * kPiece));
   // Pages come to be where their reader is; and pages of zeros might all be one.
   const auto each_piece = [&](const std::function<void(std::byte*, int)>& body) {

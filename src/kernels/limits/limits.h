@@ -17,7 +17,7 @@ struct MachineLimits {
 // Measures with all threads of the context and its instruction set, in a second or two. The best of
 // several short runs, since a limit is what is possible. Reads from a buffer of four times the
 // largest cache (at most a quarter of the free memory), taken for the call.
-// Throws kLimit when there is no memory for it.
+// Throws kLimit when there is no memory for twice the cache.
 MachineLimits measure_limits(Context& context);
 
 // The largest cache of the processor, bytes; 0 if the system does not say.

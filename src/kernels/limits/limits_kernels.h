@@ -23,6 +23,7 @@ struct LimitKernels {
 
 LimitKernels limit_kernels_plain();
 LimitKernels limit_kernels_avx2();
+LimitKernels limit_kernels_avxvnni();
 LimitKernels limit_kernels_avx512();
 
 }  // namespace drover

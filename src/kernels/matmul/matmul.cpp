@@ -77,6 +77,7 @@ void check(const MatmulJob& job) {
 internal::MatmulTileKernel* internal::matmul_tile_kernel(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx512) return matmul_tile_avx512;
+  if (isa == Isa::kAvxVnni) return matmul_tile_avxvnni;
   if (isa == Isa::kAvx2) return matmul_tile_avx2;
 #endif
   (void)isa;
@@ -98,7 +99,8 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
       continue;
     }
     tasks += cuts.back().tasks;
-    scratch_bytes = std::max(scratch_bytes, internal::matmul_scratch_bytes(job.w.type, job.w.cols));
+    scratch_bytes = std::max(
+        scratch_bytes, internal::matmul_scratch_bytes(job.w.type, job.w.cols, cuts.back().tokens));
   }
   const auto kernel = internal::matmul_tile_kernel(context.isa);
   context.threads.run(tasks, [&](int64_t task, int worker) {

@@ -36,8 +36,7 @@ inline constexpr int64_t kTileRows = 32;
 
 // Quantised weights are unpacked so many blocks of 32 values at a time: two blocks of a K-quant.
 // With 32 rows that is a panel of 16 KB codes and 4 KB scales, which stays in any first-level cache
-// beside the activations that pass by; Q2_K alone touches the steps of
-// its minima, 2 KB more.
+// beside the activations that pass by; Q2_K alone touches the steps of its minima, 2 KB more.
 inline constexpr int64_t kPanelBlocks = 16;
 
 // Float weights meet many tokens in pieces of so many columns, for the same reason: six rows of
@@ -54,10 +53,14 @@ constexpr int64_t padded_cols(int64_t cols) { return (cols + 15) / 16 * 16; }
 // few sets of a cache and look alike to the check of loads against earlier stores.
 constexpr int64_t widened_stride(int64_t cols) { return padded_cols(cols) + 16; }
 
-// Scratch memory that any tile of these weights needs: a panel of codes, scales, minima and steps;
-// or kTileRows rows widened to float and the partial sums of a few tokens.
-inline int64_t matmul_scratch_bytes(DType type, int64_t cols) {
-  if (is_quantized(type)) return kPanelBlocks * kTileRows * (32 + 3 * sizeof(float));
+// Scratch memory that a tile of these weights and so many tokens needs: a panel of codes, scales,
+// minima and steps, and the sums between panels; or kTileRows rows widened to float and the partial
+// sums of a few tokens.
+inline int64_t matmul_scratch_bytes(DType type, int64_t cols, int64_t tokens) {
+  if (is_quantized(type)) {
+    return kPanelBlocks * kTileRows * (32 + 3 * sizeof(float)) +
+           tokens * kTileRows * static_cast<int64_t>(sizeof(float));
+  }
   return (kTileRows * widened_stride(cols) + kTileRows * kFloatTileTokens * 16) * sizeof(float);
 }
 
@@ -68,6 +71,7 @@ MatmulTileKernel* matmul_tile_kernel(Isa isa);
 
 void matmul_tile_plain(const MatmulTile& tile);
 void matmul_tile_avx2(const MatmulTile& tile);
+void matmul_tile_avxvnni(const MatmulTile& tile);
 void matmul_tile_avx512(const MatmulTile& tile);
 
 }  // namespace drover::internal

@@ -1,11 +1,10 @@
 // Quantised weights times 8-bit activations, for any vector width. Included only by the files of an
 // instruction set, like matmul_unpack.h.
 //
-// One path serves one token and thousands: 2 V::kRows rows are unpacked, 512 columns at a time, to
-// a panel in the first-level cache, and the panel meets all tokens, a few per pass. Weights are
-// read once; an output's running sum rests in `out` between panels, which loses nothing. Rejected:
-// dots straight from the registers of the unpacking for a single token. Stores and loads of the
-// panel run beside the vector units, and a second path would win nothing that memory gives.
+// 2 V::kRows rows are unpacked, 512 columns at a time, to a panel in the first-level cache, and the
+// panel meets all tokens, a few per pass. Weights are read once; an output's running sum rests in
+// memory between panels, which loses nothing. At most V::kTokens tokens meet blocks of 32 values
+// without a panel. Both ways add the same numbers in the same order.
 #pragma once
 
 #include "kernels/matmul/matmul_unpack.h"
@@ -101,17 +100,31 @@ RowVector<V> row_vector(const MatmulTile& tile, int64_t row) {
   return {start, V::lanes_from(static_cast<int>(row - start))};
 }
 
+// Where the sums of a token go: to the output after the last panel of K, until then to scratch
+// memory, side by side. The rows of an output are often a power of two apart, and so share few sets
+// of a cache: resting there, the sums of many tokens would push each other out.
+template <class V>
+struct PanelSums {
+  float* resting;
+  float* out;
+  int64_t out_stride;
+  bool first, last;
+
+  float* between(int64_t token, int vector) const {
+    return resting + (2 * token + vector) * V::kRows;
+  }
+};
+
 // kTokens tokens times kVectors vectors of rows times `blocks` blocks.
 template <class V, class Kind, int kVectors, int kTokens>
 void multiply_panel(const PanelBlock<V>* panel, int64_t blocks, const Int8Block* x,
-                    int64_t x_stride, const RowVector<V>* rows, float* out, int64_t out_stride,
-                    bool first, Prefetch& next) {
+                    int64_t x_stride, const RowVector<V>* rows, const PanelSums<V>& sums,
+                    Prefetch& next) {
   Prefetch prefetch = next;
   typename V::Float acc[kVectors][kTokens];
   for (int v = 0; v < kVectors; ++v) {
     for (int t = 0; t < kTokens; ++t) {
-      acc[v][t] =
-          first ? V::zero() : V::load_lanes(out + t * out_stride + rows[v].row, rows[v].lanes);
+      acc[v][t] = sums.first ? V::zero() : V::load_floats(sums.between(t, v));
     }
   }
   for (int64_t b = 0; b < blocks; ++b) {
@@ -121,7 +134,11 @@ void multiply_panel(const PanelBlock<V>* panel, int64_t blocks, const Int8Block*
   next = prefetch;
   for (int v = 0; v < kVectors; ++v) {
     for (int t = 0; t < kTokens; ++t) {
-      V::store_lanes(out + t * out_stride + rows[v].row, rows[v].lanes, acc[v][t]);
+      if (sums.last) {
+        V::store_lanes(sums.out + t * sums.out_stride + rows[v].row, rows[v].lanes, acc[v][t]);
+      } else {
+        V::store(sums.between(t, v), acc[v][t]);
+      }
     }
   }
 }
@@ -130,16 +147,18 @@ void multiply_panel(const PanelBlock<V>* panel, int64_t blocks, const Int8Block*
 // its share.
 template <class V, class Kind, int kVectors>
 void multiply_tokens(const MatmulTile& tile, const PanelBlock<V>* panel, int64_t first_block,
-                     int64_t blocks, const RowVector<V>* rows, Prefetch& next) {
+                     int64_t blocks, const RowVector<V>* rows, float* resting, Prefetch& next) {
   const int64_t passes = passes_of<V>(tile);
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t begin = pass * tile.tokens / passes, end = (pass + 1) * tile.tokens / passes;
     const Int8Block* x = tile.x8 + begin * tile.x8_stride + first_block;
-    float* out = tile.out + begin * tile.out_stride;
+    const PanelSums<V> sums{resting + begin * 2 * V::kRows, tile.out + begin * tile.out_stride,
+                            tile.out_stride, first_block == 0,
+                            first_block + blocks == tile.cols / 32};
     unrolled<V::kTokens>([&](auto t) {
       if (end - begin == t + 1) {
-        multiply_panel<V, Kind, kVectors, t + 1>(panel, blocks, x, tile.x8_stride, rows, out,
-                                                 tile.out_stride, first_block == 0, next);
+        multiply_panel<V, Kind, kVectors, t + 1>(panel, blocks, x, tile.x8_stride, rows, sums,
+                                                 next);
       }
     });
   }
@@ -149,6 +168,7 @@ template <class V, class Unpack>
 void multiply_quantized(const MatmulTile& tile) {
   using Kind = typename Unpack::KindOf;
   auto* panel = reinterpret_cast<PanelBlock<V>*>(tile.scratch);
+  auto* resting = reinterpret_cast<float*>(panel + 2 * kPanelBlocks);
   const int64_t blocks = tile.cols / 32;
   // Bytes of a row's panel; K-quants share out their 256 values evenly.
   const int64_t block_group = dtype_info(tile.type).block_values / 32;
@@ -171,9 +191,9 @@ void multiply_quantized(const MatmulTile& tile) {
                        panel + v * kPanelBlocks);
       }
       if (two) {
-        multiply_tokens<V, Kind, 2>(tile, panel, first, count, rows, by_multiplying);
+        multiply_tokens<V, Kind, 2>(tile, panel, first, count, rows, resting, by_multiplying);
       } else {
-        multiply_tokens<V, Kind, 1>(tile, panel, first, count, rows, by_multiplying);
+        multiply_tokens<V, Kind, 1>(tile, panel, first, count, rows, resting, by_multiplying);
       }
     }
   }

@@ -351,7 +351,7 @@ TEST_P(AnyMatmul, ATileWritesItsOwnRowsOnly) {
   Int8Rows x8;
   quantize_rows(context(Isa::kPlain), p.x_view(), x8);
   AlignedArray<std::byte> scratch(
-      static_cast<size_t>(internal::matmul_scratch_bytes(p.type, p.cols)));
+      static_cast<size_t>(internal::matmul_scratch_bytes(p.type, p.cols, p.tokens)));
   const auto expected = multiply(context(Isa::kPlain), p);
   for (Isa isa : available_isas()) {
     const auto kernel = internal::matmul_tile_kernel(isa);
