@@ -229,7 +229,7 @@ struct Avx2 {
   }
   // The totals of kCount vectors to out[0 ... kCount): lanes 8, then 4, then 2, then 1 apart.
   template <int kCount>
-  static void store_totals(const Wide* v, float* out) {
+  [[gnu::always_inline]] static void store_totals(const Wide* v, float* out) {
     for (int i = 0; i < kCount; ++i) {
       const __m256 eight = _mm256_add_ps(v[i].low, v[i].high);
       __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

@@ -170,7 +170,7 @@ struct Avx512 {
 
   // The totals of kCount vectors to out[0 ... kCount): lanes 8, then 4, then 2, then 1 apart.
   template <int kCount>
-  static void store_totals(const Wide* v, float* out) {
+  [[gnu::always_inline]] static void store_totals(const Wide* v, float* out) {
     if constexpr (kCount == 4) {
       auto halves = [](Wide a, Wide b) {  // 8 sums of a, then 8 of b
         return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/aligned.h"
 #include "kernels/limits/limits.h"
 #include "kernels/matmul/matmul.h"
 #include "tensor/quantize.h"
@@ -37,8 +38,9 @@ void bench_matmul(benchmark::State& state, DType type, int64_t n, int64_t tokens
   quantize_row(type, values, weights.data());
   for (int64_t r = 1; r < copies * n; ++r) std::memcpy(&weights[r * row], weights.data(), row);
 
-  std::vector<float> x(static_cast<size_t>(tokens * n)), out(static_cast<size_t>(tokens * n));
-  for (float& v : x) v = normal(random);
+  // On cache lines, as a model's activations are.
+  AlignedArray<float> x(static_cast<size_t>(tokens * n)), out(static_cast<size_t>(tokens * n));
+  for (int64_t i = 0; i < tokens * n; ++i) x.data()[i] = normal(random);
   const ConstMatrixView x_view(x.data(), tokens, n, n);
   Int8Rows x8;
   const bool quantized = is_quantized(type);

@@ -45,11 +45,11 @@ template <class Element>
 template <class V, class Element, int kRows, int kTokens, bool kFetch>
 void multiply_float_piece(const FloatPiece<Element>& p) {
   typename V::Wide acc[kTokens][kRows];
-  for (int t = 0; t < kTokens; ++t) {
-    for (int r = 0; r < kRows; ++r) {
+  unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
+    unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
       acc[t][r] = p.first ? V::wide_zero() : V::widen(p.sums + (r * kFloatTileTokens + t) * 16);
-    }
-  }
+    });
+  });
   const int64_t whole = p.cols / 16 * 16, rest = p.cols - whole;
   for (int64_t k = 0; k < whole; k += 16) {
     typename V::Wide w[kRows];
@@ -72,20 +72,22 @@ void multiply_float_piece(const FloatPiece<Element>& p) {
     for (int r = 0; r < kRows; ++r) {
       w[r] = load_tail<V>(row_of(p.w, r * p.w_stride) + whole, rest);
     }
-    for (int t = 0; t < kTokens; ++t) {
+    unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
       const auto x = load_tail<V>(p.x + t * p.x_stride + whole, rest);
-      for (int r = 0; r < kRows; ++r) acc[t][r] = V::wide_fma(x, w[r], acc[t][r]);
-    }
+      unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+        acc[t][r] = V::wide_fma(x, w[r], acc[t][r]);
+      });
+    });
   }
-  for (int t = 0; t < kTokens; ++t) {
+  unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
     if (p.last) {
       V::template store_totals<kRows>(acc[t], p.out + t * p.out_stride);
     } else {
-      for (int r = 0; r < kRows; ++r) {
+      unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
         V::store_wide(p.sums + (r * kFloatTileTokens + t) * 16, acc[t][r]);
-      }
+      });
     }
-  }
+  });
 }
 
 // Rows [begin, end) of the tile times kTokens tokens.

@@ -60,7 +60,7 @@ struct Prefetch {
 // index may be an instruction's immediate.
 template <int kCount, class Body>
 [[gnu::always_inline]] inline void unrolled(Body&& body) {
-  [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
+  [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) __attribute__((always_inline)) {
     (body(std::integral_constant<int, kIndex>{}), ...);
   }
   (std::make_integer_sequence<int, kCount>{});
