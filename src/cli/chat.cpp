@@ -7,6 +7,7 @@
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/line_reader.h"
+#include "cli/pictures.h"
 #include "formats/json.h"
 
 namespace drover {
@@ -17,6 +18,7 @@ namespace json = boost::json;
 constexpr char kHelp[] =
     "Type a question; \"\"\" begins and ends one of several lines.\n"
     "  /help            this text\n"
+    "  /image FILE      show a picture (JPEG, PNG, WebP) with the next question\n"
     "  /system [TEXT]   set what the model is told first; without TEXT, show it\n"
     "  /clear           forget the conversation\n"
     "  /save FILE       write the conversation as JSON\n"
@@ -89,15 +91,50 @@ class Chat {
     return line.find_first_not_of(" \t\r\n") != std::string::npos;
   }
 
-  std::vector<Message> with_system(std::vector<Message> messages) const {
-    if (!system_.empty()) messages.insert(messages.begin(), {"system", system_});
-    return messages;
+  // A picture of the conversation, and the file it came from.
+  struct Shown {
+    std::string file;
+    std::shared_ptr<const EncodedPicture> picture;
+  };
+  // A turn as it is kept. The pictures stand before its text, or where it says <image>.
+  struct Turn {
+    std::string role;
+    std::string text;
+    std::vector<Shown> pictures;
+  };
+
+  Prompt prompt(const std::vector<Turn>& turns) const {
+    Prompt out;
+    std::vector<Message> messages;
+    if (!system_.empty()) messages.push_back({"system", system_});
+    for (const Turn& turn : turns) {
+      std::vector<PictureTokens> places;
+      for (const Shown& shown : turn.pictures) {
+        places.push_back(shown.picture->tokens);
+        out.pictures.push_back(shown.picture);
+      }
+      messages.push_back({turn.role, place_pictures(turn.text, places)});
+    }
+    out.tokens = render_chat(format_, model_->tokenizer(), messages, true);
+    return out;
+  }
+
+  Shown look_at(const std::string& file) {
+    if (!encoder_) encoder_.emplace(*model_, *context_);
+    InterruptGuard interrupt(InterruptGuard::Repeat::kIgnored);
+    try {
+      return {file, Pictures(*model_, {&file, 1}).encode(*encoder_).front()};
+    } catch (const Error& error) {
+      // Ctrl-C drops the picture, not the conversation.
+      if (error.kind() != ErrorKind::kCancelled || InterruptGuard::signal() != SIGINT) throw;
+      throw_error(ErrorKind::kUsage, "{}: not looked at to the end", printable(file, 300));
+    }
   }
 
   void answer(const std::string& question) {
-    std::vector<Message> messages = messages_;
-    messages.push_back({"user", question});
-    const auto tokens = render_chat(format_, model_->tokenizer(), with_system(messages), true);
+    std::vector<Turn> turns = turns_;
+    turns.push_back({"user", question, waiting_});
+    const Prompt shown = prompt(turns);
     Answer answer;
     {
       InterruptGuard interrupt(InterruptGuard::Repeat::kIgnored);
@@ -107,7 +144,7 @@ class Chat {
         bar.reset();
         print_out(piece);
       };
-      answer = session_.generate(tokens, options_, listener);
+      answer = session_.generate(shown, options_, listener);
     }
     print_out("\n");
     if (answer.finish == FinishReason::kCancelled && InterruptGuard::signal() != SIGINT) {
@@ -122,8 +159,9 @@ class Chat {
     if (!flags_.quiet && lines_.terminal()) fmt::print(stderr, "[{}]\n", speed_line(answer));
     // A question that was stopped before its answer began was not asked.
     if (answer.finish == FinishReason::kCancelled && answer.text.empty()) return;
-    messages.push_back({"assistant", answer.text});
-    messages_ = std::move(messages);
+    turns.push_back({"assistant", answer.text, {}});
+    turns_ = std::move(turns);
+    waiting_.clear();
   }
 
   // False to leave.
@@ -136,7 +174,8 @@ class Chat {
     if (command == "/help") {
       print_out(kHelp);
     } else if (command == "/clear") {
-      messages_.clear();
+      turns_.clear();
+      waiting_.clear();
       session_.clear();
       print_out("Forgotten.\n");
     } else if (command == "/system") {
@@ -146,6 +185,10 @@ class Chat {
         system_ = rest;
         print_out("Set.\n");
       }
+    } else if (command == "/image") {
+      if (rest.empty()) throw_error(ErrorKind::kUsage, "/image: expected a file name");
+      waiting_.push_back(look_at(rest));
+      print_out("Seen; ask about it.\n");
     } else if (command == "/save") {
       save(rest);
     } else if (command == "/load") {
@@ -156,11 +199,24 @@ class Chat {
     return true;
   }
 
+  // As the OpenAI API has messages; a picture is a part with the address of its file.
   void save(const std::string& file) const {
     if (file.empty()) throw_error(ErrorKind::kUsage, "/save: expected a file name");
     json::array messages;
-    for (const Message& message : with_system(messages_)) {
-      messages.push_back({{"role", message.role}, {"content", message.content}});
+    if (!system_.empty()) messages.push_back({{"role", "system"}, {"content", system_}});
+    for (const Turn& turn : turns_) {
+      json::value content(turn.text);
+      if (!turn.pictures.empty()) {
+        json::array parts;
+        for (const Shown& shown : turn.pictures) {
+          const std::string path = std::filesystem::absolute(shown.file).string();
+          parts.push_back(
+              {{"type", "image_url"}, {"image_url", {{"url", as_utf8("file://" + path)}}}});
+        }
+        parts.push_back({{"type", "text"}, {"text", turn.text}});
+        content = std::move(parts);
+      }
+      messages.push_back({{"role", turn.role}, {"content", std::move(content)}});
     }
     write_file(file, json::serialize(json::object{{"messages", messages}}) + "\n");
     print_out(fmt::format("Saved {} messages.\n", messages.size()));
@@ -174,26 +230,53 @@ class Chat {
       throw_error(ErrorKind::kBadData, "{}: expected {{\"messages\": [...]}}",
                   printable(file, 300));
     }
-    std::vector<Message> messages;
+    std::vector<Turn> turns;
     std::string system;
     for (const json::value& entry : list->get_array()) {
       const json::object* object = entry.if_object();
       const json::value* role = object != nullptr ? object->if_contains("role") : nullptr;
       const json::value* content = object != nullptr ? object->if_contains("content") : nullptr;
-      if (role == nullptr || content == nullptr || !role->is_string() || !content->is_string()) {
+      if (role == nullptr || content == nullptr || !role->is_string() ||
+          !(content->is_string() || content->is_array())) {
         throw_error(ErrorKind::kBadData, "{}: expected role and content in every message",
                     printable(file, 300));
       }
-      Message message{std::string(role->get_string()), std::string(content->get_string())};
-      if (message.role == "system" && messages.empty() && system.empty()) {
-        system = message.content;
+      Turn turn{std::string(role->get_string()), {}, {}};
+      if (content->is_string()) {
+        turn.text = std::string(content->get_string());
       } else {
-        messages.push_back(std::move(message));
+        for (const json::value& part : content->get_array()) load_part(part, file, turn);
+      }
+      if (turn.role == "system" && turns.empty() && system.empty()) {
+        system = turn.text;
+      } else {
+        turns.push_back(std::move(turn));
       }
     }
-    messages_ = std::move(messages);
+    turns_ = std::move(turns);
+    waiting_.clear();
     system_ = std::move(system);
-    print_out(fmt::format("Loaded {} messages.\n", messages_.size()));
+    print_out(fmt::format("Loaded {} messages.\n", turns_.size()));
+  }
+
+  void load_part(const json::value& part, const std::string& file, Turn& turn) {
+    static const json::object kNothing;
+    const JsonFields fields(part.is_object() ? part.get_object() : kNothing,
+                            printable(file, 300) + ": a part of a message");
+    const std::string_view type = fields.required_text("type");
+    if (type == "text") {
+      turn.text += fields.required_text("text");
+      return;
+    }
+    constexpr std::string_view kScheme = "file://";
+    const std::string url(
+        type == "image_url" ? fields.required_fields("image_url").required_text("url") : "");
+    if (!url.starts_with(kScheme)) {
+      throw_error(ErrorKind::kUnsupported,
+                  "{}: expected a text, or an image_url with file://, got '{}'", fields.where(),
+                  printable(url.empty() ? type : url));
+    }
+    turn.pictures.push_back(look_at(url.substr(kScheme.size())));
   }
 
   const ChatFlags& flags_;
@@ -204,7 +287,9 @@ class Chat {
   GenerateOptions options_;
   LineReader lines_;
   std::string system_;
-  std::vector<Message> messages_;
+  std::vector<Turn> turns_;
+  std::vector<Shown> waiting_;  // for the next question
+  std::optional<PictureEncoder> encoder_;
 };
 
 }  // namespace
@@ -213,6 +298,7 @@ void add_chat(CLI::App& app) {
   auto flags = std::make_shared<ChatFlags>();
   CLI::App* command = app.add_subcommand("chat", "Talk with a model");
   flags->model_flags.add_model(*command);
+  flags->model_flags.add_mmproj(*command);
   command->add_option("--system", flags->system, "What the model is told first");
   command->add_option("--chat-format", flags->chat_format,
                       "llama4, llama3 or chatml; what the model's file says if unset");

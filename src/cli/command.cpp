@@ -56,9 +56,17 @@ void ModelFlags::add_session(CLI::App& command) {
       ->envname("DROVER_CACHE_TYPE");
 }
 
+void ModelFlags::add_mmproj(CLI::App& command) {
+  command
+      .add_option("--mmproj", mmproj,
+                  "A GGUF file with the model's vision encoder, if it is in one of its own")
+      ->type_name("FILE")
+      ->envname("DROVER_MMPROJ");
+}
+
 std::unique_ptr<Model> ModelFlags::load() const {
   ProgressBar bar("loading", "bytes");
-  return Model::load(model, cancellable(bar.callback()));
+  return Model::load(model, cancellable(bar.callback()), mmproj);
 }
 
 std::unique_ptr<Context> ModelFlags::make_context() const {

@@ -21,6 +21,7 @@ namespace drover {
 // MODEL and the flags of the machine.
 struct ModelFlags {
   std::string model;
+  std::string mmproj;
   int threads = 0;  // 0: the physical cores
   std::string isa;  // empty: the best there is
   int64_t context = 0;
@@ -30,6 +31,7 @@ struct ModelFlags {
   void add_model(CLI::App& command);    // MODEL
   void add_machine(CLI::App& command);  // --threads, --isa
   void add_session(CLI::App& command);  // --context, --batch, --cache-type
+  void add_mmproj(CLI::App& command);   // --mmproj
 
   std::unique_ptr<Model> load() const;  // with a progress bar
   std::unique_ptr<Context> make_context() const;

@@ -38,6 +38,8 @@ struct Export {
   bool pure = false;
   std::vector<std::string> rules;
   std::string importance_file;
+  std::string mmproj;
+  bool no_vision = false;
   bool force = false;
   bool json = false;
 
@@ -68,6 +70,12 @@ void Export::add_options(CLI::App& command) {
       .add_option("--importance,--imatrix", importance_file,
                   "Round with respect to what `score --importance` or llama-imatrix found")
       ->type_name("FILE");
+  CLI::Option* apart =
+      command
+          .add_option("--mmproj", mmproj,
+                      "Write the vision encoder to a file of its own, as llama.cpp wants it")
+          ->type_name("FILE");
+  command.add_flag("--no-vision", no_vision, "Leave the vision encoder out")->excludes(apart);
   command.add_flag("--force", force, "Write over an existing file");
   command.footer(
       "Types:\n" + wrapped(mixture_names()) +
@@ -135,11 +143,14 @@ void Export::report(const GgufExport& work, double seconds) const {
 
 void Export::operator()() const {
   ExportOptions chosen = options();
-  if (std::filesystem::exists(out) && !force) {
-    throw Error(ErrorKind::kCannotWrite, fmt::format("{}: already exists", printable(out, 300)),
-                "--force writes over it");
+  for (const std::string& file : {out, mmproj}) {
+    if (file.empty() && &file != &out) continue;
+    if (std::filesystem::exists(file) && !force) {
+      throw Error(ErrorKind::kCannotWrite, fmt::format("{}: already exists", printable(file, 300)),
+                  "--force writes over it");
+    }
+    check_can_create(file);
   }
-  check_can_create(out);
   std::optional<Importance> importance;
   if (!importance_file.empty()) {
     chosen.importance = &importance.emplace(Importance::load(importance_file));
@@ -147,22 +158,34 @@ void Export::operator()() const {
   const std::filesystem::path source = locate_model(in);
   std::optional<HuggingfaceFolder> folder;
   std::optional<GgufFile> file;
-  std::optional<GgufExport> work;
   if (!quantizes || std::filesystem::is_directory(source)) {
-    work.emplace(folder.emplace(HuggingfaceFolder::open(source)), chosen);
+    folder = HuggingfaceFolder::open(source);
   } else {
-    work.emplace(file.emplace(GgufFile::open(source)), chosen);
+    file = GgufFile::open(source);
   }
-  for (const std::string& warning : work->warnings()) warn(warning);
+  // All is decided and checked before the first byte is written.
+  std::optional<GgufExport> model, vision;
+  const auto plan = [&](std::optional<GgufExport>& work, ExportPart part) {
+    chosen.part = part;
+    folder ? work.emplace(*folder, chosen) : work.emplace(*file, chosen);
+  };
+  const bool whole = mmproj.empty() && !no_vision;
+  plan(model, whole ? ExportPart::kWhole : ExportPart::kText);
+  if (!mmproj.empty()) plan(vision, ExportPart::kVision);
+  for (const std::string& warning : model->warnings()) warn(warning);
   const auto context = machine.make_context();
   InterruptGuard interrupt;  // a stopped conversion leaves nothing behind
   const auto start = std::chrono::steady_clock::now();
   {
     ProgressBar bar(quantizes ? "quantizing" : "converting", "bytes");
-    work->write(*context, out, cancellable(bar.callback()));
+    model->write(*context, out, cancellable(bar.callback()));
+  }
+  if (vision) {
+    ProgressBar bar("vision", "bytes");
+    vision->write(*context, mmproj, cancellable(bar.callback()));
   }
   if (!quantizes) return;
-  report(*work, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  report(*model, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 
 #include "cli/command.h"
 #include "cli/licence.h"
+#include "cli/pictures.h"
+#include "image/png_writer.h"
 #include "model/tensor_table.h"
 #include "model/vocabulary_source.h"
 
@@ -21,6 +23,7 @@ struct Facts {
   std::string path;
   std::string format;  // "GGUF version 3", "Hugging Face folder, 3 shards"
   ModelConfig config;
+  std::optional<VisionConfig> vision;
   std::vector<NamedTensor> tensors;
   LicenceNote licence;
   std::optional<Vocabulary> vocabulary;
@@ -29,10 +32,15 @@ struct Facts {
 
 struct Inspect {
   std::string model;
+  std::vector<std::string> images;
+  std::string tiles_folder;
+  std::string mmproj;
   bool tensors = false;
   bool json = false;
 
   void operator()() const;
+  void model_facts() const;
+  void picture_facts() const;
 };
 
 template <typename Source>
@@ -138,6 +146,30 @@ std::vector<std::pair<std::string_view, std::string>> architecture_words(const M
   return out;
 }
 
+std::string vision_words(const VisionConfig& c) {
+  return fmt::format(
+      "{} layers of width {}, {} heads, patches of {} px; tiles of {} px, {} tokens each, at most "
+      "{} "
+      "and the whole; {} parameters",
+      c.layer_count, c.hidden, c.heads, c.patch, c.tiles.size, c.tile_tokens(), c.tiles.max_tiles,
+      human_count(c.parameters()));
+}
+
+json::object vision_json(const VisionConfig& c) {
+  return {{"layers", c.layer_count},
+          {"hidden", c.hidden},
+          {"heads", c.heads},
+          {"width", c.width},
+          {"patch", c.patch},
+          {"tile", c.tiles.size},
+          {"max_tiles", c.tiles.max_tiles},
+          {"tile_tokens", c.tile_tokens()},
+          {"adapter", c.adapter},
+          {"norm_eps", c.norm_eps},
+          {"rope_theta", c.rope_theta},
+          {"parameters", c.parameters()}};
+}
+
 std::string as_text(const Facts& f, bool tensors) {
   std::string text;
   const auto out = std::back_inserter(text);
@@ -168,6 +200,7 @@ std::string as_text(const Facts& f, bool tensors) {
   for (const auto& [label, words] : architecture_words(c)) {
     fmt::format_to(out, "  {:<12} {}\n", label, words);
   }
+  if (f.vision) fmt::format_to(out, "  {:<12} {}\n", "vision", vision_words(*f.vision));
   for (const DType type : {DType::kI8, DType::kBF16, DType::kF32}) {
     const CacheLayout layout = c.cache_layout(type);
     fmt::format_to(out, "  {:<12} {} per token on global layers",
@@ -263,6 +296,7 @@ std::string as_json(const Facts& f, bool tensors) {
                    {"weight_bytes", bytes},
                    {"tensor_types", types},
                    {"cache", cache}};
+  out["vision"] = f.vision ? json::value(vision_json(*f.vision)) : json::value();
   if (f.vocabulary) {
     out["tokenizer"] =
         json::object{{"tokens", f.vocabulary->tokens.size()},
@@ -280,7 +314,7 @@ std::string as_json(const Facts& f, bool tensors) {
   return json::serialize(out) + '\n';
 }
 
-void Inspect::operator()() const {
+void Inspect::model_facts() const {
   Facts facts;
   const std::filesystem::path path = locate_model(model);
   facts.path = path.string();
@@ -292,6 +326,9 @@ void Inspect::operator()() const {
     facts.format = fmt::format("Hugging Face folder, {} {}", files, files == 1 ? "file" : "shards");
     facts.config = config_from_huggingface(folder->config, (path / "config.json").string());
     decoder_tensors(*folder, facts.config);  // says what is missing, if anything is
+    if (const auto vision = vision_from_huggingface(*folder, facts.config.hidden)) {
+      facts.vision = vision->config;
+    }
     facts.tensors.assign(folder->weights.tensors().begin(), folder->weights.tensors().end());
     facts.licence = licence_of(*folder);
     read_vocabulary(facts, *folder);
@@ -300,6 +337,9 @@ void Inspect::operator()() const {
     facts.format = fmt::format("GGUF version {}", gguf->version());
     facts.config = config_from_gguf(*gguf);
     weights_from_gguf(*gguf, facts.config);  // the same
+    if (const auto vision = vision_from_gguf(*gguf, facts.config.hidden)) {
+      facts.vision = vision->config;
+    }
     facts.tensors.assign(gguf->tensors().begin(), gguf->tensors().end());
     facts.licence = licence_of(*gguf);
     read_vocabulary(facts, *gguf);
@@ -307,19 +347,110 @@ void Inspect::operator()() const {
   print_out(json ? as_json(facts, tensors) : as_text(facts, tensors));
 }
 
+// The eyes of the model that was named, or the released ones.
+VisionConfig vision_rules(const std::string& model, const std::string& mmproj) {
+  if (!mmproj.empty()) {
+    if (const auto config = vision_config_from_gguf(GgufFile::open(locate_model(mmproj)), {})) {
+      return *config;
+    }
+    throw_error(ErrorKind::kBadData, "{}: expected a vision encoder (clip.vision.*), got none",
+                printable(mmproj, 300));
+  }
+  VisionConfig released;
+  released.patch = 14;
+  released.shuffle = 2;
+  if (model.empty()) return released;
+  const std::filesystem::path path = locate_model(model);
+  std::optional<VisionConfig> config;
+  if (std::filesystem::is_directory(path)) {
+    config = vision_config_from_huggingface(HuggingfaceFolder::open_config_only(path), 1);
+  } else {
+    config = vision_config_from_gguf(GgufFile::open(path), {});
+  }
+  if (!config) {
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("{}: this model is text only and cannot see pictures", path.string()),
+                "without a model, --image shows what the released models would see");
+  }
+  return *config;
+}
+
+void Inspect::picture_facts() const {
+  const VisionConfig config = vision_rules(model, mmproj);
+  if (!tiles_folder.empty() && !std::filesystem::is_directory(tiles_folder)) {
+    throw Error(ErrorKind::kCannotWrite,
+                fmt::format("{}: expected a folder for the tiles", printable(tiles_folder, 300)),
+                "make the folder first");
+  }
+  json::array list;
+  for (size_t i = 0; i < images.size(); ++i) {
+    const Image image = read_image(images[i]);
+    const TiledImage tiled = cut_tiles(config.tiles, image);
+    const TileLayout& layout = tiled.layout;
+    const PictureTokens picture = picture_tokens(config, layout);
+    const int64_t size = tiled.size, tokens = picture.length();
+    if (json) {
+      list.push_back({{"image", as_utf8(images[i])},
+                      {"width", image.width},
+                      {"height", image.height},
+                      {"canvas", {{"rows", layout.rows}, {"cols", layout.cols}}},
+                      {"resized", {{"width", layout.width}, {"height", layout.height}}},
+                      {"tile", size},
+                      {"tiles", layout.tiles()},
+                      {"tokens", tokens}});
+    } else {
+      print_out(fmt::format(
+          "{}\n  picture      {} x {} pixels\n  canvas       {} x {} tiles of {} px ({} x {} px)\n"
+          "  resized to   {} x {}\n  tiles        {}{}\n  tokens       {}\n",
+          printable(images[i], 300), image.width, image.height, layout.cols, layout.rows, size,
+          layout.cols * size, layout.rows * size, layout.width, layout.height, layout.tiles(),
+          layout.tiles() > 1 ? ", the last one the whole picture" : "", tokens));
+    }
+    for (int64_t t = 0; !tiles_folder.empty() && t < layout.tiles(); ++t) {
+      const std::string name = fmt::format("image{}-tile{:02}.png", i + 1, t + 1);
+      write_png(std::filesystem::path(tiles_folder) / name, tiled.tile(t), size, size);
+    }
+  }
+  if (json) print_out(json::serialize(list) + '\n');
+}
+
+void Inspect::operator()() const {
+  if (images.empty() && model.empty()) {
+    throw Error(ErrorKind::kUsage, "inspect: expected a model, or pictures",
+                "drover inspect MODEL, or drover inspect --image FILE");
+  }
+  if (images.empty() && !tiles_folder.empty()) {
+    throw_error(ErrorKind::kUsage, "inspect: expected --image FILE with --tiles FOLDER");
+  }
+  if (images.empty()) return model_facts();
+  picture_facts();
+}
+
 }  // namespace
 
 void add_inspect(CLI::App& app) {
   auto inspect = std::make_shared<Inspect>();
-  CLI::App* command =
-      app.add_subcommand("inspect", "Show what is in a model file, and its licence");
+  CLI::App* command = app.add_subcommand(
+      "inspect",
+      "Show what is in a model file, and its licence; or what a model sees of a picture");
   command
       ->add_option("model,-m,--model", inspect->model,
                    "A GGUF file, a Hugging Face folder, or a name in the local model folder")
       ->type_name("MODEL")
-      ->envname("DROVER_MODEL")
-      ->required();
+      ->envname("DROVER_MODEL");
   command->add_flag("--tensors", inspect->tensors, "List every tensor");
+  command
+      ->add_option("--image", inspect->images,
+                   "A picture: show its canvas, tiles and tokens instead; with MODEL as that model "
+                   "sees it. May be given several times; - reads standard input")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
+  command->add_option("--tiles", inspect->tiles_folder, "Write the pictures' tiles there, as PNG")
+      ->type_name("FOLDER");
+  command
+      ->add_option("--mmproj", inspect->mmproj,
+                   "A GGUF file with the vision encoder that --image asks about")
+      ->type_name("FILE");
   command->add_flag("--json", inspect->json, "Print one JSON object");
   command->callback([inspect] { (*inspect)(); });
 }

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <iostream>
 #include <iterator>
@@ -9,6 +10,7 @@
 
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/pictures.h"
 
 namespace drover {
 namespace {
@@ -17,6 +19,7 @@ struct Run {
   ModelFlags model_flags;
   SamplingFlags sampling;
   std::optional<std::string> prompt;
+  std::vector<std::string> images;
   std::string system;
   std::string chat_format;
   bool raw = false;
@@ -26,6 +29,7 @@ struct Run {
 
   void operator()() const;
   std::string read_prompt() const;
+  std::vector<Token> continue_text(const Tokenizer& tokenizer, std::span<const Part> parts) const;
 };
 
 std::string Run::read_prompt() const {
@@ -33,6 +37,10 @@ std::string Run::read_prompt() const {
     if (prompt->empty())
       throw_error(ErrorKind::kUsage, "prompt: expected a text, got an empty one");
     return *prompt;
+  }
+  if (std::count(images.begin(), images.end(), "-") > 0) {
+    throw Error(ErrorKind::kUsage, "prompt: standard input is a picture already",
+                "give the prompt as an argument");
   }
   if (!prompt && ::isatty(STDIN_FILENO) == 1) {
     throw Error(ErrorKind::kUsage, "prompt: expected a text, got none",
@@ -47,6 +55,31 @@ std::string Run::read_prompt() const {
   return text;
 }
 
+// The tokens of a text that is continued as it is.
+std::vector<Token> Run::continue_text(const Tokenizer& tokenizer,
+                                      std::span<const Part> parts) const {
+  if (!system.empty()) {
+    throw Error(ErrorKind::kUsage, "system: this model has no chat format to put it in",
+                "put the text in the prompt, or choose a --chat-format");
+  }
+  std::vector<Token> tokens;
+  for (const Part& part : parts) {
+    if (part.picture) {
+      append_picture(tokenizer, *part.picture, tokens);
+    } else if (special) {
+      const std::vector<Token> more = tokenizer.encode_special(part.text);
+      tokens.insert(tokens.end(), more.begin(), more.end());
+    } else {
+      tokenizer.encode(part.text, tokens);
+    }
+  }
+  const Vocabulary& vocabulary = tokenizer.vocabulary();
+  const bool has_bos = !tokens.empty() && vocabulary.bos && tokens.front() == *vocabulary.bos;
+  if (vocabulary.add_bos && vocabulary.bos && !has_bos)
+    tokens.insert(tokens.begin(), *vocabulary.bos);
+  return tokens;
+}
+
 void Run::operator()() const {
   const std::string text = read_prompt();
   const auto context = model_flags.make_context();
@@ -55,25 +88,21 @@ void Run::operator()() const {
   const Tokenizer& tokenizer = model->tokenizer();
   const ChatFormat format = raw ? ChatFormat::kNone : choose_chat_format(*model, chat_format);
 
-  std::vector<Token> tokens;
+  const Pictures pictures(*model, images);
+  const std::vector<Part> parts = place_pictures(text, pictures.tokens());
+  Prompt shown;
   if (format == ChatFormat::kNone) {
-    if (!system.empty()) {
-      throw Error(ErrorKind::kUsage, "system: this model has no chat format to put it in",
-                  "put the text in the prompt, or choose a --chat-format");
-    }
-    tokens = special ? tokenizer.encode_special(text) : tokenizer.encode(text);
-    const Vocabulary& vocabulary = tokenizer.vocabulary();
-    const bool has_bos = !tokens.empty() && vocabulary.bos && tokens.front() == *vocabulary.bos;
-    if (vocabulary.add_bos && vocabulary.bos && !has_bos)
-      tokens.insert(tokens.begin(), *vocabulary.bos);
+    shown.tokens = continue_text(tokenizer, parts);
   } else {
     std::vector<Message> messages;
     if (!system.empty()) messages.push_back({"system", system});
-    messages.push_back({"user", text});
-    tokens = render_chat(format, tokenizer, messages, /*add_generation_prompt=*/true);
+    messages.push_back({"user", parts});
+    shown.tokens = render_chat(format, tokenizer, messages, /*add_generation_prompt=*/true);
   }
 
   Session session(*model, *context, model_flags.session_options());
+  session.expect_room(static_cast<int64_t>(shown.tokens.size()));
+  shown.pictures = pictures.encode(*model, *context);
   GenerateOptions options = sampling.options(*model, format);
   options.show_special = special;
   Answer answer;
@@ -84,7 +113,7 @@ void Run::operator()() const {
       bar.reset();
       if (!json) print_out(piece);
     };
-    answer = session.generate(tokens, options, listener);
+    answer = session.generate(shown, options, listener);
   }
 
   if (json) {
@@ -117,6 +146,14 @@ void add_run(CLI::App& app) {
       "A GGUF file, Hugging Face folder or local name (with the variable, use -p)");
   command->add_option("prompt,-p,--prompt", run->prompt,
                       "What to ask; - or nothing reads standard input");
+  command
+      ->add_option(
+          "--image", run->images,
+          "A picture, JPEG, PNG or WebP; - reads standard input. May be given several times: "
+          "each <image> in the prompt is the place of one, otherwise they stand before it")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
+  run->model_flags.add_mmproj(*command);
   command->add_option("--system", run->system, "What the model is told before the prompt");
   command->add_flag("--raw", run->raw, "Continue the text as it is, without a chat format");
   command->add_option("--chat-format", run->chat_format,

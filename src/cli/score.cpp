@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <charconv>
 #include <iostream>
@@ -11,6 +12,7 @@
 
 #include "base/mapped_file.h"
 #include "cli/command.h"
+#include "cli/pictures.h"
 #include "eval/collect_importance.h"
 
 namespace drover {
@@ -22,10 +24,12 @@ struct Score {
   std::string tokens;
   std::string logits_file;
   std::string importance_file;
+  std::vector<std::string> images;
   bool json = false;
 
   void operator()() const;
-  void perplexity(const Model& model, Session& session, const ImportanceCollector* seen) const;
+  void perplexity(const Model& model, Context& context, Session& session,
+                  const ImportanceCollector* seen) const;
 };
 
 // "1,2,3" with any white space.
@@ -53,19 +57,30 @@ std::vector<Token> parse_tokens(const std::string& text) {
   return out;
 }
 
-void Score::perplexity(const Model& model, Session& session,
+void Score::perplexity(const Model& model, Context& context, Session& session,
                        const ImportanceCollector* seen) const {
   const std::string text = text_file == "-"
                                ? std::string(std::istreambuf_iterator<char>(std::cin), {})
                                : read_file(text_file, size_t{1} << 30);
   const Tokenizer& tokenizer = model.tokenizer();
   const Vocabulary& vocabulary = tokenizer.vocabulary();
-  const std::vector<Token> ids = tokenizer.encode(text);
+  const Pictures pictures(model, images);
+  Prompt shown;
+  for (const Part& part : place_pictures(text, pictures.tokens())) {
+    if (part.picture) {
+      append_picture(tokenizer, *part.picture, shown.tokens);
+    } else {
+      tokenizer.encode(part.text, shown.tokens);
+    }
+  }
+  if (!images.empty()) session.expect_room(static_cast<int64_t>(shown.tokens.size()));
+  shown.pictures = pictures.encode(model, context);
   TextScore score;
   {
     ProgressBar bar("scoring", "tokens");
-    score = score_text(session, ids, vocabulary.add_bos ? vocabulary.bos : std::nullopt,
-                       cancellable(bar.callback()));
+    score =
+        score_text(session, tokenizer, shown, vocabulary.add_bos ? vocabulary.bos : std::nullopt,
+                   cancellable(bar.callback()));
   }
   std::vector<std::string> gaps;
   if (seen != nullptr) {
@@ -106,6 +121,9 @@ void Score::operator()() const {
   if (!importance_file.empty() && text_file.empty()) {
     throw_error(ErrorKind::kUsage, "score: expected --text FILE with --importance FILE");
   }
+  if (text_file == "-" && std::count(images.begin(), images.end(), "-") > 0) {
+    throw_error(ErrorKind::kUsage, "score: standard input cannot be both the text and a picture");
+  }
   const std::vector<Token> ids = tokens.empty() ? std::vector<Token>() : parse_tokens(tokens);
   for (const std::string& file : {logits_file, importance_file}) {
     if (!file.empty()) check_can_create(file);
@@ -127,10 +145,12 @@ void Score::operator()() const {
   std::optional<ImportanceCollector> collector;
   if (!importance_file.empty()) options.observer = &collector.emplace(*context, *model);
   Session session(*model, *context, options);
-  if (ids.empty()) return perplexity(*model, session, collector ? &*collector : nullptr);
+  if (ids.empty()) return perplexity(*model, *context, session, collector ? &*collector : nullptr);
+  // The patch tokens of the list are the pictures' places.
+  const Prompt shown{ids, Pictures(*model, images).encode(*model, *context)};
   {
     ProgressBar bar("scoring", "tokens");
-    write_logits(session, ids, logits_file, cancellable(bar.callback()));
+    write_logits(session, shown, logits_file, cancellable(bar.callback()));
   }
   if (json) {
     boost::json::object out;
@@ -162,6 +182,14 @@ void add_score(CLI::App& app) {
       ->add_option("--importance", score->importance_file,
                    "Also write how much each input matters on that text, for quantize --importance")
       ->type_name("FILE");
+  command
+      ->add_option(
+          "--image", score->images,
+          "A picture; may be given several times. Each <image> in the text is the place of "
+          "one, otherwise they stand before it; with --tokens, their patch tokens are")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
+  score->model_flags.add_mmproj(*command);
   command->add_flag("--json", score->json, "Print one JSON object");
   score->model_flags.add_machine(*command);
   score->model_flags.add_session(*command);

@@ -77,15 +77,79 @@ Session::Session(const Model& model, Context& context, const SessionOptions& opt
 
 void Session::clear() {
   cache_.rewind(0);
-  text_.clear();
+  cut_text(0);
 }
 
-bool Session::feed(std::span<const Token> tokens, const Listener& listener, int64_t done,
-                   int64_t total) {
+void Session::expect_room(int64_t tokens) const {
+  if (tokens <= cache_.context()) return;
+  throw Error(ErrorKind::kLimit,
+              fmt::format("prompt: expected at most the context of {} tokens, got {}",
+                          cache_.context(), tokens),
+              "ask for a larger context with --context, or shorten the text");
+}
+
+void Session::cut_text(int64_t length) {
+  text_.resize(static_cast<size_t>(length));
+  while (!pictures_.empty() && pictures_.back().first >= length) pictures_.pop_back();
+}
+
+std::pair<std::vector<Session::Placed>, Session::Embeddings> Session::place(
+    const Prompt& prompt) const {
+  if (prompt.pictures.empty()) return {};
+  const Vision& vision = model_.vision();
+  std::vector<Placed> placed;
+  Embeddings embeddings(prompt.tokens.size(), nullptr);
+  size_t next = 0;  // picture
+  int64_t rows = 0, row = 0, wanted = 0;
+  for (const auto& picture : prompt.pictures) rows += picture->tokens.patches();
+  for (size_t i = 0; i < prompt.tokens.size(); ++i) {
+    if (prompt.tokens[i] != vision.config.patch_token) continue;
+    if (++wanted > rows) continue;
+    if (row == 0) placed.push_back({static_cast<int64_t>(i), prompt.pictures[next]});
+    embeddings[i] = prompt.pictures[next]->row(row);
+    if (++row == prompt.pictures[next]->tokens.patches()) {
+      ++next;
+      row = 0;
+    }
+  }
+  if (wanted != rows) {
+    throw_error(ErrorKind::kUsage,
+                "pictures: expected {} patch tokens in the prompt for {} pictures, got {}", rows,
+                prompt.pictures.size(), wanted);
+  }
+  return {std::move(placed), std::move(embeddings)};
+}
+
+int64_t Session::shared_with(const Prompt& prompt, std::span<const Placed> pictures) const {
+  // The last token is computed anew, for its logits.
+  const auto& tokens = prompt.tokens;
+  const auto differs = std::mismatch(tokens.begin(), tokens.end() - 1, text_.begin(), text_.end());
+  int64_t same = differs.first - tokens.begin();
+  for (size_t i = 0; i < std::max(pictures.size(), pictures_.size()); ++i) {
+    const Placed* here = i < pictures.size() ? &pictures[i] : nullptr;
+    const Placed* there = i < pictures_.size() ? &pictures_[i] : nullptr;
+    if (here != nullptr && there != nullptr && here->first == there->first &&
+        here->picture->hash == there->picture->hash) {
+      continue;
+    }
+    if (here != nullptr) same = std::min(same, here->first);
+    if (there != nullptr) same = std::min(same, there->first);
+    break;
+  }
+  return same;
+}
+
+bool Session::feed(std::span<const Token> tokens, std::span<const float* const> embeddings,
+                   const Listener& listener, int64_t done, int64_t total) {
   while (!tokens.empty()) {
-    const auto piece = tokens.first(std::min<size_t>(tokens.size(), options_.batch));
-    tokens = tokens.subspan(piece.size());
-    const SequenceSlice slice{&cache_, piece, tokens.empty() ? 1 : 0};
+    const size_t count = std::min<size_t>(tokens.size(), options_.batch);
+    const auto piece = tokens.first(count);
+    tokens = tokens.subspan(count);
+    SequenceSlice slice{&cache_, piece, tokens.empty() ? 1 : 0};
+    if (!embeddings.empty()) {
+      slice.embeddings = embeddings.first(count);
+      embeddings = embeddings.subspan(count);
+    }
     const int64_t vocab = static_cast<int64_t>(logits_.size());
     const int64_t n = slice.tokens.size(), layers = model_.config().layer_count();
     const auto between_layers = [&](int64_t layer) {
@@ -95,7 +159,7 @@ bool Session::feed(std::span<const Token> tokens, const Listener& listener, int6
     if (cancelled(listener)) return false;
     if (!decoder_.forward({&slice, 1}, {logits_.data(), slice.logits, vocab, vocab},
                           between_layers)) {
-      text_.resize(cache_.rewind(cache_.length()));
+      cut_text(cache_.rewind(cache_.length()));
       return false;
     }
     text_.insert(text_.end(), piece.begin(), piece.end());
@@ -105,29 +169,27 @@ bool Session::feed(std::span<const Token> tokens, const Listener& listener, int6
   return true;
 }
 
-Answer Session::generate(std::span<const Token> prompt, const GenerateOptions& options,
+Answer Session::generate(const Prompt& prompt, const GenerateOptions& options,
                          const Listener& listener) {
   Sampler sampler(options.sampling);
   const Tokenizer& tokenizer = model_.tokenizer();
   Answer answer;
-  answer.prompt_tokens = static_cast<int64_t>(prompt.size());
-  if (prompt.empty())
+  answer.prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
+  if (prompt.tokens.empty())
     throw_error(ErrorKind::kUsage, "prompt: expected at least one token, got none");
-  if (answer.prompt_tokens > cache_.context()) {
-    throw Error(ErrorKind::kLimit,
-                fmt::format("prompt: expected at most the context of {} tokens, got {}",
-                            cache_.context(), prompt.size()),
-                "ask for a larger context with --context, or shorten the text");
-  }
+  expect_room(answer.prompt_tokens);
 
-  // Keep what the prompt shares with the text so far; its last token is computed anew, for its
-  // logits.
+  // Keep what the prompt shares with the text so far.
   const auto start = std::chrono::steady_clock::now();
-  const auto differs = std::mismatch(prompt.begin(), prompt.end() - 1, text_.begin(), text_.end());
-  answer.cached_tokens = cache_.rewind(differs.first - prompt.begin());
-  text_.resize(answer.cached_tokens);
-  const bool read = feed(prompt.subspan(answer.cached_tokens), listener, answer.cached_tokens,
-                         answer.prompt_tokens);
+  auto [pictures, embeddings] = place(prompt);
+  answer.cached_tokens = cache_.rewind(shared_with(prompt, pictures));
+  cut_text(answer.cached_tokens);
+  pictures_ = std::move(pictures);
+  const size_t kept = static_cast<size_t>(answer.cached_tokens);
+  const bool read = feed(std::span(prompt.tokens).subspan(kept),
+                         std::span(embeddings).subspan(std::min(kept, embeddings.size())), listener,
+                         answer.cached_tokens, answer.prompt_tokens);
+  cut_text(static_cast<int64_t>(text_.size()));  // and of the pictures what was read
   answer.prompt_seconds = seconds_since(start);
 
   const auto answering = std::chrono::steady_clock::now();
@@ -166,7 +228,7 @@ Answer Session::generate(std::span<const Token> prompt, const GenerateOptions& o
       break;
     }
     // A cancel between the sample and here must not lose the token that was already shown.
-    feed({&token, 1}, {}, 0, 0);
+    feed({&token, 1}, {}, {}, 0, 0);
   }
   if (!stops.found()) {
     say(stops.push(detokenizer.flush()));
@@ -176,10 +238,11 @@ Answer Session::generate(std::span<const Token> prompt, const GenerateOptions& o
   return answer;
 }
 
-void Session::score(std::span<const Token> tokens,
-                    const std::function<void(int64_t, ConstMatrixView)>& each,
+void Session::score(const Prompt& prompt, const std::function<void(int64_t, ConstMatrixView)>& each,
                     const Progress& progress) {
   clear();
+  auto [pictures, embeddings] = place(prompt);
+  const std::span tokens(prompt.tokens);
   const int64_t vocab = static_cast<int64_t>(logits_.size());
   // Logits of a large vocabulary are the largest thing in sight; 64 MB of them at a time.
   const int64_t rows = std::clamp<int64_t>((int64_t{64} << 20) / (vocab * 4), 1, options_.batch);
@@ -187,12 +250,14 @@ void Session::score(std::span<const Token> tokens,
   for (int64_t first = 0; first < static_cast<int64_t>(tokens.size()); first += rows) {
     const int64_t n = std::min<int64_t>(rows, tokens.size() - first);
     const MatrixView out{logits.data(), n, vocab, vocab};
-    const SequenceSlice slice{&cache_, tokens.subspan(first, n), n};
+    SequenceSlice slice{&cache_, tokens.subspan(first, n), n};
+    if (!embeddings.empty()) slice.embeddings = std::span(embeddings).subspan(first, n);
     decoder_.forward({&slice, 1}, out);
     each(first, out);
     if (progress) progress(first + n, tokens.size());
   }
-  text_.assign(tokens.begin(), tokens.end());
+  text_ = prompt.tokens;
+  pictures_ = std::move(pictures);
 }
 
 StopFinder::StopFinder(std::vector<std::string> stops) : stops_(std::move(stops)) {

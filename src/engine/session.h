@@ -1,7 +1,8 @@
 // One conversation with one model: feeds prompts, draws answers, keeps the cache between them.
 //
-// A Session owns its cache and the tokens in it. A new prompt that begins as the old text did is
-// read from where it differs. One thread at a time uses a Session and its Context.
+// A Session owns its cache and the tokens in it. A new prompt that begins as the old text did, with
+// the same pictures, is read from where it differs. One thread at a time uses a Session and its
+// Context.
 #pragma once
 
 #include <atomic>
@@ -12,6 +13,7 @@
 
 #include "base/progress.h"
 #include "cache/kv_cache.h"
+#include "engine/prompt.h"
 #include "engine/sampler.h"
 #include "kernels/context.h"
 #include "model/decoder.h"
@@ -69,16 +71,29 @@ class Session {
   // `model` and `context` must outlive the session.
   Session(const Model& model, Context& context, const SessionOptions& options = {});
 
-  // Reads the prompt and answers. Throws kLimit if the prompt does not fit the context, kUsage for
-  // an empty prompt or options out of range. When cancelled, what was said so far is the answer.
-  Answer generate(std::span<const Token> prompt, const GenerateOptions& options,
-                  const Listener& listener = {});
+  // Throws kLimit if a prompt of so many tokens does not fit the context.
+  void expect_room(int64_t tokens) const;
 
-  // Logits after every token of `tokens`, from a fresh start, in batches: each(first, rows) gets
+  // Reads the prompt and answers. Throws kLimit if the prompt does not fit the context, kUsage for
+  // an empty prompt, options out of range, or pictures that have not as many rows as the prompt has
+  // patch tokens. When cancelled, what was said so far is the answer.
+  Answer generate(const Prompt& prompt, const GenerateOptions& options,
+                  const Listener& listener = {});
+  Answer generate(std::span<const Token> prompt, const GenerateOptions& options,
+                  const Listener& listener = {}) {
+    return generate(Prompt{{prompt.begin(), prompt.end()}}, options, listener);
+  }
+
+  // Logits after every token of the prompt, from a fresh start, in batches: each(first, rows) gets
   // logits [n, V] of tokens first, first+1, ... The view lasts for the call.
-  void score(std::span<const Token> tokens,
+  void score(const Prompt& prompt,
              const std::function<void(int64_t first, ConstMatrixView logits)>& each,
              const Progress& progress = {});
+  void score(std::span<const Token> tokens,
+             const std::function<void(int64_t first, ConstMatrixView logits)>& each,
+             const Progress& progress = {}) {
+    score(Prompt{{tokens.begin(), tokens.end()}}, each, progress);
+  }
 
   // Forgets the conversation.
   void clear();
@@ -88,17 +103,33 @@ class Session {
   const KvCache& cache() const { return cache_; }
 
  private:
+  // A picture in a text, and where its first patch token stands.
+  struct Placed {
+    int64_t first;
+    std::shared_ptr<const EncodedPicture> picture;
+  };
+  using Embeddings = std::vector<const float*>;  // as SequenceSlice::embeddings
+
+  // Where the pictures of a prompt stand, and what is put in the place of its tokens; both empty
+  // without pictures. Throws kUsage as generate() does.
+  std::pair<std::vector<Placed>, Embeddings> place(const Prompt& prompt) const;
+  // Tokens at the start of the prompt that the cache holds with the same pictures.
+  int64_t shared_with(const Prompt& prompt, std::span<const Placed> pictures) const;
+  // The text now ends at `length`.
+  void cut_text(int64_t length);
   // Appends tokens to cache and text; the logits of the last one are then in logits_. False when
   // cancelled on the way.
-  bool feed(std::span<const Token> tokens, const Listener& listener, int64_t done, int64_t total);
+  bool feed(std::span<const Token> tokens, std::span<const float* const> embeddings,
+            const Listener& listener, int64_t done, int64_t total);
 
   const Model& model_;
   Context& context_;
   SessionOptions options_;
   KvCache cache_;
   Decoder decoder_;
-  std::vector<Token> text_;    // the tokens that the cache remembers
-  std::vector<float> logits_;  // [V], of the last token
+  std::vector<Token> text_;       // the tokens that the cache remembers
+  std::vector<Placed> pictures_;  // and the pictures, whole or cut off, in them
+  std::vector<float> logits_;     // [V], of the last token
 };
 
 // Finds the first stop string in a text that comes in pieces, and holds back what may be the

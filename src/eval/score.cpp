@@ -35,8 +35,9 @@ std::string npy_header(int64_t rows, int64_t cols) {
 
 double TextScore::perplexity() const { return std::exp(nll / static_cast<double>(tokens)); }
 
-TextScore score_text(Session& session, std::span<const Token> tokens, std::optional<Token> bos,
-                     const Progress& progress) {
+TextScore score_text(Session& session, const Tokenizer& tokenizer, const Prompt& text,
+                     std::optional<Token> bos, const Progress& progress) {
+  const std::span tokens(text.tokens);
   if (tokens.size() + (bos ? 1 : 0) < 2) {
     throw_error(ErrorKind::kUsage, "text: expected at least two tokens, got {}", tokens.size());
   }
@@ -45,20 +46,24 @@ TextScore score_text(Session& session, std::span<const Token> tokens, std::optio
     throw_error(ErrorKind::kUsage, "context: expected at least 2 tokens, got {}",
                 session.context());
   }
+  if (!text.pictures.empty())
+    session.expect_room(static_cast<int64_t>(tokens.size() + (bos ? 1 : 0)));
   TextScore score;
   size_t done = 0;
   while (done < tokens.size()) {
     const auto piece = tokens.subspan(done, std::min(room, tokens.size() - done));
-    std::vector<Token> window(piece.begin(), piece.end());
+    Prompt window{{piece.begin(), piece.end()}, text.pictures};
     ++score.windows;
-    if (bos) window.insert(window.begin(), *bos);
+    if (bos) window.tokens.insert(window.tokens.begin(), *bos);
     session.score(
         window,
         [&](int64_t first, ConstMatrixView logits) {
           for (int64_t t = 0; t < logits.rows; ++t) {
             const size_t next = static_cast<size_t>(first + t) + 1;
-            if (next == window.size()) break;
-            score.nll += negative_log_probability(logits.row(t), logits.cols, window[next]);
+            if (next == window.tokens.size()) break;
+            const Token token = window.tokens[next];
+            if (!text.pictures.empty() && tokenizer.is_control(token)) continue;
+            score.nll += negative_log_probability(logits.row(t), logits.cols, token);
             ++score.tokens;
           }
         },
@@ -70,12 +75,13 @@ TextScore score_text(Session& session, std::span<const Token> tokens, std::optio
   return score;
 }
 
-void write_logits(Session& session, std::span<const Token> tokens, const std::filesystem::path& out,
+void write_logits(Session& session, const Prompt& prompt, const std::filesystem::path& out,
                   const Progress& progress) {
+  const std::span tokens(prompt.tokens);
   if (tokens.empty()) throw_error(ErrorKind::kUsage, "tokens: expected at least one, got none");
   FileWriter file(out);
   session.score(
-      tokens,
+      prompt,
       [&](int64_t first, ConstMatrixView logits) {
         if (first == 0) file.write(npy_header(static_cast<int64_t>(tokens.size()), logits.cols));
         for (int64_t t = 0; t < logits.rows; ++t) {

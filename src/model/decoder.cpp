@@ -75,6 +75,7 @@ void Decoder::plan(std::span<const SequenceSlice> slices) {
     }
     const int64_t count = static_cast<int64_t>(slice.tokens.size());
     DROVER_CHECK(slice.logits >= 0 && slice.logits <= count);
+    DROVER_CHECK(slice.embeddings.empty() || slice.embeddings.size() == slice.tokens.size());
     slice.cache->reserve(count);
     int64_t position = slice.cache->length();
     const int64_t end = position + count;
@@ -123,9 +124,14 @@ void Decoder::embed(std::span<const SequenceSlice> slices) {
   const WeightView& table = weights_.embedding;
   int64_t row = 0;
   for (const SequenceSlice& slice : slices) {
-    for (const Token token : slice.tokens) {
+    for (size_t i = 0; i < slice.tokens.size(); ++i) {
       float* h = h_.data() + row++ * config_.hidden;
-      dequantize_row(table.type, table.row(token), {h, static_cast<size_t>(config_.hidden)});
+      if (!slice.embeddings.empty() && slice.embeddings[i] != nullptr) {
+        std::copy_n(slice.embeddings[i], config_.hidden, h);
+      } else {
+        dequantize_row(table.type, table.row(slice.tokens[i]),
+                       {h, static_cast<size_t>(config_.hidden)});
+      }
     }
   }
 }

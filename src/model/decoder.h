@@ -30,6 +30,9 @@ struct SequenceSlice {
   KvCache* cache = nullptr;
   std::span<const Token> tokens;
   int64_t logits = 1;  // how many of the last tokens want logits
+  // Empty, or for each token what stands in place of its embedding (a row of a picture, [D]), null
+  // where the token's own does.
+  std::span<const float* const> embeddings = {};
 };
 
 // Is shown what every linear map is about to be multiplied with.

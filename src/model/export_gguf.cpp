@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "model/config.h"
 #include "model/export_metadata.h"
+#include "model/vision_weights.h"
 #include "model/weights.h"
 #include "tensor/dequantize.h"
 #include "tensor/quantize.h"
@@ -71,11 +72,26 @@ TensorRule TensorRule::parse(std::string_view text) {
   return {std::string(text.substr(0, equals)), *type};
 }
 
+namespace {
+
+[[noreturn]] void no_vision(const std::string& source) {
+  throw_error(ErrorKind::kUsage, "{}: expected a model with a vision encoder, got one without",
+              printable(source, 300));
+}
+
+}  // namespace
+
 GgufExport::GgufExport(const HuggingfaceFolder& folder, const ExportOptions& options) {
   const ModelConfig config =
       config_from_huggingface(folder.config, (folder.path / "config.json").string());
+  const std::optional<Vision> vision = vision_from_huggingface(folder, config.hidden);
   std::vector<TensorSource> sources = decoder_tensors(folder, config);
-  write_folder_metadata(out_, folder, config);
+  if (options.part == ExportPart::kVision) {
+    if (!vision) no_vision(folder.path.string());
+    write_general(out_, "clip", "mmproj", folder_name(folder), licence_of(folder));
+  } else {
+    write_folder_metadata(out_, folder, config);
+  }
   if (config.rope_scaling.kind == RopeScaling::Kind::kLlama3) {
     divisors_ = rope_divisors(config);
     const auto bytes = std::as_bytes(std::span(divisors_));
@@ -86,17 +102,40 @@ GgufExport::GgufExport(const HuggingfaceFolder& folder, const ExportOptions& opt
                    static_cast<int64_t>(bytes.size())};
     sources.push_back({std::string(rope_freqs_->name), rope_freqs_->shape, &*rope_freqs_});
   }
+  if (vision) {
+    if (options.part != ExportPart::kText) write_vision_config(out_, vision->config);
+    for (TensorSource& source : vision_tensors(folder, vision->config)) {
+      sources.push_back(std::move(source));
+    }
+  }
   plan(config, std::move(sources), /*keeps_floats=*/false, options);
 }
 
 GgufExport::GgufExport(const GgufFile& file, const ExportOptions& options) {
-  const ModelConfig config = config_from_gguf(file);
-  weights_from_gguf(file, config);  // throws for a file that would not run
+  // A file for vision alone has no decoder.
+  const bool apart = file.string_value("general.architecture") == "clip";
+  const ModelConfig config = apart ? ModelConfig() : config_from_gguf(file);
+  if (!apart) weights_from_gguf(file, config);  // throws for a file that would not run
+  const std::optional<Vision> vision =
+      vision_from_gguf(file, apart ? std::nullopt : std::optional(config.hidden));
+  if (!vision && (apart || options.part == ExportPart::kVision)) no_vision(file.path());
+  if (apart && options.part == ExportPart::kText) {
+    throw_error(ErrorKind::kUsage, "{}: expected a model, got a vision encoder alone",
+                printable(file.path(), 300));
+  }
   std::vector<TensorSource> sources;
   for (const NamedTensor& tensor : file.tensors()) {
     sources.push_back({std::string(tensor.name), tensor.shape, &tensor});
   }
-  out_.copy_metadata(file);
+  if (options.part == ExportPart::kVision && !apart) {
+    write_general(out_, "clip", "mmproj", config.name, licence_of(file));
+    write_vision_config(out_, vision->config);
+  } else {
+    const bool all = options.part != ExportPart::kText;
+    out_.copy_metadata(file, [&](std::string_view key) {
+      return all || !(key.starts_with("clip.") || key.starts_with("drover.vision."));
+    });
+  }
   plan(config, std::move(sources), /*keeps_floats=*/true, options);
 }
 
@@ -118,7 +157,7 @@ void GgufExport::plan(const ModelConfig& config, std::vector<TensorSource> sourc
         tensor.type = fitting_type(wanted, source.cols());
         used[i] = true;
       }
-      unfit += !fits(wanted, source);
+      unfit += !fits(wanted, source) && !is_vision_tensor(source.name);
       if (is_quantized(tensor.type)) {
         if (is_quantized(source.from->type) && source.from->type != tensor.type) {
           ++rounded_twice;
@@ -128,6 +167,9 @@ void GgufExport::plan(const ModelConfig& config, std::vector<TensorSource> sourc
         (tensor.statistics != nullptr ? guided : unknown) += source.name.starts_with("blk.");
       }
     }
+    const bool other_part = is_vision_tensor(source.name) ? options.part == ExportPart::kText
+                                                          : options.part == ExportPart::kVision;
+    if (other_part) continue;
     out_.add_tensor(source.name, tensor.type, source.shape);
     tensor.source = std::move(source);
     tensors_.push_back(std::move(tensor));

@@ -31,10 +31,15 @@ struct TensorRule {
   static TensorRule parse(std::string_view text);
 };
 
+// What of a model goes into the file: the format's own readers want vision in a file apart (spec
+// section 9.4), Drover takes both from one.
+enum class ExportPart { kWhole, kText, kVision };
+
 struct ExportOptions {
   Mixture mixture = DType::kBF16;
   std::vector<TensorRule> rules = {};      // against the mixture; of several that match, the last
   const Importance* importance = nullptr;  // steers the rounding; must outlive the export
+  ExportPart part = ExportPart::kWhole;
 };
 
 // A model about to be written: all is decided and checked before a byte is computed.
@@ -55,7 +60,8 @@ class GgufExport {
   // mixture concerns go along as they are; a folder's norms and routers become f32.
   //
   // Throws what config and weights throw for a damaged model; kUsage for a rule that matches no
-  // tensor that could be quantised, and for an importance matrix of another model.
+  // tensor that could be quantised, for an importance matrix of another model, and for the vision
+  // part of a model without one. A file for vision alone has no other part.
   GgufExport(const HuggingfaceFolder& folder, const ExportOptions& options);
   GgufExport(const GgufFile& file, const ExportOptions& options);
   GgufExport(const GgufExport&) = delete;

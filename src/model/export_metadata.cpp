@@ -4,7 +4,6 @@
 #include <boost/json.hpp>
 
 #include "base/error.h"
-#include "model/model.h"
 #include "model/vocabulary_source.h"
 #include "text/byte_alphabet.h"
 
@@ -139,17 +138,24 @@ void write_vocabulary(GgufWriter& out, const Vocabulary& v, int64_t vocab) {
   if (!v.chat_template.empty()) out.set("tokenizer.chat_template", v.chat_template);
 }
 
-void write_folder_metadata(GgufWriter& out, const HuggingfaceFolder& folder,
-                           const ModelConfig& config) {
-  out.set("general.architecture", config.architecture);
-  out.set("general.type", std::string("model"));
-  std::string name = folder.path.filename().string();
-  if (name.empty()) name = folder.path.parent_path().filename().string();  // "folder/"
-  out.set("general.name", name);
-  const LicenceNote licence = licence_of(folder);
+void write_general(GgufWriter& out, std::string_view architecture, std::string_view type,
+                   std::string_view name, const LicenceNote& licence) {
+  out.set("general.architecture", architecture);
+  out.set("general.type", type);
+  if (!name.empty()) out.set("general.name", name);
   if (!licence.id.empty()) out.set("general.license", licence.id);
   if (!licence.name.empty()) out.set("general.license.name", licence.name);
   if (!licence.link.empty()) out.set("general.license.link", licence.link);
+}
+
+std::string folder_name(const HuggingfaceFolder& folder) {
+  const std::string name = folder.path.filename().string();
+  return name.empty() ? folder.path.parent_path().filename().string() : name;  // "folder/"
+}
+
+void write_folder_metadata(GgufWriter& out, const HuggingfaceFolder& folder,
+                           const ModelConfig& config) {
+  write_general(out, config.architecture, "model", folder_name(folder), licence_of(folder));
   write_config(out, config);
   write_advice(out, folder);
   try {

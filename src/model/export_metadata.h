@@ -3,11 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "formats/gguf_writer.h"
 #include "formats/huggingface.h"
 #include "model/config.h"
+#include "model/model.h"
 #include "text/vocabulary.h"
 
 namespace drover {
@@ -19,6 +22,13 @@ void write_config(GgufWriter& out, const ModelConfig& config);
 // The tokenizer as spec section 9.2 has it. Ids up to `tokens` that the vocabulary leaves out are
 // padded, since other readers want as many tokens as there are embeddings.
 void write_vocabulary(GgufWriter& out, const Vocabulary& vocabulary, int64_t tokens);
+
+// The first keys of every file: what it is, its name where it has one, and its licence.
+void write_general(GgufWriter& out, std::string_view architecture, std::string_view type,
+                   std::string_view name, const LicenceNote& licence);
+
+// What a folder is called: the last part of its path.
+std::string folder_name(const HuggingfaceFolder& folder);
 
 // All of the above for a folder, with its name, its licence and its makers' advice on sampling. A
 // folder without a tokenizer gives no tokenizer's keys.

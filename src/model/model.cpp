@@ -145,7 +145,8 @@ fs::path locate_model(const std::string& name) {
               "check the spelling, or set DROVER_MODELS to your model folder");
 }
 
-std::unique_ptr<Model> Model::load(const std::string& name, const Progress& progress) {
+std::unique_ptr<Model> Model::load(const std::string& name, const Progress& progress,
+                                   const std::string& mmproj) {
   std::unique_ptr<Model> model(new Model());
   model->path_ = locate_model(name);
   std::optional<Vocabulary> vocabulary;
@@ -168,6 +169,7 @@ std::unique_ptr<Model> Model::load(const std::string& name, const Progress& prog
     const GgufFile& file = *model->gguf_;
     model->config_ = config_from_gguf(file);
     model->weights_ = weights_from_gguf(file, model->config_);
+    if (mmproj.empty()) model->vision_ = vision_from_gguf(file, model->config_.hidden);
     model->licence_ = licence_of(file);
     model->generation_ = sensible(generation_defaults(file));
     for (const int64_t token : file.signed_array(kStopTokensKey).value_or(std::vector<int64_t>())) {
@@ -179,11 +181,23 @@ std::unique_ptr<Model> Model::load(const std::string& name, const Progress& prog
     const HuggingfaceFolder& folder = *model->huggingface_;
     model->config_ = config_from_huggingface(folder.config, (folder.path / "config.json").string());
     model->weights_ = weights_from_huggingface(folder, model->config_, progress);
+    if (mmproj.empty()) model->vision_ = vision_from_huggingface(folder, model->config_.hidden);
     model->licence_ = licence_of(folder);
     const json::object& advice =
         folder.generation_config ? *folder.generation_config : folder.config;
     model->generation_ = sensible(generation_defaults(advice));
     model->generation_stops_ = generation_stops(advice);
+  }
+  if (!mmproj.empty()) {
+    model->mmproj_ = GgufFile::open(locate_model(mmproj));
+    model->vision_ = vision_from_gguf(*model->mmproj_, model->config_.hidden);
+    if (!model->vision_) {
+      throw_error(ErrorKind::kBadData, "{}: expected a vision encoder (clip.vision.*), got none",
+                  model->mmproj_->path());
+    }
+  }
+  if (model->vision_ && !model->vision_->config.patch_token && model->tokenizer_) {
+    model->vision_->config.patch_token = model->tokenizer_->special("<|patch|>");
   }
   if (model->tokenizer_) {
     model->chat_format_ = detect_chat_format(model->tokenizer_->vocabulary());
@@ -198,6 +212,15 @@ std::unique_ptr<Model> Model::load(const std::string& name, const Progress& prog
 const Tokenizer& Model::tokenizer() const {
   if (!tokenizer_) throw *no_tokenizer_;
   return *tokenizer_;
+}
+
+const Vision& Model::vision() const {
+  if (!vision_) {
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("{}: this model is text only and cannot see pictures", path_.string()),
+                "if its vision encoder is in a file of its own, name that with --mmproj");
+  }
+  return *vision_;
 }
 
 std::vector<Token> Model::stop_tokens(ChatFormat format) const {

@@ -15,6 +15,7 @@
 #include "formats/gguf.h"
 #include "formats/huggingface.h"
 #include "model/config.h"
+#include "model/vision_weights.h"
 #include "model/weights.h"
 #include "text/chat_format.h"
 #include "text/tokenizer.h"
@@ -57,12 +58,18 @@ std::filesystem::path local_model_folder();
 class Model {
  public:
   // Throws what the readers throw. A vocabulary of a kind that Drover does not know is no error
-  // until someone asks for the tokenizer; a damaged one is.
-  static std::unique_ptr<Model> load(const std::string& name, const Progress& progress = {});
+  // until someone asks for the tokenizer; a damaged one is. mmproj: a GGUF file with the vision
+  // encoder, if that is not in the model's own; it goes before one that is.
+  static std::unique_ptr<Model> load(const std::string& name, const Progress& progress = {},
+                                     const std::string& mmproj = {});
 
   const std::filesystem::path& path() const { return path_; }
   const ModelConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
+
+  bool has_vision() const { return vision_.has_value(); }
+  // Throws kUnsupported if the model has no eyes.
+  const Vision& vision() const;
 
   bool has_tokenizer() const { return tokenizer_.has_value(); }
   // Throws the reason why there is none.
@@ -85,8 +92,10 @@ class Model {
   std::filesystem::path path_;
   std::optional<GgufFile> gguf_;
   std::optional<HuggingfaceFolder> huggingface_;
+  std::optional<GgufFile> mmproj_;
   ModelConfig config_;
   Weights weights_;
+  std::optional<Vision> vision_;
   std::optional<Tokenizer> tokenizer_;
   std::optional<Error> no_tokenizer_;
   ChatFormat chat_format_ = ChatFormat::kNone;

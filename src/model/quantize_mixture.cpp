@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "model/vision_weights.h"
 
 namespace drover {
 namespace {
@@ -220,6 +221,7 @@ std::string mixture_names() {
 bool stays_float(std::string_view tensor, std::span<const int64_t> shape) {
   if (shape.size() < 2 || !tensor.ends_with(".weight")) return true;
   if (tensor == "token_embd.weight" || tensor == "output.weight") return false;
+  if (is_vision_tensor(tensor)) return tensor.starts_with("v.") && !tensor.starts_with("v.blk.");
   return !layer_of(tensor) || tensor.ends_with("_norm.weight") || is_part(tensor, ".ffn_gate_inp.");
 }
 
@@ -240,6 +242,7 @@ DType mixture_type(const Mixture& mixture, const ModelConfig& config, std::strin
   if (stays_float(tensor, shape)) return kF32;
   DType type = mixture.base;
   if (!mixture.pure && is_quantized(mixture.base)) {
+    if (is_vision_tensor(tensor)) return fitting_type(kQ8_0, shape.back());
     const std::string_view output = config.tied_embeddings ? "token_embd.weight" : "output.weight";
     if (tensor == output) {
       type = output_type(mixture, shape.back());

@@ -36,12 +36,14 @@ std::optional<Mixture> mixture_from_name(std::string_view name);
 std::string mixture_names();
 
 // True for tensors that a mixture leaves alone: norms and all else of one dimension, the router,
-// and whatever is no weight matrix of the decoder (rope_freqs, vision).
+// the patch and position embeddings of a vision encoder, and whatever is no weight matrix
+// (rope_freqs).
 bool stays_float(std::string_view tensor, std::span<const int64_t> shape);
 
 // The type of one tensor, by GGUF name and row-major shape, in a model of this configuration; f32
-// if it stays float. `has_importance` says whether an importance matrix steers the rounding: some
-// mixtures protect other tensors then. The type fits the shape (see fitting_type).
+// if it stays float. The matrices of a vision encoder, which is small beside its decoder, get q8_0
+// in a mixture that quantises. `has_importance` says whether an importance matrix steers the
+// rounding: some mixtures protect other tensors then. The type fits the shape (see fitting_type).
 DType mixture_type(const Mixture& mixture, const ModelConfig& config, std::string_view tensor,
                    std::span<const int64_t> shape, bool has_importance = false);
 

@@ -188,6 +188,17 @@ class Writer {
     text(content);
     control(markers_.end);
   }
+  void turn(std::string_view role, std::span<const Part> content) {
+    header(role);
+    for (const Part& part : content) {
+      if (part.picture) {
+        append_picture(tokenizer_, *part.picture, out_);
+      } else {
+        text(part.text);
+      }
+    }
+    control(markers_.end);
+  }
 
   std::vector<Token> take() { return std::move(out_); }
 
@@ -197,6 +208,21 @@ class Writer {
   std::vector<Token> out_;
 };
 
+// A content in which there can be no picture.
+std::string text_of(const Message& message) {
+  std::string out;
+  for (const Part& part : message.content) {
+    if (part.picture) {
+      throw Error(
+          ErrorKind::kUnsupported,
+          fmt::format("a picture in a turn of '{}': expected text", printable(message.role)),
+          "pictures go into a user's turns, in the chat format llama4");
+    }
+    out += part.text;
+  }
+  return out;
+}
+
 bool is_tool(const Message& message) { return message.role == "tool" || message.role == "ipython"; }
 
 void write_llama4(Writer& writer, std::span<const Message> messages, bool add_generation_prompt) {
@@ -204,10 +230,12 @@ void write_llama4(Writer& writer, std::span<const Message> messages, bool add_ge
   for (size_t i = 0; i < messages.size(); ++i) {
     const Message& message = messages[i];
     if (is_tool(message)) {
-      writer.turn("ipython", json_string(message.content));
+      writer.turn("ipython", json_string(text_of(message)));
+    } else if (message.role == "system") {
+      const std::string text = text_of(message);
+      writer.turn(message.role, i == 0 ? trim(text) : text);
     } else {
-      const bool first_system = i == 0 && message.role == "system";
-      writer.turn(message.role, first_system ? trim(message.content) : message.content);
+      writer.turn(message.role, message.content);
     }
   }
   if (add_generation_prompt) writer.header("assistant");
@@ -221,16 +249,16 @@ void write_llama3(Writer& writer, std::string_view chat_template, std::span<cons
   if (dated) {
     std::string system = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
     if (!messages.empty() && messages[0].role == "system") {
-      system += trim(messages[0].content);
+      system += trim(text_of(messages[0]));
       messages = messages.subspan(1);
     }
     writer.turn("system", system);
   }
   for (const Message& message : messages) {
     if (dated && is_tool(message)) {
-      writer.turn("ipython", json_string(message.content));
+      writer.turn("ipython", json_string(text_of(message)));
     } else {
-      writer.turn(message.role, trim(message.content));
+      writer.turn(message.role, trim(text_of(message)));
     }
   }
   if (add_generation_prompt) writer.header("assistant");
@@ -248,7 +276,7 @@ void write_chat_ml(Writer& writer, const Markers& markers, std::string_view chat
   if (!messages.empty() && messages[0].role != "system") {
     if (const auto system = default_system_message(chat_template)) turn("system", *system);
   }
-  for (const Message& message : messages) turn(message.role, message.content);
+  for (const Message& message : messages) turn(message.role, text_of(message));
   if (add_generation_prompt) {
     writer.control(markers.open);
     writer.text("assistant\n");

@@ -8,20 +8,32 @@
 // Pure functions, thread-safe.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "text/picture_tokens.h"
 #include "text/tokenizer.h"
 
 namespace drover {
 
 enum class ChatFormat { kNone, kLlama4, kLlama3, kChatMl };
 
+// A piece of a message: a text, or a picture.
+struct Part {
+  std::string text;
+  std::optional<PictureTokens> picture = std::nullopt;
+};
+
 struct Message {
   std::string role;  // system, user, assistant, tool
-  std::string content;
+  std::vector<Part> content;
+
+  Message(std::string role, std::string text) : role(std::move(role)), content{{std::move(text)}} {}
+  Message(std::string role, std::vector<Part> content)
+      : role(std::move(role)), content(std::move(content)) {}
 };
 
 // "none", "llama4", "llama3", "chatml"; the other way throws kUsage for any other name.
@@ -34,7 +46,8 @@ ChatFormat detect_chat_format(const Vocabulary& vocabulary);
 
 // The tokens of a conversation, begin-of-text included where the format has it. With
 // `add_generation_prompt` the header of an assistant's turn follows, ready for generation.
-// kUnsupported for kNone, or when the vocabulary lacks a control token of the format.
+// kUnsupported for kNone, when the vocabulary lacks a control token of the format, and for a
+// picture in another format than Llama 4, or there in a system's or a tool's turn.
 //
 // The text is that of the Hugging Face templates without tools:
 // - Llama 4 (spec 8): a first system message is trimmed, other contents stand as they are.
