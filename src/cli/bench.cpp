@@ -40,7 +40,7 @@ struct Bench {
   std::string type = "q4_k_m";
   std::string isa;
   std::vector<int> threads = {0};
-  std::vector<int64_t> prompt = {512}, generate = {128}, depth = {0}, parallel = {1};
+  std::vector<int64_t> prompt = {512}, generate = {128}, depth = {0}, parallel = {1}, tiles;
   bool both = false;
   int64_t batch = SessionOptions().batch;
   std::string cache_type;
@@ -59,6 +59,8 @@ struct Bench {
   }
   BenchSettings settings() const;
   std::vector<BenchTest> tests() const;
+  std::vector<double> repeats(const std::function<double()>& run, uint64_t& done) const;
+  void measure_vision(const std::filesystem::path& path) const;
   void make_model() const;
   void measure() const;
   void compare_models() const;
@@ -114,7 +116,7 @@ BenchSettings Bench::settings() const {
 }
 
 void Bench::make_model() const {
-  const ModelConfig config = random_model_config(make[0]);
+  const RandomShape shape = random_shape(make[0]);
   const std::string& out = make[1];
   const auto mixture = mixture_from_name(type);
   if (!mixture) {
@@ -128,7 +130,7 @@ void Bench::make_model() const {
   const auto machine = context(threads.front());
   InterruptGuard interrupt;
   ProgressBar bar("making", "bytes");
-  write_random_model(*machine, config, *mixture, seed, out, cancellable(bar.callback()));
+  write_random_model(*machine, shape, *mixture, seed, out, cancellable(bar.callback()));
 }
 
 boost::json::object json_of(const BenchTest& test, int threads) {
@@ -150,6 +152,85 @@ std::string limits_text(const MachineLimits& limits) {
   return fmt::format("{} thread{}: reads {:.1f} GB/s, 8-bit dot {:.2f} TOP/s, f32 {:.2f} TFLOP/s",
                      limits.threads, limits.threads == 1 ? "" : "s", limits.bandwidth * 1e-9,
                      limits.int8_rate * 1e-12, limits.float_rate * 1e-12);
+}
+
+// The seconds of every repeat, each in its turn.
+std::vector<double> Bench::repeats(const std::function<double()>& run, uint64_t& done) const {
+  std::vector<double> seconds;
+  for (int64_t i = 0; i < repeat; ++i, ++done) {
+    if (step) await_turn();
+    seconds.push_back(run());
+    if (step) print_out(fmt::format("{:.9g}\n", seconds.back()));
+  }
+  return seconds;
+}
+
+// A vision encoder, in a file of its own or in a model's.
+void Bench::measure_vision(const std::filesystem::path& path) const {
+  settings();  // checks the repeats
+  InterruptGuard interrupt;
+  const GgufFile file = GgufFile::open(path);
+  const std::optional<Vision> vision = vision_from_gguf(file, {});
+  if (!vision) {
+    throw_error(ErrorKind::kUnsupported, "{}: expected a vision encoder, got a file without one",
+                printable(path.string(), 300));
+  }
+  boost::json::array rows, limit_rows;
+  std::string text = fmt::format(
+      "{}: vision encoder, {:.2f} GB of weights, {:.2f}B parameters; {} repeats\n",
+      printable(path.filename().string()), static_cast<double>(vision->weights.bytes) * 1e-9,
+      static_cast<double>(vision->config.parameters()) * 1e-9, repeat);
+  std::string table =
+      "\n| tiles | threads | seconds per tile | tokens/s | spread | of the limit |\n"
+      "| ---: | ---: | ---: | ---: | ---: | --- |\n";
+  {
+    ProgressBar bar("measuring", "runs");
+    const Progress progress = cancellable(bar.callback());
+    const std::vector<int64_t> counts = tiles.empty() ? std::vector<int64_t>{1} : tiles;
+    const uint64_t runs = threads.size() * counts.size() * static_cast<uint64_t>(repeat + 1);
+    uint64_t done = 0;
+    const auto tick = [&] { progress(done, runs); };
+    for (const int n : threads) {
+      const auto machine = context(n);
+      const MachineLimits limits = measure_limits(*machine);
+      limit_rows.push_back(json_of(limits));
+      text += limits_text(limits) + "\n";
+      for (const int64_t count : counts) {
+        const BenchTest test{.tiles = count};
+        VisionBencher bencher(*machine, *vision, count, seed);
+        bencher.seconds(tick);
+        ++done;
+        const std::vector<double> seconds = repeats([&] { return bencher.seconds(tick); }, done);
+        const PassWork work = bencher.work();
+        const BenchResult r = summarise(test, seconds, {&work, 1}, limits);
+        const double tokens =
+            static_cast<double>(vision->config.tile_tokens()) * r.tokens_per_second;
+        boost::json::object row{{"test", test.name()},
+                                {"tiles", count},
+                                {"threads", machine->threads.size()},
+                                {"seconds_per_tile", 1 / r.tokens_per_second},
+                                {"tokens_per_second", tokens},
+                                {"spread", r.spread},
+                                {"fraction_of_limit", r.fraction_of_limit},
+                                {"limit", r.bandwidth_bound ? "bandwidth" : "multipliers"}};
+        rows.push_back(std::move(row));
+        table +=
+            fmt::format("| {} | {} | {:.3f} | {:.1f} | {:.1f} % | {:.0f} % of {} |\n", count,
+                        machine->threads.size(), 1 / r.tokens_per_second, tokens, 100 * r.spread,
+                        100 * r.fraction_of_limit, r.bandwidth_bound ? "bandwidth" : "multipliers");
+      }
+    }
+  }
+  if (!json) return print_out(text + table);
+  boost::json::object out;
+  out["model"] = as_utf8(path.filename().string());
+  out["bytes"] = vision->weights.bytes;
+  out["parameters"] = {{"vision", vision->config.parameters()}};
+  out["isa"] = isa_name(context(threads.front())->isa);
+  out["repeat"] = repeat;
+  out["limits"] = std::move(limit_rows);
+  out["results"] = std::move(rows);
+  print_out(boost::json::serialize(out) + '\n');
 }
 
 void Bench::measure() const {
@@ -180,12 +261,8 @@ void Bench::measure() const {
       for (const BenchTest& test : all) {
         const std::vector<PassWork> passes = bencher.warm_up(test, tick);
         ++done;
-        std::vector<double> seconds;
-        for (int64_t i = 0; i < repeat; ++i, ++done) {
-          if (step) await_turn();
-          seconds.push_back(bencher.seconds(test, tick));
-          if (step) print_out(fmt::format("{:.9g}\n", seconds.back()));
-        }
+        const std::vector<double> seconds =
+            repeats([&] { return bencher.seconds(test, tick); }, done);
         results.push_back(summarise(test, seconds, passes, limits.back()));
         anonymous = std::max(anonymous, anonymous_memory());
       }
@@ -300,6 +377,11 @@ void Bench::compare_models() const {
   print_out(text + "\nKept: A / B over the ratio of their active parameters; 1 is all of it.\n");
 }
 
+bool is_vision_file(const std::filesystem::path& path) {
+  if (std::filesystem::is_directory(path)) return false;
+  return GgufFile::open(path).string_value("general.architecture") == "clip";
+}
+
 void Bench::operator()() const {
   const int asked = (model.empty() ? 0 : 1) + (make.empty() ? 0 : 1) + (compare.empty() ? 0 : 1);
   if (asked != 1) {
@@ -308,6 +390,8 @@ void Bench::operator()() const {
   }
   if (!make.empty()) return make_model();
   if (!compare.empty()) return compare_models();
+  const std::filesystem::path path = locate_model(model);
+  if (!tiles.empty() || is_vision_file(path)) return measure_vision(path);
   measure();
 }
 
@@ -330,6 +414,8 @@ void add_bench(CLI::App& app) {
   command->add_flag("--both", bench->both, "Also both together, timed as one");
   list("-d,--depth", bench->depth, "Tokens of context before the measured ones")->default_str("0");
   list("--parallel", bench->parallel, "Sequences that generate together")->default_str("1");
+  list("--tiles", bench->tiles,
+       "Measure the vision encoder of a GGUF file instead, with so many tiles at once");
   command->add_option("-r,--repeat", bench->repeat, "Repeats of every test, after one to warm up")
       ->capture_default_str();
   command->add_option("-s,--seed", bench->seed, "Of the random tokens, and of --make's weights")
@@ -344,10 +430,7 @@ void add_bench(CLI::App& app) {
       ->type_name("A B")
       ->expected(2);
   const std::string making = "Models of random weights";
-  command
-      ->add_option("--make", bench->make,
-                   "Write one: edge-moe, edge-dense, edge-dense-active, scout-4l, maverick-4l or "
-                   "tiny")
+  command->add_option("--make", bench->make, fmt::format("Write one: {}", random_shape_names()))
       ->type_name("SHAPE OUT")
       ->expected(2)
       ->group(making);

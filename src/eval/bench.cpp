@@ -20,6 +20,7 @@ double median(std::vector<double> values) {
 }
 
 std::string_view BenchTest::name() const {
+  if (tiles > 0) return "tiles";
   if (generate == 0) return "pp";
   return prompt == 0 ? "tg" : "pg";
 }
@@ -199,6 +200,53 @@ std::vector<PassWork> Bencher::warm_up(const BenchTest& test, const std::functio
 double Bencher::seconds(const BenchTest& test, const std::function<void()>& tick) {
   bring_to_depth(test, tick);
   return run(test, tick, nullptr);
+}
+
+VisionBencher::VisionBencher(Context& context, const Vision& vision, int64_t tiles, uint64_t seed)
+    : vision_(vision), encoder_(context, vision) {
+  const VisionConfig& c = vision.config;
+  if (tiles < 1 || tiles > 1024) {
+    throw_error(ErrorKind::kUsage, "tiles: expected 1 to 1024, got {}", tiles);
+  }
+  const int64_t bytes = c.tiles.size * c.tiles.size * 3;
+  pixels_.resize(static_cast<size_t>(tiles * bytes));
+  std::mt19937_64 random(seed);
+  for (uint8_t& byte : pixels_) byte = static_cast<uint8_t>(random() & 255);
+  for (int64_t t = 0; t < tiles; ++t) tiles_.push_back(pixels_.data() + t * bytes);
+  out_.resize(static_cast<size_t>(tiles * c.tile_tokens() * c.embedding));
+}
+
+double VisionBencher::seconds(const std::function<void()>& tick) {
+  const VisionConfig& c = vision_.config;
+  const int64_t rows = static_cast<int64_t>(tiles_.size()) * c.tile_tokens();
+  const auto start = std::chrono::steady_clock::now();
+  encoder_.encode(tiles_, {out_.data(), rows, c.embedding, c.embedding}, [&](int64_t, int64_t) {
+    if (tick) tick();
+    return true;
+  });
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+PassWork VisionBencher::work() const {
+  const VisionConfig& c = vision_.config;
+  const VisionWeights& w = vision_.weights;
+  PassWork work{.bytes = static_cast<double>(w.bytes)};
+  const auto add = [&](const WeightView& matrix, int64_t rows) {
+    const double products = static_cast<double>(tiles_.size()) * static_cast<double>(rows) *
+                            static_cast<double>(matrix.rows) * static_cast<double>(matrix.cols);
+    (is_quantized(matrix.type) ? work.int8_products : work.float_products) += products;
+  };
+  add(w.patch_embedding, c.patches());
+  for (const VisionLayerWeights& layer : w.layers) {
+    for (const BiasedMap* map :
+         {&layer.wq, &layer.wk, &layer.wv, &layer.wo, &layer.fc1, &layer.fc2}) {
+      add(map->weight, c.rows());
+    }
+  }
+  for (const WeightView* matrix : {&w.adapter_fc1, &w.adapter_fc2, &w.projector}) {
+    add(*matrix, c.tile_tokens());
+  }
+  return work;
 }
 
 BenchResult summarise(const BenchTest& test, std::span<const double> seconds,

@@ -19,6 +19,7 @@
 #include "kernels/limits/limits.h"
 #include "model/decoder.h"
 #include "model/model.h"
+#include "model/vision_encoder.h"
 
 namespace drover {
 
@@ -29,9 +30,11 @@ struct BenchTest {
   int64_t generate = 0;
   int64_t depth = 0;
   int64_t parallel = 1;
+  int64_t tiles = 0;  // of a vision encoder instead, and then nothing of the above
 
-  int64_t tokens() const { return (prompt + generate) * parallel; }
-  // "pp" for prompts, "tg" for generation, "pg" for both.
+  // Of a tiles' test, the tiles.
+  int64_t tokens() const { return tiles > 0 ? tiles : (prompt + generate) * parallel; }
+  // "pp" for prompts, "tg" for generation, "pg" for both; "tiles".
   std::string_view name() const;
 };
 
@@ -89,6 +92,25 @@ class Bencher {
   std::vector<KvCache> caches_;
   std::vector<std::vector<Token>> texts_;  // per sequence, as far as it was asked for
   std::vector<float> logits_;
+};
+
+// The same for a vision encoder: some tiles of random pixels at once.
+class VisionBencher {
+ public:
+  // `context` and `vision` must outlive it. tiles: at least 1, else kUsage.
+  VisionBencher(Context& context, const Vision& vision, int64_t tiles, uint64_t seed = 1);
+
+  // Encodes the tiles; returns the seconds. `tick` is called after every layer and may throw.
+  double seconds(const std::function<void()>& tick = {});
+  // Every matrix is read once; the products of attention are not counted, as for the decoder.
+  PassWork work() const;
+
+ private:
+  const Vision& vision_;
+  VisionEncoder encoder_;
+  std::vector<uint8_t> pixels_;
+  std::vector<const uint8_t*> tiles_;
+  std::vector<float> out_;
 };
 
 struct BenchResult {

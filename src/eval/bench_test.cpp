@@ -17,9 +17,9 @@ class BenchTests : public ::testing::Test {
  protected:
   // The tiny model with chunks of 16 tokens, so that tests cross borders.
   void SetUp() override {
-    ModelConfig config = random_model_config("tiny");
+    ModelConfig config = *random_shape("tiny").config;
     config.chunk = 16;
-    write_random_model(context_, config, *mixture_from_name("q8_0"), 1, folder_ / "m.gguf");
+    write_random_model(context_, {config, {}}, *mixture_from_name("q8_0"), 1, folder_ / "m.gguf");
     model_ = Model::load((folder_ / "m.gguf").string());
   }
 

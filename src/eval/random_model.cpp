@@ -10,6 +10,7 @@
 #include "formats/gguf_writer.h"
 #include "model/export_metadata.h"
 #include "model/tensor_table.h"
+#include "model/vision_weights.h"
 #include "tensor/quantize.h"
 #include "text/special_tokens.h"
 
@@ -163,14 +164,49 @@ ModelConfig released_config(std::string_view name, int64_t experts, int64_t moe_
   return c;
 }
 
+ModelConfig tiny_config(std::string_view name) {
+  return edge_config(name, 4, 2048, 256, 4, 2, 4, 256);
+}
+
+VisionConfig vision_shape(int64_t tile, int64_t patch, int64_t hidden, int64_t heads,
+                          int64_t layers, int64_t adapter, int64_t embedding) {
+  VisionConfig c;
+  c.tiles.size = tile;
+  c.patch = patch;
+  c.hidden = hidden;
+  c.heads = heads;
+  c.width = 4 * hidden;
+  c.layer_count = layers;
+  c.shuffle = 2;
+  c.adapter = adapter;
+  c.embedding = embedding;
+  c.norm_eps = 1e-5f;
+  c.rope_theta = 10000;
+  return c;
+}
+
 }  // namespace
 
-ModelConfig random_model_config(std::string_view name) {
-  ModelConfig c;
+std::string_view random_shape_names() {
+  return "edge-moe, edge-dense, edge-dense-active, scout-4l, maverick-4l, vision, tiny or "
+         "tiny-vision";
+}
+
+RandomShape random_shape(std::string_view name) {
+  RandomShape shape;
+  if (name == "vision") {
+    shape.vision = vision_shape(336, 14, 1408, 16, 34, 4096, 5120);
+    validate(*shape.vision, std::string(name));
+    return shape;
+  }
+  ModelConfig& c = shape.config.emplace();
   if (name == "edge-moe") {
     c = edge_config(name, 16, 32768, 1024, 16, 4, 16, 2048);
   } else if (name == "tiny") {
-    c = edge_config(name, 4, 2048, 256, 4, 2, 4, 256);
+    c = tiny_config(name);
+  } else if (name == "tiny-vision") {
+    c = tiny_config(name);
+    shape.vision = vision_shape(56, 7, 64, 4, 2, 96, c.hidden);
   } else if (name == "edge-dense") {
     c = dense_config(name, 2048, 32, 8, 9216);
   } else if (name == "edge-dense-active") {
@@ -184,35 +220,47 @@ ModelConfig random_model_config(std::string_view name) {
     c = released_config(name, 128, /*moe_step=*/2);
     c.context = 1048576;
   } else {
-    throw_error(ErrorKind::kUsage,
-                "shape: expected edge-moe, edge-dense, edge-dense-active, scout-4l, maverick-4l or "
-                "tiny, got {}",
+    throw_error(ErrorKind::kUsage, "shape: expected {}, got {}", random_shape_names(),
                 printable(name));
   }
   set_rope_frequencies(c);
   drop_unused(c);
   validate(c, c.name);
-  return c;
+  if (shape.vision) validate(*shape.vision, c.name);
+  return shape;
 }
 
-void write_random_model(Context& context, const ModelConfig& config, const Mixture& mixture,
+void write_random_model(Context& context, const RandomShape& shape, const Mixture& mixture,
                         uint64_t seed, const std::filesystem::path& path,
                         const Progress& progress) {
   GgufWriter out;
-  out.set("general.architecture", config.architecture);
-  out.set("general.type", "model");
-  out.set("general.name", config.name);
+  if (shape.config) {
+    write_general(out, shape.config->architecture, "model", shape.config->name, {});
+  } else {
+    write_general(out, "clip", "mmproj", "vision", {});
+  }
   out.set("general.file_type", mixture.file_type);
   out.set("general.quantization_version", uint32_t{2});
-  write_config(out, config);
-  write_vocabulary(out, made_up_vocabulary(config.vocab), config.vocab);
-  for (const ExpectedTensor& tensor : expected_tensors(config)) {
-    out.add_tensor(tensor.name, mixture_type(mixture, config, tensor.name, tensor.shape),
-                   tensor.shape);
+  const ModelConfig config = shape.config.value_or(ModelConfig());
+  const auto add = [&](const std::vector<ExpectedTensor>& tensors) {
+    for (const ExpectedTensor& tensor : tensors) {
+      out.add_tensor(tensor.name, mixture_type(mixture, config, tensor.name, tensor.shape),
+                     tensor.shape);
+    }
+  };
+  std::vector<float> divisors;
+  if (shape.config) {
+    write_config(out, config);
+    write_vocabulary(out, made_up_vocabulary(config.vocab), config.vocab);
+    add(expected_tensors(config));
+    divisors = rope_divisors(config);
+    if (config.rope_scaling.kind == RopeScaling::Kind::kLlama3) {
+      out.add_tensor("rope_freqs.weight", DType::kF32, {static_cast<int64_t>(divisors.size())});
+    }
   }
-  const std::vector<float> divisors = rope_divisors(config);
-  if (config.rope_scaling.kind == RopeScaling::Kind::kLlama3) {
-    out.add_tensor("rope_freqs.weight", DType::kF32, {static_cast<int64_t>(divisors.size())});
+  if (shape.vision) {
+    write_vision_config(out, *shape.vision);
+    add(expected_vision_tensors(*shape.vision));
   }
 
   std::map<std::pair<DType, float>, RowPool> pools;
@@ -224,8 +272,9 @@ void write_random_model(Context& context, const ModelConfig& config, const Mixtu
         if (tensor.name == "rope_freqs.weight") return sink(std::as_bytes(std::span(divisors)));
         const int64_t cols = tensor.shape.back();
         if (tensor.shape.size() == 1) {
-          const std::vector<float> ones(static_cast<size_t>(cols), 1.0f);
-          return sink(std::as_bytes(std::span(ones)));
+          const std::vector<float> same(static_cast<size_t>(cols),
+                                        tensor.name.ends_with(".bias") ? 0.0f : 1.0f);
+          return sink(std::as_bytes(std::span(same)));
         }
         // A product keeps the size of its input; embeddings are of the size of a normed token, so
         // that what the layers add does not drown which token it was.

@@ -40,10 +40,10 @@ constexpr std::string_view kTypes[] = {"f32",  "f16",    "bf16",   "q8_0",   "q4
 TEST(RandomModel, LoadsAsTheConfigurationItWasMadeOfInEveryType) {
   const TempFolder folder;
   Context context(2);
-  const ModelConfig wanted = random_model_config("tiny");
+  const ModelConfig wanted = *random_shape("tiny").config;
   for (const std::string_view type : kTypes) {
     const Mixture mixture = *mixture_from_name(type);
-    write_random_model(context, wanted, mixture, 1, folder / "m.gguf");
+    write_random_model(context, {wanted, {}}, mixture, 1, folder / "m.gguf");
     const auto model = Model::load((folder / "m.gguf").string());
     const ModelConfig& c = model->config();
     EXPECT_EQ(c.architecture, wanted.architecture);
@@ -66,7 +66,7 @@ TEST(RandomModel, ActivationsKeepTheirSizeAndTokensSpreadOverTheExperts) {
   const TempFolder folder;
   Context context(2);
   for (const std::string_view type : {"f32", "q4_0", "q4_k_m"}) {
-    write_random_model(context, random_model_config("tiny"), *mixture_from_name(type), 1,
+    write_random_model(context, random_shape("tiny"), *mixture_from_name(type), 1,
                        folder / "m.gguf");
     const auto model = Model::load((folder / "m.gguf").string());
     const ModelConfig& c = model->config();
@@ -103,7 +103,7 @@ TEST(RandomModel, IsTheSameFileForASeedOnAnyNumberOfThreads) {
   const TempFolder folder;
   const auto bytes = [&](int threads, uint64_t seed) {
     Context context(threads);
-    write_random_model(context, random_model_config("tiny"), *mixture_from_name("q4_k_m"), seed,
+    write_random_model(context, random_shape("tiny"), *mixture_from_name("q4_k_m"), seed,
                        folder / "m.gguf");
     return read_file(folder / "m.gguf", size_t{1} << 30);
   };
@@ -115,7 +115,7 @@ TEST(RandomModel, IsTheSameFileForASeedOnAnyNumberOfThreads) {
 TEST(RandomModel, ItsTokenizerReadsAndWritesText) {
   const TempFolder folder;
   Context context(1);
-  write_random_model(context, random_model_config("tiny"), *mixture_from_name("q8_0"), 1,
+  write_random_model(context, random_shape("tiny"), *mixture_from_name("q8_0"), 1,
                      folder / "m.gguf");
   const auto model = Model::load((folder / "m.gguf").string());
   const Tokenizer& tokenizer = model->tokenizer();
@@ -131,7 +131,7 @@ TEST(RandomModel, ItsTokenizerReadsAndWritesText) {
 // Totals of spec section 1.1, which counted the released tensors.
 TEST(RandomModel, ScoutAndMaverickHaveTheReleasedParametersAtFullDepth) {
   const auto full = [](std::string_view name) {
-    ModelConfig c = random_model_config(name);
+    ModelConfig c = *random_shape(name).config;
     const std::vector<LayerConfig> four = c.layers;
     while (c.layers.size() < 48) c.layers.insert(c.layers.end(), four.begin(), four.end());
     return count_parameters(c);
@@ -144,7 +144,7 @@ TEST(RandomModel, ScoutAndMaverickHaveTheReleasedParametersAtFullDepth) {
 
 TEST(RandomModel, TheDenseTwinsHaveTheParametersOfTheComparison) {
   const auto active = [](std::string_view name) {
-    const ModelConfig c = random_model_config(name);
+    const ModelConfig c = *random_shape(name).config;
     return static_cast<double>(count_parameters(c).active - c.vocab * c.hidden);
   };
   EXPECT_NEAR(active("edge-dense") / active("edge-moe"), 4.1, 0.05);
@@ -152,7 +152,7 @@ TEST(RandomModel, TheDenseTwinsHaveTheParametersOfTheComparison) {
 }
 
 TEST(RandomModel, AnUnknownShapeIsRefusedByName) {
-  testing::expect_error(ErrorKind::kUsage, "huge", [&] { random_model_config("huge"); });
+  testing::expect_error(ErrorKind::kUsage, "huge", [&] { random_shape("huge"); });
 }
 
 }  // namespace

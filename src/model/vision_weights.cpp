@@ -128,6 +128,15 @@ bool is_vision_tensor(std::string_view name) {
   return name.starts_with("v.") || name.starts_with("mm.");
 }
 
+std::vector<ExpectedTensor> expected_vision_tensors(const VisionConfig& config) {
+  VisionWeights ignored;
+  std::vector<ExpectedTensor> out;
+  for (Slot& slot : slots(config, ignored)) {
+    out.push_back({std::move(slot.name), std::move(slot.shape)});
+  }
+  return out;
+}
+
 std::optional<Vision> vision_from_gguf(const GgufFile& file, std::optional<int64_t> embedding) {
   const auto config = vision_config_from_gguf(file, embedding);
   if (!config) return std::nullopt;

@@ -64,6 +64,9 @@ std::optional<Vision> vision_from_huggingface(const HuggingfaceFolder& folder, i
 std::vector<TensorSource> vision_tensors(const HuggingfaceFolder& folder,
                                          const VisionConfig& config);
 
+// What an encoder needs, as expected_tensors() of the decoder.
+std::vector<ExpectedTensor> expected_vision_tensors(const VisionConfig& config);
+
 // True for the name of a tensor of a vision encoder in a GGUF file.
 bool is_vision_tensor(std::string_view name);
 
