@@ -160,5 +160,56 @@ TEST(ChatFormat, HasNames) {
   EXPECT_THROW(chat_format_from_name("alpaca"), Error);
 }
 
+// Spec sections 6.7 and 6.8.
+TEST(ChatFormat, APictureIsItsMarkersSeparatorsAndPatches) {
+  Vocabulary v = small_vocabulary();
+  for (const char* text : {"<|image_start|>", "<|image_end|>", "<|tile_x_separator|>",
+                           "<|tile_y_separator|>", "<|image|>", "<|patch|>"}) {
+    v.tokens.push_back(text);
+    v.kinds.push_back(TokenKind::kControl);
+  }
+  const Tokenizer tokenizer(std::move(v));
+  const auto spelled = [&](int64_t rows, int64_t cols) {
+    Tokens tokens;
+    const PictureTokens picture{rows, cols, 2};
+    append_picture(tokenizer, picture, tokens);
+    EXPECT_EQ(static_cast<int64_t>(tokens.size()), picture.length());
+    std::string out = tokenizer.decode(tokens, /*show_special=*/true);
+    for (size_t at; (at = out.find("<|patch|>")) != std::string::npos;) out.replace(at, 9, "p");
+    return out;
+  };
+  EXPECT_EQ(spelled(1, 1), "<|image_start|><|image|>pp<|image_end|>");
+  EXPECT_EQ(spelled(1, 2),
+            "<|image_start|>pp<|tile_x_separator|>pp<|tile_y_separator|><|image|>pp<|image_end|>");
+  EXPECT_EQ(spelled(2, 2),
+            "<|image_start|>pp<|tile_x_separator|>pp<|tile_y_separator|>"
+            "pp<|tile_x_separator|>pp<|tile_y_separator|><|image|>pp<|image_end|>");
+  EXPECT_EQ((PictureTokens{3, 5, 144}).length(), 2322);
+  EXPECT_EQ((PictureTokens{4, 3, 144}).length(), 1887);
+
+  // In a user's turn, between words, and nowhere else.
+  const PictureTokens small{1, 1, 1};
+  const Tokens tokens = render_chat(ChatFormat::kLlama4, tokenizer,
+                                    std::vector<Message>{{"user", {{"he"}, {"", small}, {"ll"}}}},
+                                    /*add_generation_prompt=*/false);
+  EXPECT_NE(tokenizer.decode(tokens, true)
+                .find("\n\nhe<|image_start|><|image|><|patch|><|image_end|>ll<|eot|>"),
+            std::string::npos);
+  for (const char* role : {"system", "tool"}) {
+    EXPECT_THROW(render_chat(ChatFormat::kLlama4, tokenizer,
+                             std::vector<Message>{{role, {{"", small}}}}, false),
+                 Error);
+  }
+  // A vocabulary without pictures names the token that it lacks.
+  try {
+    Tokens out;
+    append_picture(Tokenizer(small_vocabulary()), small, out);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+    EXPECT_NE(error.message().find("<|patch|>"), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace drover
