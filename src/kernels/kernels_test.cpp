@@ -22,6 +22,8 @@ std::vector<float> random_floats(size_t n, uint32_t seed, float spread = 1.0f) {
   return out;
 }
 
+constexpr double kUnit = 0x1p-24;  // half a unit in the last place of a float
+
 MatrixView matrix(std::vector<float>& data, int64_t rows, int64_t cols) {
   return {data.data(), rows, cols, cols};
 }
@@ -82,6 +84,30 @@ TEST(Rope, RotatesAdjacentPairs) {
       const double bound = 4 * 0x1p-24 * (std::abs(re) + std::abs(im));
       EXPECT_NEAR(y[t * 12 + 2 * pair], re * std::cos(angle) - im * std::sin(angle), bound);
       EXPECT_NEAR(y[t * 12 + 2 * pair + 1], re * std::sin(angle) + im * std::cos(angle), bound);
+    }
+  }
+}
+
+TEST(Rope, OfATileTurnsHalfThePairsByColumnAndHalfByRow) {
+  for (const int64_t side : {1, 3, 24}) {
+    std::vector<float> frequencies;
+    for (int m = 0; m < 22; ++m) frequencies.push_back(std::pow(10000.0f, -2.0f * m / 44));
+    RopeTable table;
+    table.fill_2d(side, frequencies);
+    ASSERT_EQ(table.pairs(), 44);
+    for (int64_t n = 0; n < side * side; ++n) {
+      for (int64_t pair = 0; pair < 44; ++pair) {
+        const int64_t place = pair < 22 ? n % side + 1 : n / side + 1;
+        // The angle is formed in float32; its cosine is within a unit in the last place of 1.
+        const double angle = static_cast<float>(place) * frequencies[pair % 22];
+        EXPECT_NEAR(table.token(n)[pair], std::cos(angle), 2 * kUnit) << n << ", pair " << pair;
+        EXPECT_NEAR(table.token(n)[44 + pair], std::sin(angle), 2 * kUnit)
+            << n << ", pair " << pair;
+      }
+    }
+    for (int64_t pair = 0; pair < 44; ++pair) {
+      EXPECT_EQ(table.token(side * side)[pair], 1.0f);
+      EXPECT_EQ(table.token(side * side)[44 + pair], 0.0f);
     }
   }
 }
