@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <random>
 #include <vector>
 
+#include "kernels/layer_norm/layer_norm.h"
 #include "kernels/math/exp.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
@@ -24,6 +26,14 @@ std::vector<float> random_floats(size_t n, uint32_t seed, float spread = 1.0f) {
 
 constexpr double kUnit = 0x1p-24;  // half a unit in the last place of a float
 
+::testing::AssertionResult same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (std::memcmp(&a[i], &b[i], sizeof(float)) == 0) continue;
+    return ::testing::AssertionFailure() << "at " << i << ": " << a[i] << " and " << b[i];
+  }
+  return ::testing::AssertionSuccess();
+}
+
 MatrixView matrix(std::vector<float>& data, int64_t rows, int64_t cols) {
   return {data.data(), rows, cols, cols};
 }
@@ -37,6 +47,59 @@ TEST(Exp, IsWithinTwoUlpAndClamped) {
   EXPECT_EQ(exp_of(-INFINITY), exp_of(-87.0f));
   EXPECT_EQ(exp_of(1000.0f), exp_of(88.0f));
   EXPECT_TRUE(std::isnan(exp_of(NAN)));
+}
+
+TEST(LayerNorm, MatchesTheFormulaForEveryLengthAndFarFromZero) {
+  Context context(2);
+  for (const double center : {0.0, 1000.0}) {
+    for (int64_t d = 1; d <= 1408; d += d < 70 ? 1 : 669) {
+      auto x = random_floats(3 * d, d);
+      for (float& v : x) v += static_cast<float>(center);
+      const auto weight = random_floats(d, 1000 + d), bias = random_floats(d, 2000 + d);
+      std::vector<float> out(3 * d);
+      layer_norm(context, matrix(out, 3, d), matrix(x, 3, d), weight.data(), bias.data(), 1e-5f);
+      for (int64_t t = 0; t < 3; ++t) {
+        const float* row = &x[t * d];
+        double mean = 0, size = 0, variance = 0;
+        for (int64_t i = 0; i < d; ++i) mean += row[i], size += std::abs(row[i]);
+        mean /= d, size /= d;
+        for (int64_t i = 0; i < d; ++i) variance += (row[i] - mean) * (row[i] - mean) / d;
+        const double scale = 1 / std::sqrt(variance + 1e-5);
+        for (int64_t i = 0; i < d; ++i) {
+          const double scaled = (row[i] - mean) * scale * weight[i], expected = scaled + bias[i];
+          // The mean is off by the roundings of d / 16 terms, 4 sums and a division; so is every
+          // difference, but not the variance, where the offset counts only squared. The variance
+          // has as many roundings and three per term, of which the root halves all; six come after.
+          const double roundings = d / 16.0 + 6;
+          EXPECT_NEAR(out[t * d + i], expected,
+                      kUnit * (roundings * size * scale * std::abs(weight[i]) +
+                               (roundings / 2 + 8) * std::abs(scaled) + std::abs(expected)))
+              << "center " << center << ", d " << d << ", component " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(LayerNorm, OfARowDependsOnTheRowAlone) {
+  const int64_t d = 45;
+  Context alone(1, Isa::kPlain);
+  const auto x = random_floats(7 * d, 31), weight = random_floats(d, 32),
+             bias = random_floats(d, 33);
+  std::vector<float> expected;
+  for (int64_t t = 0; t < 7; ++t) {
+    std::vector<float> row(x.begin() + t * d, x.begin() + (t + 1) * d);
+    layer_norm(alone, matrix(row, 1, d), matrix(row, 1, d), weight.data(), bias.data(), 1e-5f);
+    expected.insert(expected.end(), row.begin(), row.end());
+  }
+  for (const Isa isa : available_isas()) {
+    for (const int threads : {1, 2, 3}) {
+      Context context(threads, isa);
+      auto out = x;
+      layer_norm(context, matrix(out, 7, d), matrix(out, 7, d), weight.data(), bias.data(), 1e-5f);
+      EXPECT_TRUE(same_bits(out, expected)) << isa_name(isa) << ", " << threads << " threads";
+    }
+  }
 }
 
 TEST(RmsNorm, MatchesTheFormulaForEveryLength) {
