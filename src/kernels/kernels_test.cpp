@@ -4,11 +4,15 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
+#include "kernels/bias/bias.h"
+#include "kernels/gelu/gelu.h"
 #include "kernels/layer_norm/layer_norm.h"
 #include "kernels/math/exp.h"
+#include "kernels/math/normal_tail.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/swiglu/swiglu.h"
@@ -47,6 +51,83 @@ TEST(Exp, IsWithinTwoUlpAndClamped) {
   EXPECT_EQ(exp_of(-INFINITY), exp_of(-87.0f));
   EXPECT_EQ(exp_of(1000.0f), exp_of(88.0f));
   EXPECT_TRUE(std::isnan(exp_of(NAN)));
+}
+
+double normal_tail(double x) { return std::erfc(x * std::sqrt(0.5)) / 2; }
+
+TEST(NormalTail, IsWithinFourUlpAndWhatTheSquareLoses) {
+  for (float x = 0; x <= 13.0f; x += 0.0001f) {
+    const double expected = normal_tail(x);
+    // Below 2^-126 a float has no relative precision left.
+    EXPECT_NEAR(normal_tail_of(x), expected, (8 + x * x / 2) * kUnit * expected + 0x1p-149) << x;
+  }
+  EXPECT_EQ(normal_tail_of(0.0f), 0.5f);
+  EXPECT_EQ(normal_tail_of(1e-30f), 0.5f);
+  for (const float x : {13.01f, 1e10f, std::numeric_limits<float>::max(), INFINITY}) {
+    EXPECT_EQ(normal_tail_of(x), 0.0f) << x;
+  }
+  EXPECT_TRUE(std::isnan(normal_tail_of(NAN)));
+}
+
+TEST(Gelu, MatchesTheFormula) {
+  Context context(2);
+  std::vector<float> x;
+  for (float v = -14.0f; v <= 14.0f; v += 0.0003f) x.push_back(v);
+  auto out = x;
+  gelu(context, matrix(out, 1, static_cast<int64_t>(x.size())));
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double v = x[i], expected = v * normal_tail(-v);
+    // The tail's bound and the rounding of the product; what is cut off at -13 is below 1e-37.
+    const double relative = v < 0 ? 9 + v * v / 2 : 9;
+    EXPECT_NEAR(out[i], expected, relative * kUnit * std::abs(expected) + 1e-37) << v;
+    EXPECT_NEAR(out[i], expected, v < 0 ? 1e-7 : 2 * kUnit * expected + 1e-7) << v;
+  }
+}
+
+TEST(Gelu, OfSpecialValuesIsTheLimitOrNoNumber) {
+  for (const Isa isa : available_isas()) {
+    Context context(1, isa);
+    constexpr float kMax = std::numeric_limits<float>::max();
+    const std::vector<float> x = {0.0f,  -0.0f, 1e-30f, -1e-30f,  0x1p-149f, -13.01f,
+                                  20.0f, kMax,  -kMax,  INFINITY, -INFINITY, NAN};
+    const std::vector<float> expected = {0.0f,  -0.0f, 5e-31f, -5e-31f,  0.0f, -0.0f,
+                                         20.0f, kMax,  -0.0f,  INFINITY, NAN,  NAN};
+    // Each in a whole vector and in the rest of a row.
+    for (size_t i = 0; i < x.size(); ++i) {
+      std::vector<float> out(19, x[i]);
+      gelu(context, matrix(out, 1, 19));
+      for (const float y : out) {
+        if (std::isnan(expected[i])) {
+          EXPECT_TRUE(std::isnan(y)) << isa_name(isa) << ", " << x[i];
+        } else {
+          EXPECT_TRUE(same_bits({y}, {expected[i]})) << isa_name(isa) << ", " << x[i];
+        }
+      }
+    }
+  }
+}
+
+TEST(Gelu, GivesTheSameBitsOnEveryInstructionSetAndWithABiasBefore) {
+  Context plain(1, Isa::kPlain);
+  for (int64_t n = 0; n <= 40; ++n) {
+    const auto x = random_floats(5 * n, 21 + n, 4.0f), bias = random_floats(n, 22 + n);
+    auto expected = x, biased = x;
+    gelu(plain, matrix(expected, 5, n));
+    add_bias(plain, matrix(biased, 5, n), bias.data());
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(biased[i], x[i] + bias[i % n]);
+    gelu(plain, matrix(biased, 5, n));
+    for (const Isa isa : available_isas()) {
+      for (const int threads : {1, 3}) {
+        Context context(threads, isa);
+        auto out = x;
+        gelu(context, matrix(out, 5, n));
+        EXPECT_TRUE(same_bits(out, expected)) << isa_name(isa) << ", n " << n;
+        out = x;
+        gelu_bias(context, matrix(out, 5, n), bias.data());
+        EXPECT_TRUE(same_bits(out, biased)) << isa_name(isa) << ", n " << n;
+      }
+    }
+  }
 }
 
 TEST(LayerNorm, MatchesTheFormulaForEveryLengthAndFarFromZero) {
