@@ -3,10 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
+#include "kernels/bias/bias.h"
+#include "kernels/gelu/gelu.h"
+#include "kernels/layer_norm/layer_norm.h"
 #include "kernels/math/exp.h"
+#include "kernels/math/normal_tail.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/swiglu/swiglu.h"
@@ -22,6 +28,16 @@ std::vector<float> random_floats(size_t n, uint32_t seed, float spread = 1.0f) {
   return out;
 }
 
+constexpr double kUnit = 0x1p-24;  // half a unit in the last place of a float
+
+::testing::AssertionResult same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (std::memcmp(&a[i], &b[i], sizeof(float)) == 0) continue;
+    return ::testing::AssertionFailure() << "at " << i << ": " << a[i] << " and " << b[i];
+  }
+  return ::testing::AssertionSuccess();
+}
+
 MatrixView matrix(std::vector<float>& data, int64_t rows, int64_t cols) {
   return {data.data(), rows, cols, cols};
 }
@@ -35,6 +51,136 @@ TEST(Exp, IsWithinTwoUlpAndClamped) {
   EXPECT_EQ(exp_of(-INFINITY), exp_of(-87.0f));
   EXPECT_EQ(exp_of(1000.0f), exp_of(88.0f));
   EXPECT_TRUE(std::isnan(exp_of(NAN)));
+}
+
+double normal_tail(double x) { return std::erfc(x * std::sqrt(0.5)) / 2; }
+
+TEST(NormalTail, IsWithinFourUlpAndWhatTheSquareLoses) {
+  for (float x = 0; x <= 13.0f; x += 0.0001f) {
+    const double expected = normal_tail(x);
+    // Below 2^-126 a float has no relative precision left.
+    EXPECT_NEAR(normal_tail_of(x), expected, (8 + x * x / 2) * kUnit * expected + 0x1p-149) << x;
+  }
+  EXPECT_EQ(normal_tail_of(0.0f), 0.5f);
+  EXPECT_EQ(normal_tail_of(1e-30f), 0.5f);
+  for (const float x : {13.01f, 1e10f, std::numeric_limits<float>::max(), INFINITY}) {
+    EXPECT_EQ(normal_tail_of(x), 0.0f) << x;
+  }
+  EXPECT_TRUE(std::isnan(normal_tail_of(NAN)));
+}
+
+TEST(Gelu, MatchesTheFormula) {
+  Context context(2);
+  std::vector<float> x;
+  for (float v = -14.0f; v <= 14.0f; v += 0.0003f) x.push_back(v);
+  auto out = x;
+  gelu(context, matrix(out, 1, static_cast<int64_t>(x.size())));
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double v = x[i], expected = v * normal_tail(-v);
+    // The tail's bound and the rounding of the product; what is cut off at -13 is below 1e-37.
+    const double relative = v < 0 ? 9 + v * v / 2 : 9;
+    EXPECT_NEAR(out[i], expected, relative * kUnit * std::abs(expected) + 1e-37) << v;
+    EXPECT_NEAR(out[i], expected, v < 0 ? 1e-7 : 2 * kUnit * expected + 1e-7) << v;
+  }
+}
+
+TEST(Gelu, OfSpecialValuesIsTheLimitOrNoNumber) {
+  for (const Isa isa : available_isas()) {
+    Context context(1, isa);
+    constexpr float kMax = std::numeric_limits<float>::max();
+    const std::vector<float> x = {0.0f,  -0.0f, 1e-30f, -1e-30f,  0x1p-149f, -13.01f,
+                                  20.0f, kMax,  -kMax,  INFINITY, -INFINITY, NAN};
+    const std::vector<float> expected = {0.0f,  -0.0f, 5e-31f, -5e-31f,  0.0f, -0.0f,
+                                         20.0f, kMax,  -0.0f,  INFINITY, NAN,  NAN};
+    // Each in a whole vector and in the rest of a row.
+    for (size_t i = 0; i < x.size(); ++i) {
+      std::vector<float> out(19, x[i]);
+      gelu(context, matrix(out, 1, 19));
+      for (const float y : out) {
+        if (std::isnan(expected[i])) {
+          EXPECT_TRUE(std::isnan(y)) << isa_name(isa) << ", " << x[i];
+        } else {
+          EXPECT_TRUE(same_bits({y}, {expected[i]})) << isa_name(isa) << ", " << x[i];
+        }
+      }
+    }
+  }
+}
+
+TEST(Gelu, GivesTheSameBitsOnEveryInstructionSetAndWithABiasBefore) {
+  Context plain(1, Isa::kPlain);
+  for (int64_t n = 0; n <= 40; ++n) {
+    const auto x = random_floats(5 * n, 21 + n, 4.0f), bias = random_floats(n, 22 + n);
+    auto expected = x, biased = x;
+    gelu(plain, matrix(expected, 5, n));
+    add_bias(plain, matrix(biased, 5, n), bias.data());
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(biased[i], x[i] + bias[i % n]);
+    gelu(plain, matrix(biased, 5, n));
+    for (const Isa isa : available_isas()) {
+      for (const int threads : {1, 3}) {
+        Context context(threads, isa);
+        auto out = x;
+        gelu(context, matrix(out, 5, n));
+        EXPECT_TRUE(same_bits(out, expected)) << isa_name(isa) << ", n " << n;
+        out = x;
+        gelu_bias(context, matrix(out, 5, n), bias.data());
+        EXPECT_TRUE(same_bits(out, biased)) << isa_name(isa) << ", n " << n;
+      }
+    }
+  }
+}
+
+TEST(LayerNorm, MatchesTheFormulaForEveryLengthAndFarFromZero) {
+  Context context(2);
+  for (const double center : {0.0, 1000.0}) {
+    for (int64_t d = 1; d <= 1408; d += d < 70 ? 1 : 669) {
+      auto x = random_floats(3 * d, d);
+      for (float& v : x) v += static_cast<float>(center);
+      const auto weight = random_floats(d, 1000 + d), bias = random_floats(d, 2000 + d);
+      std::vector<float> out(3 * d);
+      layer_norm(context, matrix(out, 3, d), matrix(x, 3, d), weight.data(), bias.data(), 1e-5f);
+      for (int64_t t = 0; t < 3; ++t) {
+        const float* row = &x[t * d];
+        double mean = 0, size = 0, variance = 0;
+        for (int64_t i = 0; i < d; ++i) mean += row[i], size += std::abs(row[i]);
+        mean /= d, size /= d;
+        for (int64_t i = 0; i < d; ++i) variance += (row[i] - mean) * (row[i] - mean) / d;
+        const double scale = 1 / std::sqrt(variance + 1e-5);
+        for (int64_t i = 0; i < d; ++i) {
+          const double scaled = (row[i] - mean) * scale * weight[i], expected = scaled + bias[i];
+          // The mean is off by the roundings of d / 16 terms, 4 sums and a division; so is every
+          // difference, but not the variance, where the offset counts only squared. The variance
+          // has as many roundings and three per term, of which the root halves all; six come after.
+          const double roundings = d / 16.0 + 6;
+          EXPECT_NEAR(out[t * d + i], expected,
+                      kUnit * (roundings * size * scale * std::abs(weight[i]) +
+                               (roundings / 2 + 8) * std::abs(scaled) + std::abs(expected)))
+              << "center " << center << ", d " << d << ", component " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(LayerNorm, OfARowDependsOnTheRowAlone) {
+  const int64_t d = 45;
+  Context alone(1, Isa::kPlain);
+  const auto x = random_floats(7 * d, 31), weight = random_floats(d, 32),
+             bias = random_floats(d, 33);
+  std::vector<float> expected;
+  for (int64_t t = 0; t < 7; ++t) {
+    std::vector<float> row(x.begin() + t * d, x.begin() + (t + 1) * d);
+    layer_norm(alone, matrix(row, 1, d), matrix(row, 1, d), weight.data(), bias.data(), 1e-5f);
+    expected.insert(expected.end(), row.begin(), row.end());
+  }
+  for (const Isa isa : available_isas()) {
+    for (const int threads : {1, 2, 3}) {
+      Context context(threads, isa);
+      auto out = x;
+      layer_norm(context, matrix(out, 7, d), matrix(out, 7, d), weight.data(), bias.data(), 1e-5f);
+      EXPECT_TRUE(same_bits(out, expected)) << isa_name(isa) << ", " << threads << " threads";
+    }
+  }
 }
 
 TEST(RmsNorm, MatchesTheFormulaForEveryLength) {
@@ -82,6 +228,30 @@ TEST(Rope, RotatesAdjacentPairs) {
       const double bound = 4 * 0x1p-24 * (std::abs(re) + std::abs(im));
       EXPECT_NEAR(y[t * 12 + 2 * pair], re * std::cos(angle) - im * std::sin(angle), bound);
       EXPECT_NEAR(y[t * 12 + 2 * pair + 1], re * std::sin(angle) + im * std::cos(angle), bound);
+    }
+  }
+}
+
+TEST(Rope, OfATileTurnsHalfThePairsByColumnAndHalfByRow) {
+  for (const int64_t side : {1, 3, 24}) {
+    std::vector<float> frequencies;
+    for (int m = 0; m < 22; ++m) frequencies.push_back(std::pow(10000.0f, -2.0f * m / 44));
+    RopeTable table;
+    table.fill_2d(side, frequencies);
+    ASSERT_EQ(table.pairs(), 44);
+    for (int64_t n = 0; n < side * side; ++n) {
+      for (int64_t pair = 0; pair < 44; ++pair) {
+        const int64_t place = pair < 22 ? n % side + 1 : n / side + 1;
+        // The angle is formed in float32; its cosine is within a unit in the last place of 1.
+        const double angle = static_cast<float>(place) * frequencies[pair % 22];
+        EXPECT_NEAR(table.token(n)[pair], std::cos(angle), 2 * kUnit) << n << ", pair " << pair;
+        EXPECT_NEAR(table.token(n)[44 + pair], std::sin(angle), 2 * kUnit)
+            << n << ", pair " << pair;
+      }
+    }
+    for (int64_t pair = 0; pair < 44; ++pair) {
+      EXPECT_EQ(table.token(side * side)[pair], 1.0f);
+      EXPECT_EQ(table.token(side * side)[44 + pair], 0.0f);
     }
   }
 }

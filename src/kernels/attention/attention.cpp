@@ -97,7 +97,8 @@ std::vector<AttentionTask> cut_tiles(std::span<const AttentionJob> jobs, int64_t
                        .head_dim = d,
                        .group = group,
                        .tokens = 0,
-                       .first = 0,
+                       .seen = 0,
+                       .step = job.causal ? 1 : 0,
                        .first_page = 0,
                        .end_page = 0,
                        .scratch = nullptr,
@@ -105,8 +106,9 @@ std::vector<AttentionTask> cut_tiles(std::span<const AttentionJob> jobs, int64_t
     // The later and so longer tiles first, so that no thread is left with a long one at the end.
     for (int64_t end = job.q.rows; end > 0; end -= tile.tokens) {
       tile.tokens = std::min(step, end);
-      tile.first = job.first + end - tile.tokens;
-      tile.end_page = pages_for(job.first + end);
+      const int64_t last = job.first + (job.causal ? end : job.q.rows);  // what its last token sees
+      tile.seen = last - tile.step * (tile.tokens - 1);
+      tile.end_page = pages_for(last);
       for (int64_t head = 0; head < kv.kv_heads; ++head) {
         tile.q = job.q.row(end - tile.tokens) + head * group * d;
         tile.out = job.out.row(end - tile.tokens) + head * group * d;

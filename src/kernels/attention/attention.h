@@ -1,17 +1,18 @@
-// Causal attention over the pages of a cache.
+// Attention over the pages of a cache, causal or of every token to all.
 //
 // A page holds kPageTokens consecutive positions of one layer of one sequence. Both kinds of layer
 // use the same kernel: for a global layer positions count from the start of the sequence, for a
 // chunked layer from the start of the chunk, where its cache begins anew.
 //
-// What an output is, to the bit. It depends on its query and on its past, never on the batch, on
-// how the prompt or the past was cut into tasks, on threads, or on the instruction set; only the
-// bits of a NaN are left open. What the cache holds at later positions is never read into it. All
-// products and sums are rounded to float where they stand, fma with one rounding.
+// What an output is, to the bit. It depends on its query and on the positions that it attends to,
+// never on the batch, on how the prompt or the past was cut into tasks, on threads, or on the
+// instruction set; only the bits of a NaN are left open. What the cache holds at later positions is
+// never read into it. All products and sums are rounded to float where they stand, fma with one
+// rounding.
 //
 //   q'[i] = q[i] * c,  c = 1 / sqrt(d)
 //
-// Each page is a fixed split of the softmax. For its positions p, up to the row's own, in order:
+// Each page is a fixed split of the softmax. For its positions p, up to the row's last, in order:
 //   s[p] = fma over i in order from +0: fma(q'[i], k[p, i], s)
 //          int8: times the position's key scale
 //   m    = the largest s[p] that is a number, -infinity if none is
@@ -92,11 +93,14 @@ struct AttentionJob {
   KvPages pages;      // filled up to position first + T - 1
   int64_t first = 0;
   MatrixView out;  // [T, H * d], overwritten; may not alias q
+  // Token t attends to positions [0, first + t]; or every token to [0, first + T), as the patches
+  // of a tile do.
+  bool causal = true;
 };
 
-// out[t, j] = softmax_p( q[t, j] . k[p, g] / sqrt(d) ) v[p, g],  p <= first + t,  g = floor(j K /
-// H) for every query head j; all jobs in one parallel pass. d is any size up to kMaxHeadDim, H a
-// multiple of K. Does not fail, whatever numbers it meets.
+// out[t, j] = softmax_p( q[t, j] . k[p, g] / sqrt(d) ) v[p, g] over the positions p that token t
+// attends to, g = floor(j K / H), for every query head j; all jobs in one parallel pass. d is any
+// size up to kMaxHeadDim, H a multiple of K. Does not fail, whatever numbers it meets.
 //
 // Work is cut into tiles of (job, kv head, consecutive tokens). Where few tokens have a long past
 // and threads would idle, a tile's past is cut into runs of pages too; what each page gives a row

@@ -1,10 +1,11 @@
 // Speed of attention and of storing keys and values, on the machine at hand:
 //   attention_bench --benchmark_filter=prefill [--threads=N] [--isa=avx2]
 // Names say what runs: prefill/SHAPE/TYPE/tokens/depth, decode/SHAPE/TYPE/sequences/depth,
-// store/SHAPE/TYPE/sequences/tokens. Caches rotate through enough copies that a step finds its past
-// in memory, as a model of many layers does.
+// store/SHAPE/TYPE/sequences/tokens, tiles/SHAPE/TYPE/tiles/tokens without a causal limit, as in
+// the vision encoder. Caches rotate through enough copies that a step finds its past in memory, as
+// a model of many layers does.
 //
-// Reported beside the time: GFLOP/s, counting the multiplications and additions that the causal
+// Reported beside the time: GFLOP/s, counting the multiplications and additions that a causal
 // limit leaves (the exponential counts nothing), GB/s of the cache, and both as a
 // fraction of what these threads reach here when they do nothing else, measured first.
 #include <benchmark/benchmark.h>
@@ -83,7 +84,7 @@ void measure(benchmark::State& state, double flops, double bytes, const Body& bo
 
 // `tokens` new tokens in each of `sequences` sequences that remember `depth` tokens before them.
 void bench_attention(benchmark::State& state, Shape s, DType type, int64_t sequences,
-                     int64_t tokens, int64_t depth) {
+                     int64_t tokens, int64_t depth, bool causal = true) {
   Context context(g_threads, g_isa);
   const int64_t positions = depth + tokens, q_cols = s.heads * s.d;
   const int64_t bytes =
@@ -96,8 +97,9 @@ void bench_attention(benchmark::State& state, Shape s, DType type, int64_t seque
   for (float& x : q) x = normal(random);
   int64_t copy = 0;
   std::vector<AttentionJob> jobs(static_cast<size_t>(sequences));
-  const double pairs = static_cast<double>(sequences * tokens) *
-                       (static_cast<double>(depth) + static_cast<double>(tokens + 1) / 2);
+  const double pairs =
+      static_cast<double>(sequences * tokens) *
+      (static_cast<double>(depth) + static_cast<double>(causal ? tokens + 1 : 2 * tokens) / 2);
   const double flops = 4.0 * static_cast<double>(s.d * s.heads) * pairs;
   measure(state, flops, static_cast<double>(bytes), [&] {
     for (int64_t i = 0; i < sequences; ++i) {
@@ -105,7 +107,8 @@ void bench_attention(benchmark::State& state, Shape s, DType type, int64_t seque
       jobs[static_cast<size_t>(i)] = {{q.data() + row * q_cols, tokens, q_cols, q_cols},
                                       caches.sequence(copy * sequences + i),
                                       depth,
-                                      {out.data() + row * q_cols, tokens, q_cols, q_cols}};
+                                      {out.data() + row * q_cols, tokens, q_cols, q_cols},
+                                      causal};
     }
     attention(context, jobs);
     copy = (copy + 1) % copies;
@@ -166,6 +169,12 @@ int main(int argc, char** argv) {
             [=](benchmark::State& state) { bench_store(state, s, type, sequences, tokens); });
       }
     }
+  }
+  for (const int64_t tiles : {1, 4}) {
+    const Shape s{"vision", 16, 16, 88};
+    add("tiles", s, DType::kF32, tiles, 577, [=](benchmark::State& state) {
+      bench_attention(state, s, DType::kF32, tiles, 577, 0, /*causal=*/false);
+    });
   }
   benchmark::RunSpecifiedBenchmarks();
 }

@@ -214,7 +214,7 @@ struct Tile {
         wide(total + rows * state) {}
 
   // How many positions a row attends to, all pages together.
-  int64_t positions(int64_t row) const { return task.first + row / task.group + 1; }
+  int64_t positions(int64_t row) const { return task.seen + row / task.group * task.step; }
 
   void take_queries() {
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));

@@ -42,7 +42,8 @@ struct AttentionTask {
   int64_t head_dim;
   int64_t group;
   int64_t tokens;
-  int64_t first;       // position of the first token; token t attends to [0, first + t]
+  int64_t seen;        // the first token attends to positions [0, seen),
+  int64_t step;        // each later one to so many more: 1 if causal, else 0
   int64_t first_page;  // the pages to visit
   int64_t end_page;
   float* scratch;  // attention_scratch() floats

@@ -138,6 +138,40 @@ struct Sequence {
     attention(context, jobs);
     return out;
   }
+
+  // Of tokens that all attend to all positions.
+  std::vector<float> attend_to_all(Context& context, const std::vector<float>& q,
+                                   int64_t tokens) const {
+    const int64_t cols = shape.q_cols();
+    std::vector<float> out(static_cast<size_t>(tokens * cols), -1.0f);
+    const AttentionJob job = job_to_all(q, tokens, out);
+    attention(context, {&job, 1});
+    return out;
+  }
+  AttentionJob job_to_all(const std::vector<float>& q, int64_t tokens,
+                          std::vector<float>& out) const {
+    const int64_t cols = shape.q_cols();
+    return {{q.data(), tokens, cols, cols},
+            view(),
+            positions - tokens,
+            {out.data(), tokens, cols, cols},
+            /*causal=*/false};
+  }
+  // Of tokens each of which is alone at the last position.
+  std::vector<float> attend_alone(Context& context, const std::vector<float>& q,
+                                  int64_t tokens) const {
+    const int64_t cols = shape.q_cols();
+    std::vector<float> out(static_cast<size_t>(tokens * cols), -1.0f);
+    std::vector<AttentionJob> jobs;
+    for (int64_t t = 0; t < tokens; ++t) {
+      jobs.push_back({{q.data() + t * cols, 1, cols, cols},
+                      view(),
+                      positions - 1,
+                      {out.data() + t * cols, 1, cols, cols}});
+    }
+    attention(context, jobs);
+    return out;
+  }
 };
 
 // e(x) of the contract.
@@ -224,6 +258,33 @@ TEST(Attention, IsTheContractToTheBit) {
         }
         EXPECT_TRUE(same_bits(s.attend(context, q, tokens), expected))
             << dtype_name(type) << ", " << shape << ", positions " << positions;
+      }
+    }
+  }
+}
+
+TEST(Attention, WithoutACausalLimitIsTheContractToTheBit) {
+  Context context(2);
+  for (const DType type : kTypes) {
+    for (const int64_t d : {1, 17, 64, 88}) {
+      const Shape shape{2, 1 + d % 3, d};
+      for (const int64_t positions : {1, 65, 300, 513}) {
+        // From the start of the sequence, and after a past.
+        for (const int64_t tokens : {positions, int64_t{7}}) {
+          if (tokens > positions || tokens > 100) continue;  // the plain loops take seconds
+          Sequence s(shape, type, positions, static_cast<uint32_t>(d));
+          s.store(context);
+          const auto q = random_floats(tokens * shape.q_cols(), 3);
+          std::vector<float> expected;
+          for (int64_t row = 0; row < tokens * shape.kv_heads * shape.group; ++row) {
+            const int64_t kv_head = row / shape.group % shape.kv_heads;
+            const auto one = contract_row(s, &q[row * d], kv_head, positions);
+            expected.insert(expected.end(), one.begin(), one.end());
+          }
+          EXPECT_TRUE(same_bits(s.attend_to_all(context, q, tokens), expected))
+              << dtype_name(type) << ", " << shape << ", positions " << positions << ", tokens "
+              << tokens;
+        }
       }
     }
   }
@@ -373,6 +434,84 @@ TEST(Attention, ALongPastIsSharedByThreadsWithoutATrace) {
                 << tokens << ", " << threads << " threads";
           }
         }
+      }
+    }
+  }
+}
+
+// Around six rows, tiles of 96 rows, pages, and the 577 tokens of a vision encoder's tile. A lone
+// token at the last position sees as much, by the code that the tests above are about.
+TEST(Attention, WithoutACausalLimitEveryTokenIsAsIfAloneAndLast) {
+  Context alone(1);
+  for (const DType type : kTypes) {
+    for (const Shape shape : {Shape{2, 1, 88}, Shape{1, 3, 20}}) {
+      for (const int64_t tokens : {1, 5, 7, 95, 97, 257, 577}) {
+        for (const int64_t past : {0, 70}) {
+          Sequence s(shape, type, past + tokens);
+          s.store(alone);
+          const auto q = random_floats(tokens * shape.q_cols(), 19);
+          const auto expected = s.attend_alone(alone, q, tokens);
+          for (const Isa isa : available_isas()) {
+            if (isa == Isa::kPlain && tokens > 97 && past > 0) continue;  // slow
+            for (const int threads : {1, 2, 3}) {
+              if (isa == Isa::kPlain && threads == 2) continue;
+              Context context(threads, isa);
+              EXPECT_TRUE(same_bits(s.attend_to_all(context, q, tokens), expected))
+                  << isa_name(isa) << ", " << dtype_name(type) << ", " << shape << ", tokens "
+                  << tokens << " after " << past << ", " << threads << " threads";
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Attention, WithoutACausalLimitALongPastIsSharedByThreadsToo) {
+  Context alone(1);
+  for (const DType type : kTypes) {
+    const Shape shape{1, 5, 64};
+    Sequence s(shape, type, 41 * kPageTokens + 3);
+    s.store(alone);
+    for (const int64_t tokens : {2, 6}) {
+      const auto q = random_floats(tokens * shape.q_cols(), 21);
+      const auto expected = s.attend_alone(alone, q, tokens);
+      for (const int threads : {2, 3, 8}) {
+        Context context(threads);
+        EXPECT_TRUE(same_bits(s.attend_to_all(context, q, tokens), expected))
+            << dtype_name(type) << ", tokens " << tokens << ", " << threads << " threads";
+      }
+    }
+  }
+}
+
+TEST(Attention, JobsWithAndWithoutACausalLimitDoNotDisturbEachOther) {
+  Context alone(1);
+  const Shape shape{2, 1, 88};
+  for (const Isa isa : available_isas()) {
+    for (const int threads : {1, 2, 3}) {
+      Context context(threads, isa);
+      std::vector<Sequence> sequences;
+      for (const int64_t tokens : {100, 1, 49, 30}) {
+        sequences.emplace_back(shape, DType::kF32, tokens, static_cast<uint32_t>(tokens));
+        sequences.back().store(alone);
+      }
+      std::vector<std::vector<float>> queries, outs;
+      for (const Sequence& s : sequences) {
+        queries.push_back(random_floats(s.positions * shape.q_cols(), 23));
+        outs.emplace_back(queries.back().size());
+      }
+      std::vector<AttentionJob> jobs;
+      for (size_t i = 0; i < sequences.size(); ++i) {
+        jobs.push_back(sequences[i].job_to_all(queries[i], sequences[i].positions, outs[i]));
+        jobs.back().causal = i == 2;
+      }
+      attention(context, jobs);
+      for (size_t i = 0; i < sequences.size(); ++i) {
+        const Sequence& s = sequences[i];
+        EXPECT_TRUE(same_bits(outs[i], i == 2 ? s.attend(alone, queries[i], s.positions)
+                                              : s.attend_to_all(alone, queries[i], s.positions)))
+            << isa_name(isa) << ", " << threads << " threads, job " << i;
       }
     }
   }

@@ -5,16 +5,32 @@
 namespace drover {
 
 void RopeTable::fill(std::span<const int64_t> positions, std::span<const float> frequencies) {
-  pairs_ = static_cast<int64_t>(frequencies.size());
-  table_.reserve_discarding(positions.size() * 2 * frequencies.size());
-  float* out = table_.data();
-  for (const int64_t position : positions) {
-    for (int64_t k = 0; k < pairs_; ++k) {
-      const float angle = static_cast<float>(position) * frequencies[k];
-      out[k] = std::cos(angle);
-      out[pairs_ + k] = std::sin(angle);
-    }
-    out += 2 * pairs_;
+  resize(static_cast<int64_t>(positions.size()), static_cast<int64_t>(frequencies.size()));
+  for (int64_t t = 0; const int64_t position : positions) set(t++, 0, position, frequencies);
+}
+
+void RopeTable::fill_2d(int64_t side, std::span<const float> frequencies) {
+  const int64_t half = static_cast<int64_t>(frequencies.size());
+  resize(side * side + 1, 2 * half);
+  for (int64_t n = 0; n <= side * side; ++n) {
+    const bool is_class = n == side * side;
+    set(n, 0, is_class ? 0 : n % side + 1, frequencies);
+    set(n, half, is_class ? 0 : n / side + 1, frequencies);
+  }
+}
+
+void RopeTable::resize(int64_t tokens, int64_t pairs) {
+  pairs_ = pairs;
+  table_.reserve_discarding(static_cast<size_t>(tokens * 2 * pairs));
+}
+
+void RopeTable::set(int64_t t, int64_t pair, int64_t position, std::span<const float> frequencies) {
+  float* out = table_.data() + t * 2 * pairs_ + pair;
+  for (const float frequency : frequencies) {
+    const float angle = static_cast<float>(position) * frequency;
+    out[0] = std::cos(angle);
+    out[pairs_] = std::sin(angle);
+    ++out;
   }
 }
 

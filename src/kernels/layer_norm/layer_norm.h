@@ -1,0 +1,19 @@
+// Layer norm over the last axis, as vision encoders use it.
+#pragma once
+
+#include "kernels/context.h"
+#include "tensor/view.h"
+
+namespace drover {
+
+// out[t,:] = (x[t,:] - m) * rsqrt(v + eps) * weight + bias
+// with m the mean of x[t,:] and v the mean of (x[t,:] - m)^2, divided by D and not by D - 1.
+// x, out: [T,D], may be the same memory. weight, bias: [D].
+// Two passes, so that a large mean does not swallow a small variance. Both sums run in 16 partial
+// sums (component i to sum i mod 16), added up as a tree: a row's result depends on the row alone,
+// never on T, threads or instruction set. Does not fail.
+// Source: Ba, Kiros & Hinton 2016, arXiv 1607.06450; spec sections 5.2 and 5.4.
+void layer_norm(Context& context, MatrixView out, ConstMatrixView x, const float* weight,
+                const float* bias, float eps);
+
+}  // namespace drover
