@@ -278,7 +278,7 @@ TEST_F(SessionTest, ControlTokensAreShownOnlyWhenAsked) {
 TEST_F(SessionTest, RefusesWhatItCannotDoAndSaysWhy) {
   Session session(*model_, context_, {.context = 64});
   expect_error(ErrorKind::kUsage, "expected at least one token",
-               [&] { session.generate({}, hot(1)); });
+               [&] { session.generate(Prompt{}, hot(1)); });
   const std::vector<Token> outside = {5, 64};
   expect_error(ErrorKind::kBadData, "token: expected 0 to 63, got 64",
                [&] { session.generate(outside, hot(1)); });

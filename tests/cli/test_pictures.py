@@ -93,7 +93,7 @@ class Pictures(CliTest):
     def test_what_is_no_picture_is_refused_in_words(self):
         text = self.folder / "notes.txt"
         text.write_text("no picture at all")
-        self.bad(69, ["notes.txt", "JPEG, PNG"], "run", self.eyes, "hi", "--image", text)
+        self.bad(1, ["notes.txt", "JPEG, PNG"], "run", self.eyes, "hi", "--image", text)
         broken = self.folder / "broken.png"
         broken.write_bytes(self.red.read_bytes()[:60])
         self.bad(65, "broken.png", "run", self.eyes, "hi", "--image", broken)
@@ -101,12 +101,12 @@ class Pictures(CliTest):
 
     def test_a_text_only_model_says_so(self):
         for command in (["run", self.scout, "hi"], ["inspect", self.scout]):
-            self.bad(69, "text only", *command, "--image", self.red)
-        self.bad(69, "--mmproj", "run", self.scout, "hi", "--image", self.red)
+            self.bad(1, "text only", *command, "--image", self.red)
+        self.bad(1, "--mmproj", "run", self.scout, "hi", "--image", self.red)
 
     def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_encoded(self):
         self.bad(
-            75, ["context of 16 tokens"], "run", self.eyes, "hi", "--image", self.red, "-c", 16
+            1, ["context of 16 tokens"], "run", self.eyes, "hi", "--image", self.red, "-c", 16
         )
 
     def test_inspect_shows_canvas_tiles_and_tokens(self):
@@ -148,7 +148,7 @@ class Pictures(CliTest):
         # The picture's own tokens are not scored.
         text.write_text("what is this? it is red.")
         self.assertEqual(self.good(*ask).json["tokens"], seen["tokens"])
-        self.bad(75, "context of 12", *ask, "--image", self.red, "-c", 12)
+        self.bad(1, "context of 12", *ask, "--image", self.red, "-c", 12)
 
         patch = self.patch_token()
         ids = ",".join(map(str, [65, 66] + [patch] * 16 + [67]))
@@ -211,7 +211,7 @@ class Pictures(CliTest):
         text, mmproj = self.folder / "text.gguf", self.folder / "mmproj.gguf"
         self.good("quantize", self.eyes, text, "--type", "f32", "--mmproj", mmproj)
         ask = ["run", text, "hello", "-n", 6, "--seed", 1, "--json", "--image", self.wide]
-        self.bad(69, "--mmproj", *ask)
+        self.bad(1, "--mmproj", *ask)
         whole = self.ask("--image", self.wide).json
         self.assertEqual(self.good(*ask, "--mmproj", mmproj).json["tokens"], whole["tokens"])
         self.bad(73, "already exists", "quantize", self.eyes, text, "--type", "f32")
