@@ -14,6 +14,7 @@
 #include "engine/session.h"
 #include "model/export_gguf.h"
 #include "model/model.h"
+#include "model/vision_encoder.h"
 #include "tests/support/counting_new.h"
 #include "tests/support/mutate.h"
 #include "tests/support/small_model.h"
@@ -58,6 +59,14 @@ void use(const fs::path& path) {
   int64_t rows = 0;
   session.score(tokens, [&](int64_t, ConstMatrixView logits) { rows += logits.rows; });
   EXPECT_EQ(rows, session.context());
+  if (!model->has_vision()) return;
+  const Vision& vision = model->vision();
+  const int64_t size = vision.config.tiles.size;
+  const std::vector<uint8_t> black(static_cast<size_t>(size * size * 3));
+  const uint8_t* tiles[] = {black.data()};
+  const int64_t seen = vision.config.tile_tokens(), embedding = vision.config.embedding;
+  std::vector<float> features(static_cast<size_t>(seen * embedding));
+  VisionEncoder(context, vision).encode(tiles, {features.data(), seen, embedding, embedding});
 }
 
 // Counts what becomes of mutants and checks the promise for each.
@@ -136,24 +145,39 @@ const char* const kSizeKeys[] = {"context_length",
                                  "expert_used_count",
                                  "expert_feed_forward_length",
                                  "attention.chunk_size",
-                                 "vocab_size"};
-const char* const kNumberKeys[] = {"attention.layer_norm_rms_epsilon", "rope.freq_base",
+                                 "vocab_size",
+                                 "clip.vision.image_size",
+                                 "clip.vision.patch_size",
+                                 "clip.vision.embedding_length",
+                                 "clip.vision.feed_forward_length",
+                                 "clip.vision.block_count",
+                                 "clip.vision.projection_dim",
+                                 "clip.vision.attention.head_count",
+                                 "clip.vision.projector.scale_factor",
+                                 "drover.vision.max_tiles",
+                                 "drover.vision.patch_token"};
+const char* const kNumberKeys[] = {"attention.layer_norm_rms_epsilon",
+                                   "rope.freq_base",
                                    "drover.attention.floor_scale",
-                                   "drover.attention.temperature_scale"};
+                                   "drover.attention.temperature_scale",
+                                   "clip.vision.attention.layer_norm_epsilon",
+                                   "drover.vision.rope_theta"};
 const char* const kListKeys[] = {"drover.rope_layers",        "drover.chunked_layers",
                                  "drover.moe_layers",         "tokenizer.ggml.tokens",
-                                 "tokenizer.ggml.token_type", "tokenizer.ggml.merges"};
+                                 "tokenizer.ggml.token_type", "tokenizer.ggml.merges",
+                                 "clip.vision.image_mean",    "clip.vision.image_std"};
 
-// "llama4.NAME" for sizes; the keys that begin with drover. stand as they are.
+// "llama4.NAME" for sizes; the keys of other prefixes stand as they are.
 std::string full_key(std::string_view architecture, std::string_view key) {
-  const bool whole = key.starts_with("drover.") || key.starts_with("tokenizer.");
+  const bool whole =
+      key.starts_with("drover.") || key.starts_with("tokenizer.") || key.starts_with("clip.");
   return whole ? std::string(key) : fmt::format("{}.{}", architecture, key);
 }
 
 TEST_F(Robustness, EveryHyperParameterOfAGgufFileIsChecked) {
   for (const auto& [golden, architecture] :
        {std::pair("scout", "llama4"), std::pair("maverick", "llama4"),
-        std::pair("llama", "llama")}) {
+        std::pair("multimodal", "llama4"), std::pair("llama", "llama")}) {
     const std::string whole = gguf_of(golden, DType::kF32);
     for (const char* name : kSizeKeys) {
       // The next byte keeps head_count from being found in head_count_kv: the type is u32.
@@ -240,7 +264,8 @@ TEST_F(Robustness, DamagedGgufFilesGiveAnErrorOrLogits) {
   Mutator mutator(kSeed);
   for (const auto& [golden, type] :
        {std::pair("scout", DType::kF32), std::pair("bf16", DType::kQ4_0),
-        std::pair("maverick", DType::kMXFP4), std::pair("llama", DType::kBF16)}) {
+        std::pair("maverick", DType::kMXFP4), std::pair("multimodal", DType::kF32),
+        std::pair("llama", DType::kBF16)}) {
     const std::string whole = gguf_of(golden, type);
     // The tables end where the last tensor is described.
     const size_t tables = whole.rfind(".weight") + 64;
@@ -306,7 +331,7 @@ TEST_F(RobustFolder, EveryFieldOfTheConfigurationIsChecked) {
         [&](const json::object& object, const std::string& path) {
           for (const auto& member : object) {
             const std::string pointer = path + "/" + std::string(member.key());
-            if (member.value().is_object() && member.key() != "vision_config") {
+            if (member.value().is_object()) {
               each(member.value().get_object(), pointer);
             }
             for (const char* value : kJsonValues) {
@@ -327,7 +352,7 @@ TEST_F(RobustFolder, EveryFieldOfTheConfigurationIsChecked) {
 TEST_F(RobustFolder, DamageInAnyFileGivesAnErrorOrLogits) {
   constexpr uint64_t kSeed = 20260702;
   Mutator mutator(kSeed);
-  for (const char* golden : {"scout", "sharded"}) {
+  for (const char* golden : {"scout", "sharded", "multimodal"}) {
     make(golden);
     std::vector<std::string> names;
     for (const auto& entry : fs::directory_iterator(folder_ / "model")) {
