@@ -97,11 +97,12 @@ class JpegReader {
     constexpr int64_t kExtra = 15 << 20;
     c_.mem->max_memory_to_use = static_cast<long>(9 * image.width * image.height + kExtra);
     jpeg_start_decompress(&c_);
+    const bool is_cmyk = c_.out_color_space == JCS_CMYK;
     while (c_.output_scanline < c_.output_height) {
-      uint8_t* rgb = image.row(c_.output_scanline);
-      JSAMPROW row = cmyk != nullptr && c_.num_components == 4 ? cmyk : rgb;
+      uint8_t* const rgb = image.row(c_.output_scanline);
+      JSAMPROW row = is_cmyk ? cmyk : rgb;
       jpeg_read_scanlines(&c_, &row, 1);
-      if (row == cmyk) convert_cmyk(cmyk, image.width, rgb);
+      if (is_cmyk) convert_cmyk(cmyk, image.width, rgb);
     }
     // Looks for the end mark; without it, something may be missing.
     jpeg_finish_decompress(&c_);

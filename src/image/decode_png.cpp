@@ -9,6 +9,19 @@
 namespace drover {
 namespace {
 
+// The body of the first chunk of a kind.
+std::span<const std::byte> find_chunk(std::span<const std::byte> file, std::string_view kind) {
+  // Behind the signature: length, kind, body, checksum.
+  for (uint64_t at = 8; at + 12 <= file.size();) {
+    const uint32_t length = number_at(file, at, 4, true);
+    const auto body = piece(file, at + 8, length);
+    if (!body) return {};
+    if (starts_with(file.subspan(at + 4), kind)) return *body;
+    at += 12 + uint64_t{length};
+  }
+  return {};
+}
+
 // A reader and what its callbacks need. They leave the library by longjmp, always into a step() on
 // this object; frames in between own nothing.
 class PngReader {
@@ -47,12 +60,13 @@ class PngReader {
   static PngReader& of(void* pointer) { return *static_cast<PngReader*>(pointer); }
 
   void read_header() {
-    // Warnings are about what breaks the format's rules, since the chunks that programs often get
-    // wrong are skipped.
     const auto fail = [](png_structp png, png_const_charp) {
       of(png_get_error_ptr(png)).leave(Fault::kDamaged);
     };
-    png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, fail, fail);
+    // A checksum that does not match and pixels that are missing are errors. The warnings left are
+    // about chunks that do not matter and bytes behind the last pixel, and about tRNS: see below.
+    const auto ignore = [](png_structp, png_const_charp) {};
+    png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, fail, ignore);
     if (png_ != nullptr) info_ = png_create_info_struct(png_);
     if (info_ == nullptr) leave(Fault::kTooMuchMemory);
     png_set_read_fn(png_, this, [](png_structp png, png_bytep to, size_t n) {
@@ -66,6 +80,12 @@ class PngReader {
     png_set_user_limits(png_, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
     png_set_chunk_malloc_max(png_, 1 << 20);
     png_read_info(png_, info_);
+    // The library goes on without a tRNS that breaks the rules; the colours would be wrong.
+    const bool has_alpha = (png_get_color_type(png_, info_) & PNG_COLOR_MASK_ALPHA) != 0;
+    if (!has_alpha && png_get_valid(png_, info_, PNG_INFO_tRNS) == 0 &&
+        find_chunk(decoding_.bytes, "tRNS").data() != nullptr) {
+      leave(Fault::kDamaged);
+    }
   }
 
   // Every colour type becomes RGB or RGBA of 8 bits.
@@ -111,15 +131,7 @@ class PngReader {
 Image decode_png(const Decoding& decoding) { return PngReader(decoding).read(); }
 
 std::span<const std::byte> find_png_exif(std::span<const std::byte> file) {
-  // Behind the signature: length, kind, body, checksum.
-  for (uint64_t at = 8; at + 12 <= file.size();) {
-    const uint32_t length = number_at(file, at, 4, true);
-    const auto body = piece(file, at + 8, length);
-    if (!body) return {};
-    if (starts_with(file.subspan(at + 4), "eXIf")) return *body;
-    at += 12 + uint64_t{length};
-  }
-  return {};
+  return find_chunk(file, "eXIf");
 }
 
 }  // namespace drover

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "image/decoding.h"
+#include "image/webp_prefix_codes.h"
 
 namespace drover {
 namespace {
@@ -55,6 +56,33 @@ Fault fault_of(VP8StatusCode status) {
   }
 }
 
+// The part of a still picture that is coded without loss, the picture itself or its alpha channel,
+// as webp_prefix_code_memory wants it; empty if there is none. `in_file`: the head of a file
+// precedes.
+std::span<const std::byte> lossless_part(const Decoding& decoding, std::span<const std::byte> bytes,
+                                         bool in_file) {
+  const uint64_t first = in_file ? 12 : 0;
+  std::span<const std::byte> alpha;
+  for (uint64_t at = first;;) {
+    const auto chunk = chunk_at(bytes, at);
+    if (!chunk) decoding.throw_if(Fault::kTruncated, "WebP");
+    const auto is = [&](std::string_view kind) { return starts_with(chunk->whole, kind); };
+    // From a place in the chunk to the end of all: the library may read on behind the chunk.
+    const auto from = [&](uint64_t offset) {
+      return bytes.subspan(std::min<uint64_t>(bytes.size(), at + 8 + offset));
+    };
+    if (is("VP8L")) return from(5);
+    if (is("VP8 ")) return alpha;
+    if (is("ALPH")) {
+      const bool raw = chunk->body.empty() || (chunk->body[0] & std::byte{3}) == std::byte{0};
+      alpha = raw ? std::span<const std::byte>() : from(1);
+    }
+    // The library would take pixels without a chunk around them where none of these comes first.
+    if (at == first && !is(in_file ? "VP8X" : "ALPH")) decoding.throw_if(Fault::kDamaged, "WebP");
+    at += (uint64_t{chunk->whole.size()} + 1) / 2 * 2;
+  }
+}
+
 // Decodes into memory of ours, which holds `stride` bytes for each row.
 Fault decode_frame(const Decoding& decoding, const Frame& frame, WEBP_CSP_MODE mode,
                    std::span<uint8_t> out, int64_t stride) {
@@ -98,11 +126,11 @@ Image decode_webp(const Decoding& decoding) {
   };
   look(file);
   const int64_t width = features.width, height = features.height;
-  const bool alpha = features.has_alpha;
+  const bool alpha = features.has_alpha, animated = features.has_animation;
   decoding.check_size(width, height);
 
   Frame frame{file, 0, 0, width, height};
-  if (features.has_animation) {
+  if (animated) {
     // A frame: its place and size, in units of 2 and 1 pixels, two more fields, then its chunks.
     const auto chunk = find_chunk(file, "ANMF");
     check(chunk.has_value(), Fault::kTruncated);
@@ -114,6 +142,12 @@ Image decode_webp(const Decoding& decoding) {
     look(frame.bytes);
     check(features.width == frame.width && features.height == frame.height);
   }
+
+  // Beside the buffers of pixels, which take at most 11 of our 12 bytes for each.
+  const int64_t allowed = (15 << 20) + frame.width * frame.height;
+  const auto lossless = lossless_part(decoding, frame.bytes, /*in_file=*/!animated);
+  check(webp_prefix_code_memory(decoding, lossless, frame.width, frame.height) <= allowed,
+        Fault::kTooMuchMemory);
 
   // Without alpha a picture that fills its canvas needs no second buffer. What a frame leaves free
   // of the canvas is transparent, and black where the file says that nothing is.

@@ -63,7 +63,8 @@ struct JpegKind {
   bool arithmetic = false;
   int restart_interval = 0;  // in blocks of the scan
   int quality = 85;
-  std::string exif = {};  // as raw_exif gives it
+  std::vector<jpeg_scan_info> script = {};  // of scans, instead of the usual ones
+  std::string exif = {};                    // as raw_exif gives it
 };
 
 inline std::string raw_jpeg(int width, int height, const JpegKind& kind, uint32_t seed) {
@@ -90,6 +91,10 @@ inline std::string raw_jpeg(int width, int height, const JpegKind& kind, uint32_
   }
   jpeg_set_quality(&c, kind.quality, TRUE);
   if (kind.progressive) jpeg_simple_progression(&c);
+  if (!kind.script.empty()) {
+    c.scan_info = kind.script.data();
+    c.num_scans = static_cast<int>(kind.script.size());
+  }
   c.arith_code = kind.arithmetic ? TRUE : FALSE;
   c.restart_interval = static_cast<unsigned>(kind.restart_interval);
   jpeg_start_compress(&c, TRUE);
