@@ -31,7 +31,8 @@ struct TileLayout {
 };
 
 // The canvas for a picture of this size (both at least 1): scales are compared in float32 as the
-// reference does, the fit is found in float64. Spec sections 6.2 to 6.4.
+// reference does, the fit is found in float64. (transformers finds it in float32 where the canvas
+// bounds it, and is one pixel off in some sizes whose fit is an integer.) Spec sections 6.2 to 6.4.
 TileLayout choose_tiles(const TileRules& rules, int64_t height, int64_t width);
 
 // The tiles of one picture, 8-bit RGB; what the picture does not cover is 0.
