@@ -103,16 +103,18 @@ std::vector<AttentionTask> cut_tiles(std::span<const AttentionJob> jobs, int64_t
                        .end_page = 0,
                        .scratch = nullptr,
                        .parts = nullptr};
-    // The later and so longer tiles first, so that no thread is left with a long one at the end.
-    for (int64_t end = job.q.rows; end > 0; end -= tile.tokens) {
-      tile.tokens = std::min(step, end);
-      const int64_t last = job.first + (job.causal ? end : job.q.rows);  // what its last token sees
-      tile.seen = last - tile.step * (tile.tokens - 1);
-      tile.end_page = pages_for(last);
-      for (int64_t head = 0; head < kv.kv_heads; ++head) {
+    // Head after head, since the keys and values of one may stay in an L2 cache for all its tiles.
+    // Of a head the later and so longer tiles first, so that no thread is left with a long one at
+    // the end.
+    for (int64_t head = 0; head < kv.kv_heads; ++head) {
+      tile.head_offset = head * layout.bytes;
+      for (int64_t end = job.q.rows; end > 0; end -= tile.tokens) {
+        tile.tokens = std::min(step, end);
         tile.q = job.q.row(end - tile.tokens) + head * group * d;
         tile.out = job.out.row(end - tile.tokens) + head * group * d;
-        tile.head_offset = head * layout.bytes;
+        const int64_t last = job.first + (job.causal ? end : job.q.rows);  // of its last token
+        tile.seen = last - tile.step * (tile.tokens - 1);
+        tile.end_page = pages_for(last);
         out.push_back(tile);
       }
     }
