@@ -31,7 +31,7 @@ struct Facts {
 };
 
 struct Inspect {
-  std::string model;
+  std::optional<std::string> model;
   std::vector<std::string> images;
   std::string tiles_folder;
   std::string mmproj;
@@ -316,7 +316,7 @@ std::string as_json(const Facts& f, bool tensors) {
 
 void Inspect::model_facts() const {
   Facts facts;
-  const std::filesystem::path path = locate_model(model);
+  const std::filesystem::path path = locate_model(*model);
   facts.path = path.string();
   std::optional<GgufFile> gguf;
   std::optional<HuggingfaceFolder> folder;
@@ -348,7 +348,7 @@ void Inspect::model_facts() const {
 }
 
 // The eyes of the model that was named, or the released ones.
-VisionConfig vision_rules(const std::string& model, const std::string& mmproj) {
+VisionConfig vision_rules(const std::optional<std::string>& model, const std::string& mmproj) {
   if (!mmproj.empty()) {
     if (const auto config = vision_config_from_gguf(GgufFile::open(locate_model(mmproj)), {})) {
       return *config;
@@ -359,8 +359,8 @@ VisionConfig vision_rules(const std::string& model, const std::string& mmproj) {
   VisionConfig released;
   released.patch = 14;
   released.shuffle = 2;
-  if (model.empty()) return released;
-  const std::filesystem::path path = locate_model(model);
+  if (!model) return released;
+  const std::filesystem::path path = locate_model(*model);
   std::optional<VisionConfig> config;
   if (std::filesystem::is_directory(path)) {
     config = vision_config_from_huggingface(HuggingfaceFolder::open_config_only(path), 1);
@@ -415,7 +415,7 @@ void Inspect::picture_facts() const {
 }
 
 void Inspect::operator()() const {
-  if (images.empty() && model.empty()) {
+  if (images.empty() && !model) {
     throw Error(ErrorKind::kUsage, "inspect: expected a model, or pictures",
                 "drover inspect MODEL, or drover inspect --image FILE");
   }
@@ -440,9 +440,11 @@ void add_inspect(CLI::App& app) {
       ->envname("DROVER_MODEL");
   command->add_flag("--tensors", inspect->tensors, "List every tensor");
   command
-      ->add_option("--image", inspect->images,
-                   "A picture: show its canvas, tiles and tokens instead; with MODEL as that model "
-                   "sees it. May be given several times; - reads standard input")
+      ->add_option(
+          "--image", inspect->images,
+          "Show a picture's canvas, tiles and tokens instead, as MODEL sees it (- is standard
+          "
+          "input); repeatable")
       ->type_name("FILE")
       ->allow_extra_args(false);
   command->add_option("--tiles", inspect->tiles_folder, "Write the pictures' tiles there, as PNG")

@@ -149,8 +149,9 @@ void add_run(CLI::App& app) {
   command
       ->add_option(
           "--image", run->images,
-          "A picture, JPEG, PNG or WebP; - reads standard input. May be given several times: "
-          "each <image> in the prompt is the place of one, otherwise they stand before it")
+          "A picture (JPEG, PNG, WebP; - is standard input), before the prompt or at its <image>;
+          "
+          "repeatable")
       ->type_name("FILE")
       ->allow_extra_args(false);
   run->model_flags.add_mmproj(*command);

@@ -183,10 +183,10 @@ void add_score(CLI::App& app) {
                    "Also write how much each input matters on that text, for quantize --importance")
       ->type_name("FILE");
   command
-      ->add_option(
-          "--image", score->images,
-          "A picture; may be given several times. Each <image> in the text is the place of "
-          "one, otherwise they stand before it; with --tokens, their patch tokens are")
+      ->add_option("--image", score->images,
+                   "A picture, before the text, at its <image>, or at the patch tokens of --tokens;
+                   "
+                   "repeatable")
       ->type_name("FILE")
       ->allow_extra_args(false);
   score->model_flags.add_mmproj(*command);

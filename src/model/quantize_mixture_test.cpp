@@ -85,7 +85,8 @@ TEST(Mixture, NormsRoutersBiasesAndStrangersStayFloat) {
   const int64_t matrix[] = {512, 256}, vector[] = {256};
   for (const std::string_view name :
        {"blk.0.ffn_gate_inp.weight", "blk.0.attn_q_norm.weight", "blk.0.attn_q.bias",
-        "v.blk.0.attn_q.weight", "mm.model.fc.weight", "rope_freqs.weight", "blk.x.weight"}) {
+        "v.patch_embd.weight", "v.position_embd.weight", "v.blk.0.attn_q.bias", "rope_freqs.weight",
+        "blk.x.weight"}) {
     EXPECT_TRUE(stays_float(name, matrix)) << name;
     EXPECT_EQ(mixture_type(mixture, small_config(), name, matrix), DType::kF32) << name;
   }
@@ -94,6 +95,21 @@ TEST(Mixture, NormsRoutersBiasesAndStrangersStayFloat) {
                                       "token_embd.weight", "output.weight"}) {
     EXPECT_FALSE(stays_float(name, matrix)) << name;
     EXPECT_TRUE(stays_float(name, vector)) << name;
+  }
+}
+
+// An encoder is small beside its decoder, and its rows seldom fit K-quants.
+TEST(Mixture, AVisionEncodersMatricesGetQ8InWhateverQuantises) {
+  const ModelConfig config = small_config();
+  const int64_t matrix[] = {512, 256}, narrow[] = {512, 1408};
+  for (const std::string_view name : {"v.blk.0.attn_q.weight", "mm.model.fc.weight"}) {
+    EXPECT_FALSE(stays_float(name, matrix)) << name;
+    for (const char* mixture : {"q4_k_m", "q2_k", "q8_0", "iq4_xs"}) {
+      EXPECT_EQ(mixture_type(*mixture_from_name(mixture), config, name, matrix), DType::kQ8_0);
+      EXPECT_EQ(mixture_type(*mixture_from_name(mixture), config, name, narrow), DType::kQ8_0);
+    }
+    EXPECT_EQ(mixture_type(*mixture_from_name("bf16"), config, name, matrix), DType::kBF16);
+    EXPECT_EQ(mixture_type(DType::kQ4_0, config, name, matrix), DType::kQ4_0) << "pure";
   }
 }
 

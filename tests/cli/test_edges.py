@@ -24,7 +24,8 @@ class Help(CliTest):
             "--help",
         )
         self.bad(2, ["nosuch: expected a subcommand", "drover --help"], "nosuch")
-        self.bad(2, ["--model is required", "drover inspect --help"], "inspect")
+        self.bad(2, ["--model is required", "drover score --help"], "score")
+        self.bad(2, ["expected a model, or pictures", "--image FILE"], "inspect")
 
     def test_every_subcommand_explains_every_flag(self):
         for command in COMMANDS:
