@@ -430,7 +430,7 @@ void add_bench(CLI::App& app) {
       ->type_name("A B")
       ->expected(2);
   const std::string making = "Models of random weights";
-  command->add_option("--make", bench->make, fmt::format("Write one: {}", random_shape_names()))
+  command->add_option("--make", bench->make, fmt::format("Write one of random weights:\n{}", random_shape_names()))
       ->type_name("SHAPE OUT")
       ->expected(2)
       ->group(making);

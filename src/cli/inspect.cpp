@@ -442,8 +442,7 @@ void add_inspect(CLI::App& app) {
   command
       ->add_option(
           "--image", inspect->images,
-          "Show a picture's canvas, tiles and tokens instead, as MODEL sees it (- is standard
-          "
+          "Show a picture's canvas, tiles and tokens instead, as MODEL sees it (- is standard\n"
           "input); repeatable")
       ->type_name("FILE")
       ->allow_extra_args(false);

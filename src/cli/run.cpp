@@ -149,8 +149,7 @@ void add_run(CLI::App& app) {
   command
       ->add_option(
           "--image", run->images,
-          "A picture (JPEG, PNG, WebP; - is standard input), before the prompt or at its <image>;
-          "
+          "A picture (JPEG, PNG, WebP; - is standard input), before the prompt or at its <image>;\n"
           "repeatable")
       ->type_name("FILE")
       ->allow_extra_args(false);

@@ -183,10 +183,10 @@ void add_score(CLI::App& app) {
                    "Also write how much each input matters on that text, for quantize --importance")
       ->type_name("FILE");
   command
-      ->add_option("--image", score->images,
-                   "A picture, before the text, at its <image>, or at the patch tokens of --tokens;
-                   "
-                   "repeatable")
+      ->add_option(
+          "--image", score->images,
+          "A picture, before the text, at its <image>, or at the patch tokens of --tokens;\n"
+          "repeatable")
       ->type_name("FILE")
       ->allow_extra_args(false);
   score->model_flags.add_mmproj(*command);
