@@ -43,6 +43,10 @@ function(drover_avx512)
   set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS
     "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni;-mavx2;-mfma;-mf16c")
 endfunction()
+function(drover_amx)
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS
+    "-mamx-tile;-mamx-bf16;-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx2;-mfma;-mf16c")
+endfunction()
 
 # drover_test(gguf SOURCES gguf_test.cpp DEPS formats) makes and registers the test gguf_test.
 # Tests run in the source root, so that they find tests/data and ../shared.

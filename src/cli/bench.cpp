@@ -445,8 +445,9 @@ void add_bench(CLI::App& app) {
       ->group(machine)
       ->envname("DROVER_THREADS");
   command
-      ->add_option("--isa", bench->isa,
-                   "Instruction set: plain, avx2, avxvnni or avx512; the best there is if unset")
+      ->add_option(
+          "--isa", bench->isa,
+          "Instruction set: plain, avx2, avxvnni, avx512 or amx; the best there is if unset")
       ->group(machine)
       ->envname("DROVER_ISA");
   command->add_option("-b,--batch", bench->batch, "Tokens of a prompt that are computed together")

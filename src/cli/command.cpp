@@ -31,8 +31,9 @@ void ModelFlags::add_machine(CLI::App& command) {
       ->envname("DROVER_THREADS")
       ->capture_default_str();
   command
-      .add_option("--isa", isa,
-                  "Instruction set: plain, avx2, avxvnni or avx512; the best there is if unset")
+      .add_option(
+          "--isa", isa,
+          "Instruction set: plain, avx2, avxvnni, avx512 or amx; the best there is if unset")
       ->group(group)
       ->envname("DROVER_ISA");
 }
@@ -77,7 +78,8 @@ std::unique_ptr<Context> ModelFlags::make_context() const {
   if (!isa.empty()) {
     const auto named = isa_from_name(isa);
     if (!named)
-      throw_error(ErrorKind::kUsage, "isa: expected plain, avx2, avxvnni or avx512, got {}", isa);
+      throw_error(ErrorKind::kUsage, "isa: expected plain, avx2, avxvnni, avx512 or amx, got {}",
+                  isa);
     const auto available = available_isas();
     if (std::find(available.begin(), available.end(), *named) == available.end()) {
       throw_error(ErrorKind::kUnsupported, "isa: this processor has no {}, its best is {}", isa,

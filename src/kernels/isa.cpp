@@ -1,5 +1,10 @@
 #include "kernels/isa.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <iterator>
 
@@ -7,7 +12,19 @@ namespace drover {
 namespace {
 
 // From slow to fast.
-constexpr Isa kAll[] = {Isa::kPlain, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512};
+constexpr Isa kAll[] = {Isa::kPlain, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512, Isa::kAmx};
+
+#if defined(__x86_64__)
+// Linux gives the matrix unit's registers, 8 KB per thread, to a process that asks for them.
+bool ask_for_amx() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 bool supported(Isa isa) {
 #if defined(__x86_64__)
@@ -24,6 +41,9 @@ bool supported(Isa isa) {
       return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vnni");
+    case Isa::kAmx:
+      return supported(Isa::kAvx512) && __builtin_cpu_supports("amx-tile") &&
+             __builtin_cpu_supports("amx-bf16") && ask_for_amx();
   }
   return false;
 #else
@@ -43,6 +63,8 @@ std::string_view isa_name(Isa isa) {
       return "avxvnni";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAmx:
+      return "amx";
   }
   return "unknown";
 }

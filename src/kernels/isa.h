@@ -13,6 +13,8 @@ enum class Isa {
   kAvx2,     // AVX2, FMA, F16C
   kAvxVnni,  // the same and AVX-VNNI: 8-bit dots without AVX-512
   kAvx512,   // AVX-512 F, BW, VL, DQ, VNNI
+  kAmx,      // the same and AMX bf16: a matrix unit, for bf16 weights. Results of these differ in
+             // their last bits from those of the others (kernels/matmul/matmul.h)
 };
 
 std::string_view isa_name(Isa isa);
@@ -21,7 +23,7 @@ std::optional<Isa> isa_from_name(std::string_view name);
 // The best set that this processor and operating system support.
 Isa detect_isa();
 
-// Every set that this machine can run, plain first.
+// Every set that this machine can run, plain first. A process may use a set once named by these.
 std::vector<Isa> available_isas();
 
 }  // namespace drover

@@ -184,7 +184,7 @@ class Values(CliTest):
             (["--batch", "0"], "batch: expected at least 1 token, got 0"),
             (["--cache-type", "q4_0"], "cache type: expected f32, bf16 or int8, got q4_0"),
             (["--cache-type", "int"], "cache type: expected f32, bf16 or int8, got int"),
-            (["--isa", "neon"], "isa: expected plain, avx2, avxvnni or avx512, got neon"),
+            (["--isa", "neon"], "isa: expected plain, avx2, avxvnni, avx512 or amx, got neon"),
             (["--temp", "-1"], "temperature: expected 0 or more, got -1"),
             (["--temp", "nan"], "temperature: expected 0 or more, got nan"),
             (["--temp", "inf"], "temperature: expected 0 or more, got inf"),

@@ -29,7 +29,7 @@ struct Functions {
 
 Functions functions_for(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) {
+  if (isa >= Isa::kAvx512) {
     return {attention_avx512::attend, attention_avx512::merge_parts, attention_avx512::store_block};
   }
   if (isa != Isa::kPlain) {

@@ -12,7 +12,7 @@ namespace {
 
 LimitKernels kernels_of(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return limit_kernels_avx512();
+  if (isa >= Isa::kAvx512) return limit_kernels_avx512();
   if (isa == Isa::kAvxVnni) return limit_kernels_avxvnni();
   if (isa == Isa::kAvx2) return limit_kernels_avx2();
 #endif

@@ -11,7 +11,7 @@ namespace {
 
 auto row_kernel(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return internal::quantize_row_avx512;
+  if (isa >= Isa::kAvx512) return internal::quantize_row_avx512;
   if (isa != Isa::kPlain) return internal::quantize_row_avx2;
 #endif
   (void)isa;

@@ -12,7 +12,12 @@ namespace drover {
 namespace {
 
 using internal::kTileRows;
+using internal::kUnitCols;
+using internal::kUnitPanelCols;
+using internal::kUnitRows;
+using internal::kUnitTokens;
 using internal::MatmulTile;
+using internal::PackedTokens;
 
 // Activations that one task goes over again for every panel of weights: half of the second-level
 // cache, the rest being for the weights that come in. More tokens per task read the weights less
@@ -40,6 +45,25 @@ struct Cut {
 
 int64_t pieces(int64_t total, int64_t each) { return (total + each - 1) / each; }
 
+// For the matrix unit, whose tasks of many tokens read activations and weights by panels of K and
+// keep their sums from one to the next. Weights are read once per piece of tokens and activations
+// once per piece of rows, so both are large: 512 rows and 256 tokens are 512 KB of sums beside 256
+// KB of activations. Few tokens want few rows, which are then read once through; many threads want
+// something to do.
+Cut cut_packed(const MatmulJob& job, int threads) {
+  const int64_t most_tokens = activation_bytes() / 4096 / kUnitTokens * kUnitTokens;
+  const int64_t tokens = std::max<int64_t>(1, job.x.rows);
+  const int64_t token_pieces = pieces(tokens, most_tokens);
+  Cut out;
+  out.tokens = pieces(pieces(tokens, token_pieces), kUnitTokens) * kUnitTokens;
+  const int64_t share = job.w.rows * token_pieces / (2 * threads);
+  const int64_t most_rows = std::min<int64_t>({512, 2 * out.tokens, share});
+  out.rows = std::max<int64_t>(1, most_rows / kUnitRows) * kUnitRows;
+  out.row_pieces = pieces(job.w.rows, out.rows);
+  out.tasks = pieces(job.x.rows, out.tokens) * out.row_pieces;
+  return out;
+}
+
 Cut cut(const MatmulJob& job) {
   const int64_t token_bytes = is_quantized(job.w.type)
                                   ? job.w.cols / 32 * static_cast<int64_t>(sizeof(Int8Block))
@@ -56,7 +80,13 @@ Cut cut(const MatmulJob& job) {
   return out;
 }
 
-void check(const MatmulJob& job) {
+// Whether the matrix unit multiplies this job, from packed tokens.
+bool is_packed(Isa isa, const MatmulJob& job) {
+  return isa == Isa::kAmx &&
+         (job.w.type == DType::kBF16 || (job.rounded && takes_rounded(isa, job.w.type)));
+}
+
+void check(Isa isa, const MatmulJob& job) {
   const DTypeInfo& type = dtype_info(job.w.type);
   if (!type.is_weight) {
     throw_error(ErrorKind::kUnsupported, "matmul: expected weights of a weight type, got {}",
@@ -65,17 +95,120 @@ void check(const MatmulJob& job) {
   DROVER_CHECK(job.x.rows >= 0 && job.w.rows >= 0 && job.w.cols >= 0);
   DROVER_CHECK(job.x.cols == job.w.cols && job.w.cols % type.block_values == 0);
   DROVER_CHECK(job.out.rows == job.x.rows && job.out.cols == job.w.rows);
-  DROVER_CHECK((job.x8 != nullptr) == is_quantized(job.w.type));
+  DROVER_CHECK((job.x8 != nullptr) == (is_quantized(job.w.type) && !is_packed(isa, job)));
   if (job.x8) {
     DROVER_CHECK(job.x8->cols() == job.x.cols);
     DROVER_CHECK(job.x8_row >= 0 && job.x8_row + job.x.rows <= job.x8->rows());
   }
 }
 
+// The last entry whose first task is not beyond this one; entries without tasks come before it.
+size_t owner(std::span<const int64_t> first_task, int64_t task) {
+  const auto after = std::upper_bound(first_task.begin(), first_task.end(), task);
+  return static_cast<size_t>(after - first_task.begin() - 1);
+}
+
+// The activations of a call in the form that the matrix unit takes, in the shared scratch memory.
+// Jobs in a row that read the same x share it.
+class Packer {
+ public:
+  Packer(Context& context, std::span<const MatmulJob> jobs) : isa_(context.isa) {
+    for (const MatmulJob& job : jobs) check(isa_, job);
+    if (isa_ == Isa::kAmx) pack(context, jobs);
+  }
+
+  bool packs(const MatmulJob& job) const { return is_packed(isa_, job); }
+
+  // Of job `index`, from token `first` on, a multiple of 16.
+  PackedTokens tokens(size_t index, int64_t first) const {
+    const Pack& pack = packs_[pack_of_[index]];
+    PackedTokens out = pack.tokens;
+    out.data += first / kUnitTokens * pack.group_bytes;
+    return out;
+  }
+
+ private:
+  struct Pack {
+    ConstMatrixView x;
+    PackedTokens tokens;
+    int64_t group_bytes;  // of a panel of 16 tokens
+    int64_t groups, panels;
+    int64_t group_tasks;  // per group; few tokens are packed several panels at a time
+    int64_t panels_each;
+
+    bool is(const ConstMatrixView& other, int terms) const {
+      return x.data == other.data && x.rows == other.rows && x.cols == other.cols &&
+             x.stride == other.stride && tokens.terms == terms;
+    }
+  };
+
+  void pack(Context& context, std::span<const MatmulJob> jobs);
+
+  Isa isa_;
+  std::vector<Pack> packs_;
+  std::vector<size_t> pack_of_;  // of each job
+};
+
+void Packer::pack(Context& context, std::span<const MatmulJob> jobs) {
+  std::vector<int64_t> first_task;  // of each pack
+  int64_t tasks = 0, bytes = 0;
+  for (const MatmulJob& job : jobs) {
+    if (packs(job)) {
+      const ConstMatrixView& x = job.x;
+      const int terms = job.rounded ? 1 : 2;
+      if (packs_.empty() || !packs_.back().is(x, terms)) {
+        Pack pack{};
+        pack.x = x;
+        const int64_t width = std::min(x.rows, kUnitTokens);
+        pack.groups = pieces(x.rows, kUnitTokens);
+        pack.panels = pieces(x.cols, kUnitPanelCols);
+        pack.tokens.terms = terms;
+        pack.tokens.pair_bytes = 4 * width;
+        pack.group_bytes = kUnitPanelCols / 2 * pack.tokens.pair_bytes * pack.tokens.terms;
+        pack.tokens.panel_bytes = pack.groups * pack.group_bytes;
+        pack.panels_each = kUnitTokens / std::max<int64_t>(1, width);
+        pack.group_tasks = pieces(pack.panels, pack.panels_each);
+        first_task.push_back(tasks);
+        tasks += pack.groups * pack.group_tasks;
+        bytes += pack.panels * pack.tokens.panel_bytes;
+        packs_.push_back(pack);
+      }
+    }
+    pack_of_.push_back(packs_.size() - 1);
+  }
+  auto* memory = context.shared_scratch<std::byte>(static_cast<size_t>(bytes));
+  for (Pack& pack : packs_) {
+    pack.tokens.data = memory;
+    memory += pack.panels * pack.tokens.panel_bytes;
+  }
+  context.threads.run(tasks, [&](int64_t task, int) {
+    const size_t index = owner(first_task, task);
+    const Pack& pack = packs_[index];
+    task -= first_task[index];
+    const int64_t group = task / pack.group_tasks, token = group * kUnitTokens;
+    const int64_t begin = task % pack.group_tasks * pack.panels_each;
+    const int64_t end = std::min(pack.panels, begin + pack.panels_each);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t col = panel * kUnitPanelCols;
+      internal::pack_amx(
+          pack.x.row(token) + col, pack.x.stride, std::min(kUnitTokens, pack.x.rows - token),
+          std::min(kUnitPanelCols, pack.x.cols - col), pack.tokens.terms, pack.tokens.pair_bytes,
+          const_cast<std::byte*>(pack.tokens.data) + panel * pack.tokens.panel_bytes +
+              group * pack.group_bytes);
+    }
+  });
+}
+
 }  // namespace
+
+bool takes_rounded(Isa isa, DType type) {
+  return isa == Isa::kAmx && (type == DType::kBF16 || type == DType::kF16 || type == DType::kF32 ||
+                              type == DType::kQ8_0);
+}
 
 internal::MatmulTileKernel* internal::matmul_tile_kernel(Isa isa) {
 #if defined(__x86_64__)
+  if (isa == Isa::kAmx) return matmul_tile_amx;
   if (isa == Isa::kAvx512) return matmul_tile_avx512;
   if (isa == Isa::kAvxVnni) return matmul_tile_avxvnni;
   if (isa == Isa::kAvx2) return matmul_tile_avx2;
@@ -85,28 +218,30 @@ internal::MatmulTileKernel* internal::matmul_tile_kernel(Isa isa) {
 }
 
 void matmul(Context& context, std::span<const MatmulJob> jobs) {
+  const Packer packer(context, jobs);
   std::vector<Cut> cuts;
   std::vector<int64_t> first_task;  // of each job
   cuts.reserve(jobs.size());
   first_task.reserve(jobs.size());
   int64_t tasks = 0, scratch_bytes = 0;
-  for (const MatmulJob& job : jobs) {
-    check(job);
-    cuts.push_back(cut(job));
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    const MatmulJob& job = jobs[j];
+    const bool packed = packer.packs(job);
+    cuts.push_back(packed ? cut_packed(job, context.threads.size()) : cut(job));
     first_task.push_back(tasks);
     if (job.w.cols == 0) {  // an empty sum
       for (int64_t t = 0; t < job.out.rows; ++t) std::fill_n(job.out.row(t), job.out.cols, 0.0f);
       continue;
     }
-    tasks += cuts.back().tasks;
+    const Cut& cut = cuts.back();
+    tasks += cut.tasks;
     scratch_bytes = std::max(
-        scratch_bytes, internal::matmul_scratch_bytes(job.w.type, job.w.cols, cuts.back().tokens));
+        scratch_bytes, packed ? internal::packed_scratch_bytes(cut.rows, cut.tokens)
+                              : internal::matmul_scratch_bytes(job.w.type, job.w.cols, cut.tokens));
   }
   const auto kernel = internal::matmul_tile_kernel(context.isa);
   context.threads.run(tasks, [&](int64_t task, int worker) {
-    // The last job whose first task is not beyond this one; jobs without tasks come before it.
-    const auto after = std::upper_bound(first_task.begin(), first_task.end(), task);
-    const auto index = static_cast<size_t>(after - first_task.begin() - 1);
+    const size_t index = owner(first_task, task);
     const MatmulJob& job = jobs[index];
     const Cut& cut = cuts[index];
     task -= first_task[index];
@@ -122,7 +257,9 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     tile.row_end = std::min(job.w.rows, row + cut.rows);
     tile.next_row = row + cut.rows * context.threads.size();
     tile.tokens = std::min(cut.tokens, job.x.rows - token);
-    if (job.x8) {
+    if (packer.packs(job)) {
+      tile.packed = packer.tokens(index, token);
+    } else if (job.x8) {
       tile.x8 = job.x8->row(job.x8_row + token);
       tile.x8_stride = job.x8->blocks_per_row();
     } else {

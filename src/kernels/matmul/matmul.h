@@ -2,8 +2,9 @@
 // they lie in a file. Free functions on views; nothing is kept between calls.
 //
 // What an output is, to the bit. It depends on its row of x, its row of w and K alone, never on the
-// other rows, on how many there are, on threads, or on the instruction set; only the bits of a NaN
-// are left open. K is summed in one order:
+// other rows, on how many there are, or on threads; nor on the instruction set, but for what
+// Isa::kAmx does with bf16 weights and `rounded` jobs. Only the bits of a NaN are left open. K is
+// summed in one order:
 //
 // Quantised w, with x in the 8-bit form of int8_rows.h. Start with acc = +0. For each block of 32
 // values in order, all products and sums rounded to float where they stand, fma with one rounding:
@@ -21,6 +22,21 @@
 // f32, f16 and bf16 w, with x in float: the weights widen exactly; K is filled up with zeros to a
 // multiple of 16; lane l of 16 sums k = l, l + 16, l + 32, ... in order by fma from +0; then lanes
 // l and l + 8 are added, then l and l + 4, l and l + 2, 0 and 1.
+//
+// bf16 w on Isa::kAmx, by the matrix unit, which takes bf16 on both sides. x is split in two terms,
+// rounded to nearest, ties to even: high = bf16(x), low = bf16(x - high), or 0 where high is not
+// finite. Their sum is x to 2^-16 of itself. K is filled up with zeros to a multiple of 32. Start
+// with acc = +0. For each 32 columns in order, first with high, then with low:
+//
+//   even = fma over k = 0, 2, 4 ... 30 in order from +0;  odd = the same over k = 1, 3, 5 ... 31
+//   acc = acc + (even + odd)
+//
+// Every operand and result of these steps that is smaller than 2^-126 counts as a zero of its sign,
+// so subnormal weights and terms are lost. An x that rounds to an infinite bf16 counts as infinite.
+// An infinite weight makes a NaN where low is 0 or has the other sign than x.
+//
+// `rounded` jobs where takes_rounded(): the same with high alone, and w rounded to bf16 (of Q8_0:
+// scale * q, rounded once).
 #pragma once
 
 #include <cstdint>
@@ -33,12 +49,19 @@
 namespace drover {
 
 struct MatmulJob {
-  ConstMatrixView x;             // [T,K]; its data is not read when w is quantised
-  const Int8Rows* x8 = nullptr;  // the 8-bit form, required exactly when w is quantised:
+  ConstMatrixView x;             // [T,K]; its data is not read when x8 is required
+  const Int8Rows* x8 = nullptr;  // the 8-bit form, required exactly when w is quantised, and then
+                                 // not for a rounded job where takes_rounded():
   int64_t x8_row = 0;            // row t of x is its row x8_row + t
   WeightView w;                  // [N,K], at any address; K a whole number of blocks
   MatrixView out;                // [T,N], overwritten
+  bool rounded = false;  // x may be rounded to bf16 first, where that is faster: for vision,
+                         // whose reference runs in bf16. Elsewhere it changes nothing.
 };
+
+// Whether `rounded` makes a difference for weights of this type. Quantised weights of such a job
+// take x itself and no 8-bit form.
+bool takes_rounded(Isa isa, DType type);
 
 // out[t,n] = Σ_k x[t,k] w[n,k] for every job, all in one parallel pass: the maps that read one
 // input, or the experts of a layer, belong in one call. Jobs may share x and w, and no output may

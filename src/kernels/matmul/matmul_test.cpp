@@ -109,6 +109,7 @@ std::vector<float> random_floats(int64_t count, std::mt19937& random) {
 struct Problem {
   DType type;
   int64_t tokens, rows, cols;
+  bool rounded = false;
   std::vector<std::byte> weights;  // from byte 1 on
   std::vector<float> x;            // from float 1 on, rows cols + 3 apart
 
@@ -126,6 +127,10 @@ struct Problem {
 
 constexpr float kUntouched = -12345.0f;
 
+bool takes_8_bits(Isa isa, const Problem& p) {
+  return is_quantized(p.type) && !(p.rounded && takes_rounded(isa, p.type));
+}
+
 // The outputs of tokens [begin, end), rows stride floats apart, `kUntouched` between them.
 std::vector<float> multiply(Context& context, const Problem& p, int64_t begin = 0,
                             int64_t end = -1) {
@@ -133,8 +138,11 @@ std::vector<float> multiply(Context& context, const Problem& p, int64_t begin = 
   const int64_t stride = p.rows + 5;
   std::vector<float> out(static_cast<size_t>((end - begin) * stride + 1), kUntouched);
   Int8Rows x8;
-  MatmulJob job{.x = p.x_view(), .w = p.w(), .out = {out.data(), end - begin, p.rows, stride}};
-  if (is_quantized(p.type)) {
+  MatmulJob job{.x = p.x_view(),
+                .w = p.w(),
+                .out = {out.data(), end - begin, p.rows, stride},
+                .rounded = p.rounded};
+  if (takes_8_bits(context.isa, p)) {
     quantize_rows(context, job.x, x8);
     job.x8 = &x8;
     job.x8_row = begin;
@@ -143,6 +151,50 @@ std::vector<float> multiply(Context& context, const Problem& p, int64_t begin = 
   job.x.rows = end - begin;
   matmul(context, {&job, 1});
   return out;
+}
+
+// A number too small for a normal float is a zero of its sign to the matrix unit.
+float flushed(float v) { return std::fabs(v) < 0x1p-126f ? std::copysign(0.0f, v) : v; }
+
+// The plain twin of the matrix unit: its definition of matmul.h as loops.
+std::vector<float> multiply_like_matrix_unit(const Problem& p) {
+  const int64_t stride = p.rows + 5;
+  const auto cols = static_cast<size_t>(p.cols), padded = (cols + 31) / 32 * 32;
+  std::vector<float> out(static_cast<size_t>(p.tokens * stride + 1), kUntouched);
+  std::vector<float> weights(padded);
+  std::vector<std::vector<float>> terms[2];  // [high, low][token][k]
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    for (auto& term : terms) term.emplace_back(padded);
+    for (size_t k = 0; k < cols; ++k) {
+      const float x = p.x_view().row(t)[k], high = to_float(to_bf16(x));
+      terms[0].back()[k] = flushed(high);
+      if (std::isfinite(high)) terms[1].back()[k] = flushed(to_float(to_bf16(x - high)));
+    }
+  }
+  for (int64_t n = 0; n < p.rows; ++n) {
+    dequantize_row(p.type, p.w().row(n), {weights.data(), cols});
+    for (float& w : weights) w = flushed(to_float(to_bf16(w)));
+    for (int64_t t = 0; t < p.tokens; ++t) {
+      float acc = 0;
+      for (size_t first = 0; first < padded; first += 32) {
+        for (int term = 0; term < (p.rounded ? 1 : 2); ++term) {
+          const auto& x = terms[term][static_cast<size_t>(t)];
+          float sums[2] = {0, 0};
+          for (size_t k = first; k < first + 32; ++k) {
+            sums[k % 2] = flushed(std::fma(weights[k], x[k], sums[k % 2]));
+          }
+          acc = flushed(acc + flushed(sums[0] + sums[1]));
+        }
+      }
+      out[static_cast<size_t>(t * stride + n)] = acc;
+    }
+  }
+  return out;
+}
+
+// Whether the matrix unit has a say in this product.
+bool on_matrix_unit(Isa isa, const Problem& p) {
+  return isa == Isa::kAmx && (p.type == DType::kBF16 || (p.rounded && takes_rounded(isa, p.type)));
 }
 
 // Equal to the bit; any NaN equals any other.
@@ -167,7 +219,8 @@ void expect_all_isas_agree(const Problem& p, const std::string& what) {
     ASSERT_EQ(expected[i] == kUntouched, between) << "plain, index " << i << ", " << what;
   }
   for (Isa isa : fast_isas()) {
-    ASSERT_TRUE(same_bits(expected, multiply(context(isa), p)))
+    const auto wanted = on_matrix_unit(isa, p) ? multiply_like_matrix_unit(p) : expected;
+    ASSERT_TRUE(same_bits(wanted, multiply(context(isa), p)))
         << isa_name(isa) << ' ' << dtype_name(p.type) << " T=" << p.tokens << " N=" << p.rows
         << " K=" << p.cols << ", " << what;
   }
@@ -314,6 +367,92 @@ TEST_P(AnyMatmul, ATokenHasTheSameBitsAloneAndInAnyBatchOnAnyNumberOfThreads) {
   }
 }
 
+// ---- the matrix unit ----
+
+bool no_matrix_unit() { return detect_isa() != Isa::kAmx; }
+
+// Up to 64 tokens in place and more by panels of 256 columns; tiles and panels that are whole and
+// not; more tokens and rows than one task takes.
+TEST(MatrixUnit, EveryShapeGivesTheBitsOfTheDefinition) {
+  if (no_matrix_unit()) GTEST_SKIP() << "this processor has no AMX";
+  for (int64_t tokens : {1, 2, 15, 16, 17, 48, 64, 65}) {
+    for (int64_t rows : {1, 15, 16, 48, 80, 90}) {
+      for (int64_t cols : {1, 32, 63, 256, 288, 513}) {
+        std::mt19937 random(static_cast<uint32_t>(tokens + rows + cols));
+        expect_all_isas_agree(Problem(DType::kBF16, tokens, rows, cols, random), "");
+      }
+    }
+  }
+  std::mt19937 random(9);
+  const Problem p(DType::kBF16, 270, 150, 290, random);
+  for (int threads : {1, 2, 4}) {
+    EXPECT_TRUE(same_bits(multiply_like_matrix_unit(p), multiply(context(Isa::kAmx, threads), p)))
+        << threads << " threads";
+  }
+}
+
+TEST(MatrixUnit, RoundedJobsOfEveryTypeGiveTheBitsOfTheDefinition) {
+  if (no_matrix_unit()) GTEST_SKIP() << "this processor has no AMX";
+  for (DType type : {DType::kBF16, DType::kF16, DType::kF32, DType::kQ8_0}) {
+    ASSERT_TRUE(takes_rounded(Isa::kAmx, type));
+    for (int64_t tokens : {1, 5, 16, 33}) {
+      for (int64_t rows : {7, 64, 90}) {
+        for (int64_t cols : {32, 288, 544}) {
+          std::mt19937 random(static_cast<uint32_t>(tokens + rows + cols));
+          Problem p(type, tokens, rows, cols, random);
+          p.rounded = true;
+          ASSERT_TRUE(same_bits(multiply_like_matrix_unit(p), multiply(context(Isa::kAmx, 2), p)))
+              << dtype_name(type) << " T=" << tokens << " N=" << rows << " K=" << cols;
+        }
+      }
+    }
+  }
+}
+
+// Two terms miss x by 2^-16 of it. A product goes through at most 16 sums of its 32 columns, two
+// more that join them, and one for each later half step: 2 K / 32. Each is off by u = 2^-24 of its
+// result; what is left of the magnitudes after second order is 1 % of that. Rounded jobs miss x and
+// w by 2^-8 each.
+TEST(MatrixUnit, ItsSumsAreTheDotProduct) {
+  if (no_matrix_unit()) GTEST_SKIP() << "this processor has no AMX";
+  for (const bool rounded : {false, true}) {
+    for (int64_t cols : {1, 31, 100, 1000}) {
+      std::mt19937 random(static_cast<uint32_t>(cols));
+      Problem p(rounded ? DType::kF32 : DType::kBF16, 3, 5, cols, random);
+      p.rounded = rounded;
+      const auto out = multiply(context(Isa::kAmx), p);
+      std::vector<float> w(static_cast<size_t>(cols));
+      const double steps = 18 + 2 * static_cast<double>((cols + 31) / 32);
+      const double bound = (rounded ? 2 * 0x1p-8 : 0x1p-16) + steps * 0x1p-24;
+      for (int64_t n = 0; n < p.rows; ++n) {
+        dequantize_row(p.type, p.w().row(n), w);
+        for (int64_t t = 0; t < p.tokens; ++t) {
+          double sum = 0, magnitude = 0;
+          for (int64_t k = 0; k < cols; ++k) {
+            const double term = double{p.x_view().row(t)[k]} * w[static_cast<size_t>(k)];
+            sum += term;
+            magnitude += std::fabs(term);
+          }
+          ASSERT_NEAR(out[static_cast<size_t>(t * (p.rows + 5) + n)], sum, 1.01 * bound * magnitude)
+              << "seed " << cols << " t=" << t << " n=" << n;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(AnyMatmul, RoundedChangesNothingWhereItIsNotTaken) {
+  std::mt19937 random(10);
+  Problem p(GetParam(), 5, 40, 512, random);
+  for (Isa isa : available_isas()) {
+    if (takes_rounded(isa, p.type)) continue;
+    p.rounded = false;
+    const auto expected = multiply(context(isa), p);
+    p.rounded = true;
+    EXPECT_TRUE(same_bits(expected, multiply(context(isa), p))) << isa_name(isa);
+  }
+}
+
 TEST(Matmul, JobsOfOneCallGiveTheBitsOfSeparateCalls) {
   for (Isa isa : available_isas()) {
     std::mt19937 random(3);
@@ -351,10 +490,12 @@ TEST_P(AnyMatmul, ATileWritesItsOwnRowsOnly) {
   Int8Rows x8;
   quantize_rows(context(Isa::kPlain), p.x_view(), x8);
   AlignedArray<std::byte> scratch(
-      static_cast<size_t>(internal::matmul_scratch_bytes(p.type, p.cols, p.tokens)));
-  const auto expected = multiply(context(Isa::kPlain), p);
+      static_cast<size_t>(std::max(internal::matmul_scratch_bytes(p.type, p.cols, p.tokens),
+                                   internal::packed_scratch_bytes(p.rows, p.tokens))));
   for (Isa isa : available_isas()) {
+    const auto expected = multiply(context(isa), p);
     const auto kernel = internal::matmul_tile_kernel(isa);
+    AlignedArray<std::byte> packed;
     for (auto [begin, end] : {std::pair<int64_t, int64_t>{0, 32}, {32, 64}, {64, 70}}) {
       std::vector<float> out(static_cast<size_t>(p.tokens * 75), kUntouched);
       internal::MatmulTile tile{};
@@ -371,6 +512,14 @@ TEST_P(AnyMatmul, ATileWritesItsOwnRowsOnly) {
       tile.x_stride = p.x_view().stride;
       tile.x8 = x8.row(0);
       tile.x8_stride = x8.blocks_per_row();
+#if defined(__x86_64__)
+      if (on_matrix_unit(isa, p)) {
+        packed.reserve_discarding(static_cast<size_t>(p.tokens * p.cols * 4));
+        internal::pack_amx(tile.x, tile.x_stride, p.tokens, p.cols, /*terms=*/2,
+                           /*pair_bytes=*/4 * p.tokens, packed.data());
+        tile.packed = {packed.data(), 4 * p.tokens, p.tokens * 256 * 4, /*terms=*/2};
+      }
+#endif
       tile.out = out.data();
       tile.out_stride = 75;
       tile.scratch = scratch.data();

@@ -7,7 +7,7 @@ namespace {
 
 auto row_kernel(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return internal::swiglu_row_avx512;
+  if (isa >= Isa::kAvx512) return internal::swiglu_row_avx512;
   if (isa != Isa::kPlain) return internal::swiglu_row_avx2;
 #endif
   (void)isa;
