@@ -55,12 +55,26 @@ bool VisionEncoder::encode(std::span<const uint8_t* const> tiles, MatrixView out
   return true;
 }
 
+MatmulJob VisionEncoder::job(ConstMatrixView x, int64_t first, WeightView w, MatrixView out) const {
+  // The reference runs in bf16. Weights in f32 ask for its exact numbers.
+  const bool rounded = w.type != DType::kF32 && takes_rounded(context_.isa, w.type);
+  return {.x = x,
+          .x8 = takes_int8(w) ? &int8_ : nullptr,
+          .x8_row = first,
+          .w = w,
+          .out = out,
+          .rounded = rounded};
+}
+
+bool VisionEncoder::takes_int8(WeightView w) const {
+  return is_quantized(w.type) && !takes_rounded(context_.isa, w.type);
+}
+
 void VisionEncoder::linear(ConstMatrixView x, std::initializer_list<Map> maps) {
-  const auto quantized = [](const Map& map) { return is_quantized(map.w.type); };
-  if (std::any_of(maps.begin(), maps.end(), quantized)) quantize_rows(context_, x, int8_);
+  const auto wants_int8 = [&](const Map& map) { return takes_int8(map.w); };
+  if (std::any_of(maps.begin(), maps.end(), wants_int8)) quantize_rows(context_, x, int8_);
   std::vector<MatmulJob> jobs;
-  for (const Map& map : maps)
-    jobs.push_back({x, quantized(map) ? &int8_ : nullptr, 0, map.w, map.out});
+  for (const Map& map : maps) jobs.push_back(job(x, 0, map.w, map.out));
   matmul(context_, jobs);
 }
 
@@ -97,14 +111,11 @@ void VisionEncoder::embed() {
   std::vector<MatmulJob> jobs;
   const WeightView& w = weights_.patch_embedding;
   const ConstMatrixView patches = rows(patches_, tiles_ * c.patches(), c.patch_values());
-  if (is_quantized(w.type)) quantize_rows(context_, patches, int8_);
+  if (takes_int8(w)) quantize_rows(context_, patches, int8_);
   for (int64_t tile = 0; tile < tiles_; ++tile) {
     const int64_t first = tile * c.patches();
-    jobs.push_back({{patches.row(first), c.patches(), patches.cols, patches.stride},
-                    is_quantized(w.type) ? &int8_ : nullptr,
-                    first,
-                    w,
-                    {h_.data() + tile * c.rows() * W, c.patches(), W, W}});
+    jobs.push_back(job({patches.row(first), c.patches(), patches.cols, patches.stride}, first, w,
+                       {h_.data() + tile * c.rows() * W, c.patches(), W, W}));
   }
   matmul(context_, jobs);
   const MatrixView h = rows(h_, all, W);

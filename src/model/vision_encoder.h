@@ -4,7 +4,9 @@
 // owners. One thread at a time calls an encoder.
 //
 // What comes out for a tile depends on the tile alone: not on the tiles beside it, on how many
-// there are, or on the number of threads. It is the same bits.
+// there are, or on the number of threads. It is the same bits. Where an instruction set multiplies
+// bf16 faster, activations that meet weights of another type than f32 are rounded to it, as in the
+// reference; elsewhere all instruction sets give the same bits.
 #pragma once
 
 #include <cstdint>
@@ -42,6 +44,10 @@ class VisionEncoder {
   void feed_forward_block(const VisionLayerWeights& w);
   void read_out(MatrixView out);
 
+  // Whether w is multiplied with the 8-bit form of its input.
+  bool takes_int8(WeightView w) const;
+  // The product of x, whose 8-bit form is in int8_ from row `first` on if w takes it, and w.
+  MatmulJob job(ConstMatrixView x, int64_t first, WeightView w, MatrixView out) const;
   // out = x w^T for maps that read the same rows, whose 8-bit form is made if one asks for it.
   struct Map {
     WeightView w;
