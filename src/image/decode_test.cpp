@@ -259,6 +259,17 @@ TEST(Decode, RefusesATruncatedPictureWhereverItEnds) {
   }
 }
 
+TEST(Decode, RefusesAWebpThatEndsEarlyThoughItsSizesAgree) {
+  for (const auto& [channels, lossless] : {std::pair(3, false), {4, true}}) {
+    const std::string pixels = webp_pixels(raw_webp(41, 33, channels, lossless, 1));
+    const std::string kind = pixels.substr(0, 4);
+    for (const size_t part : {2, 4, 8}) {
+      const std::string cut = webp_file(webp_chunk(kind, pixels.substr(8, pixels.size() / part)));
+      expect_error(ErrorKind::kBadData, "photo: the WebP picture", [&] { decode(cut); });
+    }
+  }
+}
+
 TEST(Decode, RefusesAPngWithABadChecksum) {
   const std::string bytes =
       raw_png(9, 9, {.color = kPalette, .transparency = "\x20", .exif = raw_exif(1)}, 1);
@@ -306,6 +317,8 @@ TEST(Decode, RefusesAJpegWithDamageInsideItsScan) {
   std::string padded = bytes;
   padded.insert(padded.size() - 2, std::string(5, '\0'));
   EXPECT_EQ(decode(padded).rgb, decode(bytes).rgb);
+  expect_error(ErrorKind::kBadData, "ends before it is complete",
+               [&] { decode(padded.substr(0, padded.size() - 2)); });
 }
 
 TEST(Decode, IgnoresWhatFollowsThePicture) {

@@ -410,8 +410,13 @@ TEST(HostileImages, OfThousandsOfPrefixCodesStayWithinMemory) {
       EXPECT_EQ(decode(file, {}, 1024 * 1024).kind, "limit");
     }
   }
-  const Outcome bare = decode(webp_file(pixels.substr(8)), {}, 1024 * 1024);
-  EXPECT_EQ(bare.kind, "bad_data") << bare.text;
+  // The library takes pixels without a chunk. Read as a chunk, these go on to a harmless one.
+  std::string bare = webp_pixels(webp_of_prefix_codes(256, 65536, 0)).substr(8);
+  uint32_t size = 0;
+  std::memcpy(&size, bare.data() + 4, 4);
+  ASSERT_LT(size, 1u << 20);
+  bare.resize(8 + (size + 1) / 2 * 2);
+  EXPECT_EQ(decode(webp_file(bare + still), {}, 1024 * 1024).kind, "bad_data");
 }
 
 TEST(HostileImages, AreToldFromOrdinaryOnesByTheirPrefixCodes) {

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <bitset>
-#include <cstdlib>
-#include <tuple>
 #include <vector>
 
 namespace drover {
@@ -130,64 +128,38 @@ uint32_t read_extended(BitReader& bits, uint32_t symbol) {
   return ((2 + symbol % 2) << extra) + bits.take(extra) + 1;
 }
 
-// The first 120 distances stand for pixels near by: how far to the left, and how many rows up. The
-// order is by distance, then the steeper first, then the left before the right.
-struct Near {
-  int left, up;
-};
-std::array<Near, 120> make_near() {
-  std::array<Near, 120> out;
-  size_t n = 0;
-  for (int up = 0; up < 8; ++up) {
-    for (int left = up == 0 ? 1 : -7; left <= 8; ++left) out[n++] = {left, up};
-  }
-  const auto key = [](const Near& a) {
-    return std::tuple(a.left * a.left + a.up * a.up, std::abs(a.left), a.left < 0);
-  };
-  std::sort(out.begin(), out.end(), [&](const Near& a, const Near& b) { return key(a) < key(b); });
-  return out;
-}
+// Numbers of groups that a picture of them uses.
+using Numbers = std::bitset<65536>;
 
-int64_t read_distance(BitReader& bits, const PrefixCode& code, int64_t width) {
-  static const std::array<Near, 120> kNear = make_near();
-  const uint32_t distance = read_extended(bits, code.read(bits));
-  if (distance > kNear.size()) return distance - static_cast<int64_t>(kNear.size());
-  const Near& near = kNear[distance - 1];
-  return std::max<int64_t>(1, near.up * width + near.left);
-}
-
-// One of the small pictures that say how the large one is coded, in ARGB: literal pixels, copies
-// and recent colours under one group of prefix codes.
-std::vector<uint32_t> read_picture(const Decoding& decoding, BitReader& bits, int64_t width,
-                                   int64_t height) {
+// Reads one of the small pictures that say how the large one is coded: literal pixels, copies and
+// recent colours, under one group of prefix codes. Gives the numbers in red and green of its
+// pixels; since copies and recent colours only repeat what was literal, the pixels themselves are
+// not needed.
+Numbers read_picture(const Decoding& decoding, BitReader& bits, int64_t width, int64_t height) {
   const int cache_bits = read_cache_bits(bits);
-  std::vector<uint32_t> cache(cache_bits == 0 ? 0 : size_t{1} << cache_bits);
-  const PrefixCode green = read_prefix_code(bits, 256 + 24 + cache.size());
+  const size_t colors = cache_bits == 0 ? 0 : size_t{1} << cache_bits;
+  const PrefixCode green = read_prefix_code(bits, 256 + 24 + colors);
   const PrefixCode red = read_prefix_code(bits, 256), blue = read_prefix_code(bits, 256),
                    alpha = read_prefix_code(bits, 256), distance = read_prefix_code(bits, 40);
-  std::vector<uint32_t> out(static_cast<size_t>(width * height));
-  const auto put = [&](size_t i, uint32_t argb) {
-    out[i] = argb;
-    if (cache_bits > 0) cache[0x1e35a7bdu * argb >> (32 - cache_bits)] = argb;
-  };
-  for (size_t i = 0; i < out.size();) {
-    if (i % 4096 == 0 && decoding.too_slow()) decoding.throw_if(Fault::kTooSlow, "WebP");
+  Numbers out;
+  int64_t left = width * height;
+  for (uint64_t step = 0; left > 0; ++step) {
+    if (step % 4096 == 0 && decoding.too_slow()) decoding.throw_if(Fault::kTooSlow, "WebP");
     const uint32_t symbol = green.read(bits);
     if (symbol < 256) {
-      uint32_t argb = symbol << 8;
-      argb |= red.read(bits) << 16;
-      argb |= blue.read(bits);
-      argb |= alpha.read(bits) << 24;
-      put(i++, argb);
+      out.set(red.read(bits) << 8 | symbol);
+      blue.read(bits);
+      alpha.read(bits);
+      --left;
     } else if (symbol < 256 + 24) {
-      const uint32_t length = read_extended(bits, symbol - 256);
-      const auto back = static_cast<uint64_t>(read_distance(bits, distance, width));
-      require(back <= i && length <= out.size() - i);
-      for (const size_t end = i + length; i < end; ++i) put(i, out[i - back]);
+      left -= read_extended(bits, symbol - 256);
+      read_extended(bits, distance.read(bits));
     } else {
-      put(i++, cache[symbol - 256 - 24]);
+      out.set(0);  // what was not put in before is black
+      --left;
     }
   }
+  require(left == 0);
   return out;
 }
 
@@ -218,13 +190,9 @@ Groups read_groups(const Decoding& decoding, BitReader& bits, int64_t width, int
   if (bits.take(1) == 0) return out;
   const int size = 2 + static_cast<int>(bits.take(3));
   const int64_t across = squares(width, size), down = squares(height, size);
-  std::bitset<65536> used;
-  int64_t most = 0;
-  for (const uint32_t argb : read_picture(decoding, bits, across, down)) {
-    const uint32_t group = argb >> 8 & 0xffff;
-    used.set(group);
-    most = std::max<int64_t>(most, group + 1);
-  }
+  const Numbers used = read_picture(decoding, bits, across, down);
+  int64_t most = static_cast<int64_t>(used.size());
+  while (most > 0 && !used[most - 1]) --most;
   // Numbers that no square uses get no tables where there are many.
   out.count = most > 1000 || most > width * height ? static_cast<int64_t>(used.count()) : most;
   return out;
