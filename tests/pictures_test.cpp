@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <random>
 
 #include "engine/picture_encoder.h"
 #include "engine/session.h"
 #include "eval/random_model.h"
+#include "kernels/matmul/matmul.h"
 #include "model/export_gguf.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_folder.h"
@@ -116,6 +118,27 @@ TEST_F(PicturesTest, WhatIsSeenOfATileDoesNotDependOnTheTilesBesideItOrOnThreads
       }
     }
   }
+}
+
+// bf16 keeps a 2^-9 part of every value; the 8-bit form a 254th of the largest of 32.
+TEST_F(PicturesTest, RoundingToBf16CostsNoMoreThanThe8BitForm) {
+  const Isa isa = detect_isa();
+  if (!takes_rounded(isa, DType::kQ8_0)) GTEST_SKIP() << "nothing is rounded on " << isa_name(isa);
+  const GgufFile quantized = GgufFile::open(file("q8_0"));
+  const auto widened = *folder_ / "widened.gguf";
+  GgufExport(quantized, {.mixture = DType::kF32}).write(context_, widened);
+  const auto exact = Model::load(widened), model = Model::load(file("q8_0"));
+  const TiledImage picture = noise(6, 2, 2);
+  Context plain(2, Isa::kPlain);
+  const std::vector<float> expected = features(*exact, plain, {&picture, 1});
+  const auto distance = [&](const std::vector<float>& other) {
+    double sum = 0;
+    for (size_t i = 0; i < expected.size(); ++i) sum += std::pow(other[i] - expected[i], 2);
+    return sum;
+  };
+  const double rounded = distance(features(*model, context_, {&picture, 1}));
+  EXPECT_GT(rounded, 0);
+  EXPECT_LT(rounded, distance(features(*model, plain, {&picture, 1})));
 }
 
 TEST_F(PicturesTest, APictureIsEncodedOnce) {
