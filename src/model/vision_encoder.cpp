@@ -55,26 +55,24 @@ bool VisionEncoder::encode(std::span<const uint8_t* const> tiles, MatrixView out
   return true;
 }
 
-MatmulJob VisionEncoder::job(ConstMatrixView x, int64_t first, WeightView w, MatrixView out) const {
-  // The reference runs in bf16. Weights in f32 ask for its exact numbers.
-  const bool rounded = w.type != DType::kF32 && takes_rounded(context_.isa, w.type);
-  return {.x = x,
-          .x8 = takes_int8(w) ? &int8_ : nullptr,
-          .x8_row = first,
-          .w = w,
-          .out = out,
-          .rounded = rounded};
-}
-
-bool VisionEncoder::takes_int8(WeightView w) const {
-  return is_quantized(w.type) && !takes_rounded(context_.isa, w.type);
-}
-
 void VisionEncoder::linear(ConstMatrixView x, std::initializer_list<Map> maps) {
-  const auto wants_int8 = [&](const Map& map) { return takes_int8(map.w); };
-  if (std::any_of(maps.begin(), maps.end(), wants_int8)) quantize_rows(context_, x, int8_);
+  // The reference runs in bf16. Weights in f32 ask for its exact numbers.
+  const auto rounds = [&](DType type) {
+    return type != DType::kF32 && takes_rounded(context_.isa, type);
+  };
   std::vector<MatmulJob> jobs;
-  for (const Map& map : maps) jobs.push_back(job(x, 0, map.w, map.out));
+  bool quantized = false;
+  for (const auto& [w, out] : maps) {
+    const bool takes_int8 = is_quantized(w.type) && !rounds(w.type);
+    quantized = quantized || takes_int8;
+    jobs.push_back({.x = x,
+                    .x8 = takes_int8 ? &int8_ : nullptr,
+                    .x8_row = 0,
+                    .w = w,
+                    .out = out,
+                    .rounded = rounds(w.type)});
+  }
+  if (quantized) quantize_rows(context_, x, int8_);
   matmul(context_, jobs);
 }
 
@@ -109,13 +107,14 @@ void VisionEncoder::embed() {
   const int64_t W = c.hidden, all = tiles_ * c.rows();
   h_.reserve_discarding(static_cast<size_t>(all * W));
   std::vector<MatmulJob> jobs;
-  const WeightView& w = weights_.patch_embedding;
   const ConstMatrixView patches = rows(patches_, tiles_ * c.patches(), c.patch_values());
-  if (takes_int8(w)) quantize_rows(context_, patches, int8_);
   for (int64_t tile = 0; tile < tiles_; ++tile) {
     const int64_t first = tile * c.patches();
-    jobs.push_back(job({patches.row(first), c.patches(), patches.cols, patches.stride}, first, w,
-                       {h_.data() + tile * c.rows() * W, c.patches(), W, W}));
+    jobs.push_back({{patches.row(first), c.patches(), patches.cols, patches.stride},
+                    nullptr,
+                    0,
+                    weights_.patch_embedding,
+                    {h_.data() + tile * c.rows() * W, c.patches(), W, W}});
   }
   matmul(context_, jobs);
   const MatrixView h = rows(h_, all, W);

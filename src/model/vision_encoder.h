@@ -44,10 +44,6 @@ class VisionEncoder {
   void feed_forward_block(const VisionLayerWeights& w);
   void read_out(MatrixView out);
 
-  // Whether w is multiplied with the 8-bit form of its input.
-  bool takes_int8(WeightView w) const;
-  // The product of x, whose 8-bit form is in int8_ from row `first` on if w takes it, and w.
-  MatmulJob job(ConstMatrixView x, int64_t first, WeightView w, MatrixView out) const;
   // out = x w^T for maps that read the same rows, whose 8-bit form is made if one asks for it.
   struct Map {
     WeightView w;

@@ -18,6 +18,7 @@ struct Slot {
   std::vector<int64_t> shape;
   WeightView* matrix = nullptr;  // one of the two
   const float** floats = nullptr;
+  bool widened = false;  // the matrix becomes f32
 };
 
 // Every tensor of an encoder, in file order (spec sections 4.1 and 9.4).
@@ -43,8 +44,11 @@ std::vector<Slot> slots(const VisionConfig& c, VisionWeights& w) {
     floats(name + ".bias", other + ".bias", {rows}, to.bias);
   };
 
+  // Writers store it in other types than the rest, and its products are too few to care: it meets
+  // exact pixels in exact f32, so that every file of a model gives the same bits.
   matrix("v.patch_embd.weight", "vision_model.patch_embedding.linear.weight", W, c.patch_values(),
          w.patch_embedding);
+  out.back().widened = true;
   floats("v.class_embd", "vision_model.class_embedding", {W}, w.class_embedding);
   floats("v.position_embd.weight", "vision_model.positional_embedding_vlm", {c.rows(), W},
          w.position_embedding);
@@ -90,7 +94,7 @@ void check(const Slot& slot, const NamedTensor* tensor, const std::string& name,
 
 void fill(VisionWeights& weights, const Slot& slot, const NamedTensor& tensor) {
   weights.bytes += tensor.bytes;
-  if (slot.matrix != nullptr) {
+  if (slot.matrix != nullptr && !slot.widened) {
     *slot.matrix = {tensor.data, tensor.type, slot.shape[0], slot.shape[1]};
     return;
   }
@@ -100,7 +104,10 @@ void fill(VisionWeights& weights, const Slot& slot, const NamedTensor& tensor) {
     dequantize_row(tensor.type, tensor.data + r * row_bytes(tensor.type, cols),
                    copy.span().subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols)));
   }
-  *slot.floats = copy.data();
+  if (slot.matrix != nullptr) {
+    *slot.matrix = {reinterpret_cast<const std::byte*>(copy.data()), DType::kF32, rows, cols};
+  }
+  if (slot.floats != nullptr) *slot.floats = copy.data();
   weights.owned.push_back(std::move(copy));
 }
 

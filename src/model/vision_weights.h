@@ -34,7 +34,7 @@ struct VisionLayerWeights {
 };
 
 struct VisionWeights {
-  WeightView patch_embedding;                 // [W, 3 p p]
+  WeightView patch_embedding;                 // [W, 3 p p], in f32
   const float* class_embedding = nullptr;     // [W]
   const float* position_embedding = nullptr;  // [n + 1, W], the class token's last
   LayerNormWeights pre_norm;                  // [W]
