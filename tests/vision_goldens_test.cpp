@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -135,11 +136,12 @@ TEST_P(VisionGoldens, SlicesOfAnySizeGiveTheSameBits) {
 }
 
 // Widening is exact: one file in f32, or in the stored type, is the same model; and so are two, the
-// encoder apart as other programs have it.
+// encoder apart as other programs have it. Not on the matrix unit, where a router in bf16 has other
+// bits than the f32 that convert makes of it.
 TEST_P(VisionGoldens, TheGgufsThatConvertMakesGiveTheSameBits) {
   const VisionGolden& golden = GetParam();
   TempFolder folder;
-  Context context(2);
+  Context context(2, std::min(detect_isa(), Isa::kAvx512));
   const auto model = Model::load(golden.folder().string());
   const Seen expected = see(*model, context, golden);
   const DType stored = model->weights().layers[0].wq.type;
