@@ -163,14 +163,19 @@ TEST_F(PicturesTest, WhatWasSeenLastIsKeptWithinTheBudget) {
   PictureEncoder encoder(*model_, context_, 2 * tile_bytes);
   const TiledImage a = noise(1, 1, 1), b = noise(2, 1, 1), c = noise(3, 1, 1);
   encoder.encode({&a, 1});
-  encoder.encode({&b, 1});
+  const Kept first = encoder.encode({&b, 1})[0];
   encoder.encode({&a, 1});  // b is now the oldest
   encoder.encode({&c, 1});
   EXPECT_EQ(encoder.encoded(), 3);
   encoder.encode({&a, 1});
   EXPECT_EQ(encoder.encoded(), 3) << "a was used after b";
-  encoder.encode({&b, 1});
+  const Kept again = encoder.encode({&b, 1})[0];
   EXPECT_EQ(encoder.encoded(), 4) << "b had to make room";
+  EXPECT_NE(again, first);
+  EXPECT_TRUE(std::equal(first->embeddings.data(),
+                         first->embeddings.data() + first->embeddings.size(),
+                         again->embeddings.data()))
+      << "and is the same bits when it comes back";
 }
 
 TEST_F(PicturesTest, ACancelledPictureLeavesNothingBehind) {

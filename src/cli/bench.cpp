@@ -378,7 +378,8 @@ void Bench::compare_models() const {
 }
 
 bool is_vision_file(const std::filesystem::path& path) {
-  if (std::filesystem::is_directory(path)) return false;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) return false;
   return GgufFile::open(path).string_value("general.architecture") == "clip";
 }
 
@@ -387,6 +388,9 @@ void Bench::operator()() const {
   if (asked != 1) {
     throw_error(ErrorKind::kUsage, "bench: expected one of MODEL, --make and --compare, got {}",
                 asked);
+  }
+  if (!tiles.empty() && model.empty()) {
+    throw_error(ErrorKind::kUsage, "tiles: expected a MODEL to measure");
   }
   if (!make.empty()) return make_model();
   if (!compare.empty()) return compare_models();
@@ -430,7 +434,9 @@ void add_bench(CLI::App& app) {
       ->type_name("A B")
       ->expected(2);
   const std::string making = "Models of random weights";
-  command->add_option("--make", bench->make, fmt::format("Write one of random weights:\n{}", random_shape_names()))
+  command
+      ->add_option("--make", bench->make,
+                   fmt::format("Write one of random weights:\n{}", random_shape_names()))
       ->type_name("SHAPE OUT")
       ->expected(2)
       ->group(making);

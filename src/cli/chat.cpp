@@ -1,7 +1,10 @@
 // drover chat MODEL: talk. A line is a question; a line that begins with / is a command.
 
 #include <boost/json.hpp>
+#include <cctype>
+#include <charconv>
 #include <cstdio>
+#include <filesystem>
 
 #include "base/file_writer.h"
 #include "base/progress.h"
@@ -18,13 +21,50 @@ namespace json = boost::json;
 constexpr char kHelp[] =
     "Type a question; \"\"\" begins and ends one of several lines.\n"
     "  /help            this text\n"
-    "  /image FILE      show a picture (JPEG, PNG, WebP) with the next question\n"
+    "  /image FILE      show a picture (JPEG, PNG, WebP) before the next question, or where it\n"
+    "                   says <image>; without FILE, drop those that wait\n"
     "  /system [TEXT]   set what the model is told first; without TEXT, show it\n"
     "  /clear           forget the conversation\n"
     "  /save FILE       write the conversation as JSON\n"
     "  /load FILE       go on with a saved one\n"
     "  /exit            leave (also /quit, Ctrl-D)\n"
     "Ctrl-C stops an answer, or drops the line that you type.\n";
+
+constexpr std::string_view kFileScheme = "file://";
+
+// "file:///home/a%20b.png" of a path, and back; nothing for another address.
+std::string file_url(const std::filesystem::path& path) {
+  std::string out(kFileScheme);
+  for (const char c : path.string()) {
+    const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+                       std::string_view("/-._~").find(c) != std::string_view::npos;
+    if (plain && static_cast<unsigned char>(c) < 128) {
+      out += c;
+    } else {
+      out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+    }
+  }
+  return out;
+}
+
+std::optional<std::string> path_of_url(std::string_view url) {
+  if (!url.starts_with(kFileScheme)) return std::nullopt;
+  url.remove_prefix(kFileScheme.size());
+  std::string out;
+  while (!url.empty()) {
+    unsigned value = 0;
+    const char* digits = url.data() + 1;
+    if (url.size() >= 3 && url[0] == '%' &&
+        std::from_chars(digits, digits + 2, value, 16).ptr == digits + 2) {
+      out += static_cast<char>(value);
+      url.remove_prefix(3);
+    } else {
+      out += url[0];
+      url.remove_prefix(1);
+    }
+  }
+  return out;
+}
 
 struct ChatFlags {
   ModelFlags model_flags;
@@ -96,10 +136,10 @@ class Chat {
     std::string file;
     std::shared_ptr<const EncodedPicture> picture;
   };
-  // A turn as it is kept. The pictures stand before its text, or where it says <image>.
+  // A turn as it is kept, and in order the pictures that its content places.
   struct Turn {
     std::string role;
-    std::string text;
+    std::vector<Part> content;
     std::vector<Shown> pictures;
   };
 
@@ -108,22 +148,24 @@ class Chat {
     std::vector<Message> messages;
     if (!system_.empty()) messages.push_back({"system", system_});
     for (const Turn& turn : turns) {
-      std::vector<PictureTokens> places;
-      for (const Shown& shown : turn.pictures) {
-        places.push_back(shown.picture->tokens);
-        out.pictures.push_back(shown.picture);
-      }
-      messages.push_back({turn.role, place_pictures(turn.text, places)});
+      for (const Shown& shown : turn.pictures) out.pictures.push_back(shown.picture);
+      messages.push_back({turn.role, turn.content});
     }
     out.tokens = render_chat(format_, model_->tokenizer(), messages, true);
     return out;
   }
 
+  // Finds out whether a picture can be asked about before it is encoded.
   Shown look_at(const std::string& file) {
+    if (file == "-") throw_error(ErrorKind::kUsage, "/image: expected the name of a file");
+    const Pictures pictures(*model_, {&file, 1});
+    const Message alone("user", std::vector<Part>{{"", pictures.tokens().front()}});
+    session_.expect_room(
+        static_cast<int64_t>(render_chat(format_, model_->tokenizer(), {&alone, 1}, true).size()));
     if (!encoder_) encoder_.emplace(*model_, *context_);
     InterruptGuard interrupt(InterruptGuard::Repeat::kIgnored);
     try {
-      return {file, Pictures(*model_, {&file, 1}).encode(*encoder_).front()};
+      return {file, pictures.encode(*encoder_).front()};
     } catch (const Error& error) {
       // Ctrl-C drops the picture, not the conversation.
       if (error.kind() != ErrorKind::kCancelled || InterruptGuard::signal() != SIGINT) throw;
@@ -132,8 +174,10 @@ class Chat {
   }
 
   void answer(const std::string& question) {
+    std::vector<PictureTokens> places;
+    for (const Shown& shown : waiting_) places.push_back(shown.picture->tokens);
     std::vector<Turn> turns = turns_;
-    turns.push_back({"user", question, waiting_});
+    turns.push_back({"user", place_pictures(question, places), waiting_});
     const Prompt shown = prompt(turns);
     Answer answer;
     {
@@ -159,7 +203,7 @@ class Chat {
     if (!flags_.quiet && lines_.terminal()) fmt::print(stderr, "[{}]\n", speed_line(answer));
     // A question that was stopped before its answer began was not asked.
     if (answer.finish == FinishReason::kCancelled && answer.text.empty()) return;
-    turns.push_back({"assistant", answer.text, {}});
+    turns.push_back({"assistant", {{answer.text}}, {}});
     turns_ = std::move(turns);
     waiting_.clear();
   }
@@ -186,9 +230,13 @@ class Chat {
         print_out("Set.\n");
       }
     } else if (command == "/image") {
-      if (rest.empty()) throw_error(ErrorKind::kUsage, "/image: expected a file name");
-      waiting_.push_back(look_at(rest));
-      print_out("Seen; ask about it.\n");
+      if (rest.empty()) {
+        print_out(fmt::format("Dropped {} pictures.\n", waiting_.size()));
+        waiting_.clear();
+      } else {
+        waiting_.push_back(look_at(rest));
+        print_out("Seen; ask about it.\n");
+      }
     } else if (command == "/save") {
       save(rest);
     } else if (command == "/load") {
@@ -205,17 +253,18 @@ class Chat {
     json::array messages;
     if (!system_.empty()) messages.push_back({{"role", "system"}, {"content", system_}});
     for (const Turn& turn : turns_) {
-      json::value content(turn.text);
-      if (!turn.pictures.empty()) {
-        json::array parts;
-        for (const Shown& shown : turn.pictures) {
-          const std::string path = std::filesystem::absolute(shown.file).string();
-          parts.push_back(
-              {{"type", "image_url"}, {"image_url", {{"url", as_utf8("file://" + path)}}}});
+      json::array parts;
+      auto shown = turn.pictures.begin();
+      for (const Part& part : turn.content) {
+        if (part.picture) {
+          const std::string url = file_url(std::filesystem::absolute((shown++)->file));
+          parts.push_back({{"type", "image_url"}, {"image_url", {{"url", url}}}});
+        } else {
+          parts.push_back({{"type", "text"}, {"text", part.text}});
         }
-        parts.push_back({{"type", "text"}, {"text", turn.text}});
-        content = std::move(parts);
       }
+      json::value content = std::move(parts);
+      if (turn.pictures.empty()) content = turn.content.empty() ? "" : turn.content[0].text;
       messages.push_back({{"role", turn.role}, {"content", std::move(content)}});
     }
     write_file(file, json::serialize(json::object{{"messages", messages}}) + "\n");
@@ -243,12 +292,16 @@ class Chat {
       }
       Turn turn{std::string(role->get_string()), {}, {}};
       if (content->is_string()) {
-        turn.text = std::string(content->get_string());
+        turn.content.push_back({std::string(content->get_string())});
       } else {
         for (const json::value& part : content->get_array()) load_part(part, file, turn);
       }
       if (turn.role == "system" && turns.empty() && system.empty()) {
-        system = turn.text;
+        if (!turn.pictures.empty()) {
+          throw_error(ErrorKind::kUnsupported, "{}: a picture in a system's turn: expected text",
+                      printable(file, 300));
+        }
+        if (!turn.content.empty()) system = turn.content[0].text;
       } else {
         turns.push_back(std::move(turn));
       }
@@ -265,18 +318,22 @@ class Chat {
                             printable(file, 300) + ": a part of a message");
     const std::string_view type = fields.required_text("type");
     if (type == "text") {
-      turn.text += fields.required_text("text");
+      const std::string text(fields.required_text("text"));
+      const bool joins = !turn.content.empty() && !turn.content.back().picture;
+      if (joins) turn.content.back().text += text;
+      if (!joins) turn.content.push_back({text});
       return;
     }
-    constexpr std::string_view kScheme = "file://";
     const std::string url(
         type == "image_url" ? fields.required_fields("image_url").required_text("url") : "");
-    if (!url.starts_with(kScheme)) {
+    const auto path = path_of_url(url);
+    if (!path) {
       throw_error(ErrorKind::kUnsupported,
                   "{}: expected a text, or an image_url with file://, got '{}'", fields.where(),
                   printable(url.empty() ? type : url));
     }
-    turn.pictures.push_back(look_at(url.substr(kScheme.size())));
+    turn.pictures.push_back(look_at(*path));
+    turn.content.push_back({"", turn.pictures.back().picture->tokens});
   }
 
   const ChatFlags& flags_;

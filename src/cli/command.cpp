@@ -61,8 +61,7 @@ void ModelFlags::add_mmproj(CLI::App& command) {
   command
       .add_option("--mmproj", mmproj,
                   "A GGUF file with the model's vision encoder, if it is in one of its own")
-      ->type_name("FILE")
-      ->envname("DROVER_MMPROJ");
+      ->type_name("FILE");
 }
 
 std::unique_ptr<Model> ModelFlags::load() const {

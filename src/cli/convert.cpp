@@ -48,7 +48,7 @@ struct Export {
 
  private:
   ExportOptions options() const;
-  void report(const GgufExport& work, double seconds) const;
+  void report(const GgufExport& model, const GgufExport* vision, double seconds) const;
 };
 
 void Export::add_options(CLI::App& command) {
@@ -98,7 +98,13 @@ ExportOptions Export::options() const {
   return out;
 }
 
-void Export::report(const GgufExport& work, double seconds) const {
+// What a file holds, as JSON and in a line.
+struct Written {
+  boost::json::object facts;
+  std::string line;
+};
+
+Written describe(const GgufExport& work, const std::string& file) {
   struct Share {
     int64_t tensors = 0, bytes = 0;
   };
@@ -114,31 +120,34 @@ void Export::report(const GgufExport& work, double seconds) const {
     values += tensor.source.matrices() * tensor.source.rows() * tensor.source.cols();
   }
   const double bits = 8 * static_cast<double>(bytes) / static_cast<double>(values);
-  if (json) {
-    boost::json::object types;
-    for (const auto& [name, share] : shares) {
-      types[name] = {{"tensors", share.tensors}, {"bytes", share.bytes}};
-    }
-    print_out(boost::json::serialize(
-                  boost::json::object{{"out", as_utf8(out)},
-                                      {"type", as_utf8(type)},
-                                      {"weight_bytes", bytes},
-                                      {"source_weight_bytes", source_bytes},
-                                      {"bits_per_weight", bits},
-                                      {"types", types},
-                                      {"warnings", boost::json::value_from(work.warnings())},
-                                      {"seconds", seconds}}) +
-              '\n');
-    return;
-  }
+  boost::json::object types;
   std::vector<std::string> parts;
-  for (const auto& [name, share] : shares)
+  for (const auto& [name, share] : shares) {
+    types[name] = {{"tensors", share.tensors}, {"bytes", share.bytes}};
     parts.push_back(fmt::format("{} {}", share.tensors, name));
-  print_out(
-      fmt::format("{}: {:.1f} MB of weights, from {:.1f} MB; {:.2f} bits per weight; tensors: "
-                  "{}\n",
-                  printable(out, 300), static_cast<double>(bytes) / 1e6,
-                  static_cast<double>(source_bytes) / 1e6, bits, fmt::join(parts, ", ")));
+  }
+  return {{{"out", as_utf8(file)},
+           {"weight_bytes", bytes},
+           {"source_weight_bytes", source_bytes},
+           {"bits_per_weight", bits},
+           {"types", types}},
+          fmt::format("{}: {:.1f} MB of weights, from {:.1f} MB; {:.2f} bits per weight; tensors: "
+                      "{}\n",
+                      printable(file, 300), static_cast<double>(bytes) / 1e6,
+                      static_cast<double>(source_bytes) / 1e6, bits, fmt::join(parts, ", "))};
+}
+
+void Export::report(const GgufExport& model, const GgufExport* vision, double seconds) const {
+  Written written = describe(model, out);
+  const std::optional<Written> apart =
+      vision != nullptr ? std::optional(describe(*vision, mmproj)) : std::nullopt;
+  if (!json) return print_out(written.line + (apart ? apart->line : ""));
+  boost::json::object& facts = written.facts;
+  facts["type"] = as_utf8(type);
+  facts["warnings"] = boost::json::value_from(model.warnings());
+  facts["seconds"] = seconds;
+  if (apart) facts["mmproj"] = apart->facts;
+  print_out(boost::json::serialize(facts) + '\n');
 }
 
 void Export::operator()() const {
@@ -150,6 +159,10 @@ void Export::operator()() const {
                   "--force writes over it");
     }
     check_can_create(file);
+  }
+  if (!mmproj.empty() &&
+      std::filesystem::weakly_canonical(out) == std::filesystem::weakly_canonical(mmproj)) {
+    throw_error(ErrorKind::kUsage, "mmproj: expected another file than the model's");
   }
   std::optional<Importance> importance;
   if (!importance_file.empty()) {
@@ -173,19 +186,29 @@ void Export::operator()() const {
   plan(model, whole ? ExportPart::kWhole : ExportPart::kText);
   if (!mmproj.empty()) plan(vision, ExportPart::kVision);
   for (const std::string& warning : model->warnings()) warn(warning);
-  const auto context = machine.make_context();
-  InterruptGuard interrupt;  // a stopped conversion leaves nothing behind
-  const auto start = std::chrono::steady_clock::now();
-  {
-    ProgressBar bar(quantizes ? "quantizing" : "converting", "bytes");
-    model->write(*context, out, cancellable(bar.callback()));
+  if (vision) {
+    for (const std::string& warning : vision->warnings()) warn(warning);
   }
+  const auto context = machine.make_context();
+  InterruptGuard interrupt;
+  const auto start = std::chrono::steady_clock::now();
   if (vision) {
     ProgressBar bar("vision", "bytes");
     vision->write(*context, mmproj, cancellable(bar.callback()));
   }
+  try {
+    ProgressBar bar(quantizes ? "quantizing" : "converting", "bytes");
+    model->write(*context, out, cancellable(bar.callback()));
+  } catch (...) {
+    // What was stopped leaves nothing behind.
+    std::error_code ignored;
+    if (vision) std::filesystem::remove(mmproj, ignored);
+    throw;
+  }
   if (!quantizes) return;
-  report(*model, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report(*model, vision ? &*vision : nullptr, seconds);
 }
 
 }  // namespace

@@ -40,6 +40,7 @@ struct Inspect {
 
   void operator()() const;
   void model_facts() const;
+  void encoder_facts(const std::filesystem::path& path) const;
   void picture_facts() const;
 };
 
@@ -148,11 +149,10 @@ std::vector<std::pair<std::string_view, std::string>> architecture_words(const M
 
 std::string vision_words(const VisionConfig& c) {
   return fmt::format(
-      "{} layers of width {}, {} heads, patches of {} px; tiles of {} px, {} tokens each, at most "
-      "{} "
-      "and the whole; {} parameters",
-      c.layer_count, c.hidden, c.heads, c.patch, c.tiles.size, c.tile_tokens(), c.tiles.max_tiles,
-      human_count(c.parameters()));
+      "{} layers of width {}, {} heads, patches of {} px; {} parameters; tiles of {} "
+      "px, {} tokens each, at most {} and the whole",
+      c.layer_count, c.hidden, c.heads, c.patch, human_count(c.parameters()), c.tiles.size,
+      c.tile_tokens(), c.tiles.max_tiles);
 }
 
 json::object vision_json(const VisionConfig& c) {
@@ -314,6 +314,41 @@ std::string as_json(const Facts& f, bool tensors) {
   return json::serialize(out) + '\n';
 }
 
+// The encoder of a file for vision alone.
+VisionConfig vision_apart(const std::string& name) {
+  const GgufFile file = GgufFile::open(locate_model(name));
+  if (const auto config = vision_config_from_gguf(file, {})) return *config;
+  throw_error(ErrorKind::kBadData, "{}: expected a vision encoder (clip.vision.*), got none",
+              printable(name, 300));
+}
+
+std::optional<VisionConfig> vision_of(const std::filesystem::path& path) {
+  if (!std::filesystem::is_directory(path)) {
+    return vision_config_from_gguf(GgufFile::open(path), {});
+  }
+  const HuggingfaceFolder folder = HuggingfaceFolder::open(path);
+  const int64_t hidden =
+      config_from_huggingface(folder.config, (path / "config.json").string()).hidden;
+  const auto vision = vision_from_huggingface(folder, hidden);
+  return vision ? std::optional(vision->config) : std::nullopt;
+}
+
+// The eyes of the model that was named, or the released ones.
+VisionConfig vision_rules(const std::optional<std::string>& model, const std::string& mmproj) {
+  if (!mmproj.empty()) return vision_apart(mmproj);
+  if (!model) {
+    VisionConfig released;
+    released.patch = 14;
+    released.shuffle = 2;
+    return released;
+  }
+  const std::filesystem::path path = locate_model(*model);
+  if (const auto config = vision_of(path)) return *config;
+  throw Error(ErrorKind::kUnsupported,
+              fmt::format("{}: this model is text only and cannot see pictures", path.string()),
+              "without a model, --image shows what the released models would see");
+}
+
 void Inspect::model_facts() const {
   Facts facts;
   const std::filesystem::path path = locate_model(*model);
@@ -344,35 +379,8 @@ void Inspect::model_facts() const {
     facts.licence = licence_of(*gguf);
     read_vocabulary(facts, *gguf);
   }
+  if (!mmproj.empty()) facts.vision = vision_apart(mmproj);
   print_out(json ? as_json(facts, tensors) : as_text(facts, tensors));
-}
-
-// The eyes of the model that was named, or the released ones.
-VisionConfig vision_rules(const std::optional<std::string>& model, const std::string& mmproj) {
-  if (!mmproj.empty()) {
-    if (const auto config = vision_config_from_gguf(GgufFile::open(locate_model(mmproj)), {})) {
-      return *config;
-    }
-    throw_error(ErrorKind::kBadData, "{}: expected a vision encoder (clip.vision.*), got none",
-                printable(mmproj, 300));
-  }
-  VisionConfig released;
-  released.patch = 14;
-  released.shuffle = 2;
-  if (!model) return released;
-  const std::filesystem::path path = locate_model(*model);
-  std::optional<VisionConfig> config;
-  if (std::filesystem::is_directory(path)) {
-    config = vision_config_from_huggingface(HuggingfaceFolder::open_config_only(path), 1);
-  } else {
-    config = vision_config_from_gguf(GgufFile::open(path), {});
-  }
-  if (!config) {
-    throw Error(ErrorKind::kUnsupported,
-                fmt::format("{}: this model is text only and cannot see pictures", path.string()),
-                "without a model, --image shows what the released models would see");
-  }
-  return *config;
 }
 
 void Inspect::picture_facts() const {
@@ -383,8 +391,9 @@ void Inspect::picture_facts() const {
                 "make the folder first");
   }
   json::array list;
+  const std::vector<Image> all = read_images(images);
   for (size_t i = 0; i < images.size(); ++i) {
-    const Image image = read_image(images[i]);
+    const Image& image = all[i];
     const TiledImage tiled = cut_tiles(config.tiles, image);
     const TileLayout& layout = tiled.layout;
     const PictureTokens picture = picture_tokens(config, layout);
@@ -414,6 +423,32 @@ void Inspect::picture_facts() const {
   if (json) print_out(json::serialize(list) + '\n');
 }
 
+bool is_vision_alone(const std::filesystem::path& path) {
+  return !std::filesystem::is_directory(path) &&
+         GgufFile::open(path).string_value("general.architecture") == "clip";
+}
+
+// A file with a vision encoder and nothing else.
+void Inspect::encoder_facts(const std::filesystem::path& path) const {
+  const GgufFile file = GgufFile::open(path);
+  const auto vision = vision_from_gguf(file, {});  // says what is missing, if anything is
+  if (!vision) vision_apart(path.string());
+  const std::string format = fmt::format("GGUF version {}", file.version());
+  if (json) {
+    return print_out(json::serialize(json::object{{"path", as_utf8(path.string())},
+                                                  {"format", format},
+                                                  {"weight_bytes", vision->weights.bytes},
+                                                  {"vision", vision_json(vision->config)}}) +
+                     '\n');
+  }
+  print_out(
+      fmt::format("{}\n  file         {} ({})\n  weights      {} in {} tensors\n"
+                  "  vision       {}\n  for models   of hidden size {}\n",
+                  printable(path.filename().string()), printable(path.string(), 300), format,
+                  human_bytes(static_cast<double>(vision->weights.bytes)), file.tensors().size(),
+                  vision_words(vision->config), vision->config.embedding));
+}
+
 void Inspect::operator()() const {
   if (images.empty() && !model) {
     throw Error(ErrorKind::kUsage, "inspect: expected a model, or pictures",
@@ -422,8 +457,10 @@ void Inspect::operator()() const {
   if (images.empty() && !tiles_folder.empty()) {
     throw_error(ErrorKind::kUsage, "inspect: expected --image FILE with --tiles FOLDER");
   }
-  if (images.empty()) return model_facts();
-  picture_facts();
+  if (!images.empty()) return picture_facts();
+  const std::filesystem::path path = locate_model(*model);
+  if (is_vision_alone(path)) return encoder_facts(path);
+  model_facts();
 }
 
 }  // namespace
@@ -439,20 +476,16 @@ void add_inspect(CLI::App& app) {
       ->type_name("MODEL")
       ->envname("DROVER_MODEL");
   command->add_flag("--tensors", inspect->tensors, "List every tensor");
-  command
-      ->add_option(
-          "--image", inspect->images,
-          "Show a picture's canvas, tiles and tokens instead, as MODEL sees it (- is standard\n"
-          "input); repeatable")
-      ->type_name("FILE")
-      ->allow_extra_args(false);
+  add_images(*command, inspect->images,
+             "Show a picture's canvas, tiles and tokens instead, as MODEL sees it (- is standard\n"
+             "input); repeatable");
   command->add_option("--tiles", inspect->tiles_folder, "Write the pictures' tiles there, as PNG")
       ->type_name("FOLDER");
   command
       ->add_option("--mmproj", inspect->mmproj,
-                   "A GGUF file with the vision encoder that --image asks about")
+                   "A GGUF file with the model's vision encoder, if it is in one of its own")
       ->type_name("FILE");
-  command->add_flag("--json", inspect->json, "Print one JSON object");
+  command->add_flag("--json", inspect->json, "Print a JSON object, or with --image a list of them");
   command->callback([inspect] { (*inspect)(); });
 }
 

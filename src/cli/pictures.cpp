@@ -1,8 +1,7 @@
 #include "cli/pictures.h"
 
+#include <algorithm>
 #include <cstdio>
-#include <iostream>
-#include <iterator>
 
 #include "base/error.h"
 #include "base/mapped_file.h"
@@ -22,18 +21,44 @@ std::string read_standard_input(size_t limit) {
     if (n == 0) break;
     out.append(buffer, n);
   }
+  if (std::ferror(stdin) != 0) throw_error(ErrorKind::kIo, "standard input: cannot read");
   return out;
 }
 
 }  // namespace
 
-Image read_image(const std::string& file) {
+std::vector<Image> read_images(std::span<const std::string> files) {
+  if (std::count(files.begin(), files.end(), "-") > 1) {
+    throw_error(ErrorKind::kUsage, "image: standard input can be one picture only");
+  }
   const ImageLimits limits;
   const size_t most = static_cast<size_t>(limits.bytes);
-  const bool standard_input = file == "-";
-  const std::string bytes = standard_input ? read_standard_input(most) : read_file(file, most);
-  const std::string name = standard_input ? "standard input" : printable(file, 300);
-  return decode_image(std::as_bytes(std::span(bytes)), name, limits);
+  std::vector<Image> out;
+  for (const std::string& file : files) {
+    const bool standard_input = file == "-";
+    const std::string bytes = standard_input ? read_standard_input(most) : read_file(file, most);
+    const std::string name = standard_input ? "standard input" : printable(file, 300);
+    out.push_back(decode_image(std::as_bytes(std::span(bytes)), name, limits));
+  }
+  return out;
+}
+
+void append_parts(const Tokenizer& tokenizer, std::span<const Part> parts, bool special,
+                  std::vector<Token>& out) {
+  for (const Part& part : parts) {
+    if (part.picture) {
+      append_picture(tokenizer, *part.picture, out);
+    } else if (special) {
+      const std::vector<Token> more = tokenizer.encode_special(part.text);
+      out.insert(out.end(), more.begin(), more.end());
+    } else {
+      tokenizer.encode(part.text, out);
+    }
+  }
+}
+
+void add_images(CLI::App& command, std::vector<std::string>& files, const std::string& help) {
+  command.add_option("--image", files, help)->type_name("FILE")->allow_extra_args(false);
 }
 
 std::vector<Part> place_pictures(std::string_view text, std::span<const PictureTokens> pictures) {
@@ -67,8 +92,8 @@ std::vector<Part> place_pictures(std::string_view text, std::span<const PictureT
 Pictures::Pictures(const Model& model, std::span<const std::string> files) {
   if (files.empty()) return;
   const VisionConfig& config = model.vision().config;
-  for (const std::string& file : files) {
-    tiles_.push_back(cut_tiles(config.tiles, read_image(file)));
+  for (const Image& image : read_images(files)) {
+    tiles_.push_back(cut_tiles(config.tiles, image));
     tokens_.push_back(picture_tokens(config, tiles_.back().layout));
   }
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <chrono>
 #include <iostream>
 #include <iterator>
 #include <optional>
@@ -63,16 +64,7 @@ std::vector<Token> Run::continue_text(const Tokenizer& tokenizer,
                 "put the text in the prompt, or choose a --chat-format");
   }
   std::vector<Token> tokens;
-  for (const Part& part : parts) {
-    if (part.picture) {
-      append_picture(tokenizer, *part.picture, tokens);
-    } else if (special) {
-      const std::vector<Token> more = tokenizer.encode_special(part.text);
-      tokens.insert(tokens.end(), more.begin(), more.end());
-    } else {
-      tokenizer.encode(part.text, tokens);
-    }
-  }
+  append_parts(tokenizer, parts, special, tokens);
   const Vocabulary& vocabulary = tokenizer.vocabulary();
   const bool has_bos = !tokens.empty() && vocabulary.bos && tokens.front() == *vocabulary.bos;
   if (vocabulary.add_bos && vocabulary.bos && !has_bos)
@@ -102,7 +94,10 @@ void Run::operator()() const {
 
   Session session(*model, *context, model_flags.session_options());
   session.expect_room(static_cast<int64_t>(shown.tokens.size()));
+  const auto looking = std::chrono::steady_clock::now();
   shown.pictures = pictures.encode(*model, *context);
+  const double picture_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - looking).count();
   GenerateOptions options = sampling.options(*model, format);
   options.show_special = special;
   Answer answer;
@@ -124,6 +119,7 @@ void Run::operator()() const {
     out["finish_reason"] = finish_reason_name(answer.finish);
     out["seed"] = options.sampling.seed;
     out["prompt_tokens"] = answer.prompt_tokens;
+    if (!images.empty()) out["picture_seconds"] = picture_seconds;
     out["answer_tokens"] = answer.tokens.size();
     out["prompt_seconds"] = answer.prompt_seconds;
     out["answer_seconds"] = answer.answer_seconds;
@@ -146,13 +142,10 @@ void add_run(CLI::App& app) {
       "A GGUF file, Hugging Face folder or local name (with the variable, use -p)");
   command->add_option("prompt,-p,--prompt", run->prompt,
                       "What to ask; - or nothing reads standard input");
-  command
-      ->add_option(
-          "--image", run->images,
-          "A picture (JPEG, PNG, WebP; - is standard input), before the prompt or at its <image>;\n"
-          "repeatable")
-      ->type_name("FILE")
-      ->allow_extra_args(false);
+  add_images(
+      *command, run->images,
+      "A picture (JPEG, PNG, WebP; - is standard input), before the prompt or at its <image>;\n"
+      "repeatable");
   run->model_flags.add_mmproj(*command);
   command->add_option("--system", run->system, "What the model is told before the prompt");
   command->add_flag("--raw", run->raw, "Continue the text as it is, without a chat format");

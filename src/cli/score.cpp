@@ -66,14 +66,10 @@ void Score::perplexity(const Model& model, Context& context, Session& session,
   const Vocabulary& vocabulary = tokenizer.vocabulary();
   const Pictures pictures(model, images);
   Prompt shown;
-  for (const Part& part : place_pictures(text, pictures.tokens())) {
-    if (part.picture) {
-      append_picture(tokenizer, *part.picture, shown.tokens);
-    } else {
-      tokenizer.encode(part.text, shown.tokens);
-    }
+  append_parts(tokenizer, place_pictures(text, pictures.tokens()), /*special=*/false, shown.tokens);
+  if (!images.empty()) {
+    session.expect_room(static_cast<int64_t>(shown.tokens.size()) + vocabulary.add_bos);
   }
-  if (!images.empty()) session.expect_room(static_cast<int64_t>(shown.tokens.size()));
   shown.pictures = pictures.encode(model, context);
   TextScore score;
   {
@@ -147,7 +143,9 @@ void Score::operator()() const {
   Session session(*model, *context, options);
   if (ids.empty()) return perplexity(*model, *context, session, collector ? &*collector : nullptr);
   // The patch tokens of the list are the pictures' places.
-  const Prompt shown{ids, Pictures(*model, images).encode(*model, *context)};
+  const Pictures pictures(*model, images);
+  session.expect_patches(ids, pictures.tokens());
+  const Prompt shown{ids, pictures.encode(*model, *context)};
   {
     ProgressBar bar("scoring", "tokens");
     write_logits(session, shown, logits_file, cancellable(bar.callback()));
@@ -182,13 +180,9 @@ void add_score(CLI::App& app) {
       ->add_option("--importance", score->importance_file,
                    "Also write how much each input matters on that text, for quantize --importance")
       ->type_name("FILE");
-  command
-      ->add_option(
-          "--image", score->images,
-          "A picture, before the text, at its <image>, or at the patch tokens of --tokens;\n"
-          "repeatable")
-      ->type_name("FILE")
-      ->allow_extra_args(false);
+  add_images(*command, score->images,
+             "A picture, before the text, at its <image>, or at the patch tokens of --tokens;\n"
+             "repeatable");
   score->model_flags.add_mmproj(*command);
   command->add_flag("--json", score->json, "Print one JSON object");
   score->model_flags.add_machine(*command);

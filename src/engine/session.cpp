@@ -93,29 +93,42 @@ void Session::cut_text(int64_t length) {
   while (!pictures_.empty() && pictures_.back().first >= length) pictures_.pop_back();
 }
 
+void Session::expect_patches(std::span<const Token> tokens,
+                             std::span<const PictureTokens> pictures) const {
+  if (pictures.empty()) return;
+  const auto patch = model_.vision().config.patch_token;
+  const int64_t got = patch ? std::count(tokens.begin(), tokens.end(), *patch) : 0;
+  int64_t expected = 0;
+  for (const PictureTokens& picture : pictures) expected += picture.patches();
+  if (got != expected) {
+    throw_error(ErrorKind::kUsage,
+                "pictures: expected {} patch tokens in the prompt for {} pictures, got {}",
+                expected, pictures.size(), got);
+  }
+}
+
 std::pair<std::vector<Session::Placed>, Session::Embeddings> Session::place(
     const Prompt& prompt) const {
   if (prompt.pictures.empty()) return {};
-  const Vision& vision = model_.vision();
+  std::vector<PictureTokens> pictures;
+  for (const auto& picture : prompt.pictures) {
+    DROVER_CHECK(picture->embedding == model_.config().hidden);
+    pictures.push_back(picture->tokens);
+  }
+  expect_patches(prompt.tokens, pictures);
+  const Token patch = *model_.vision().config.patch_token;
   std::vector<Placed> placed;
   Embeddings embeddings(prompt.tokens.size(), nullptr);
   size_t next = 0;  // picture
-  int64_t rows = 0, row = 0, wanted = 0;
-  for (const auto& picture : prompt.pictures) rows += picture->tokens.patches();
+  int64_t row = 0;
   for (size_t i = 0; i < prompt.tokens.size(); ++i) {
-    if (prompt.tokens[i] != vision.config.patch_token) continue;
-    if (++wanted > rows) continue;
+    if (prompt.tokens[i] != patch) continue;
     if (row == 0) placed.push_back({static_cast<int64_t>(i), prompt.pictures[next]});
     embeddings[i] = prompt.pictures[next]->row(row);
-    if (++row == prompt.pictures[next]->tokens.patches()) {
+    if (++row == pictures[next].patches()) {
       ++next;
       row = 0;
     }
-  }
-  if (wanted != rows) {
-    throw_error(ErrorKind::kUsage,
-                "pictures: expected {} patch tokens in the prompt for {} pictures, got {}", rows,
-                prompt.pictures.size(), wanted);
   }
   return {std::move(placed), std::move(embeddings)};
 }

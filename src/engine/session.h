@@ -73,6 +73,9 @@ class Session {
 
   // Throws kLimit if a prompt of so many tokens does not fit the context.
   void expect_room(int64_t tokens) const;
+  // Throws kUsage unless there are as many patch tokens as the pictures have, if there are
+  // pictures.
+  void expect_patches(std::span<const Token> tokens, std::span<const PictureTokens> pictures) const;
 
   // Reads the prompt and answers. Throws kLimit if the prompt does not fit the context, kUsage for
   // an empty prompt, options out of range, or pictures that have not as many rows as the prompt has

@@ -28,9 +28,9 @@ struct RandomShape {
 //   edge-dense         a dense llama with 4.1 times its active parameters, as 70B is to 17B
 //   edge-dense-active  a dense llama with its active parameters
 //   scout-4l, maverick-4l   the released dimensions, cut to 4 layers
-//   vision             the released vision encoder in a file of its own, for a decoder of width
-//   5120 tiny               edge-moe in miniature, for trials tiny-vision        the same with a
-//   vision encoder in the file
+//   vision             the released vision encoder alone, for a decoder of width 5120
+//   tiny               edge-moe in miniature, for trials
+//   tiny-vision        the same with a vision encoder in the file
 RandomShape random_shape(std::string_view name);
 std::string_view random_shape_names();
 

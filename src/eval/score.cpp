@@ -72,6 +72,9 @@ TextScore score_text(Session& session, const Tokenizer& tokenizer, const Prompt&
         });
     done += piece.size();
   }
+  if (score.tokens == 0) {
+    throw_error(ErrorKind::kUsage, "text: expected words beside the pictures, got none");
+  }
   return score;
 }
 

@@ -84,7 +84,9 @@ namespace {
 GgufExport::GgufExport(const HuggingfaceFolder& folder, const ExportOptions& options) {
   const ModelConfig config =
       config_from_huggingface(folder.config, (folder.path / "config.json").string());
-  const std::optional<Vision> vision = vision_from_huggingface(folder, config.hidden);
+  const bool with_vision = options.part != ExportPart::kText;
+  const std::optional<Vision> vision =
+      with_vision ? vision_from_huggingface(folder, config.hidden) : std::nullopt;
   std::vector<TensorSource> sources = decoder_tensors(folder, config);
   if (options.part == ExportPart::kVision) {
     if (!vision) no_vision(folder.path.string());
@@ -103,7 +105,7 @@ GgufExport::GgufExport(const HuggingfaceFolder& folder, const ExportOptions& opt
     sources.push_back({std::string(rope_freqs_->name), rope_freqs_->shape, &*rope_freqs_});
   }
   if (vision) {
-    if (options.part != ExportPart::kText) write_vision_config(out_, vision->config);
+    write_vision_config(out_, vision->config);
     for (TensorSource& source : vision_tensors(folder, vision->config)) {
       sources.push_back(std::move(source));
     }
@@ -116,8 +118,10 @@ GgufExport::GgufExport(const GgufFile& file, const ExportOptions& options) {
   const bool apart = file.string_value("general.architecture") == "clip";
   const ModelConfig config = apart ? ModelConfig() : config_from_gguf(file);
   if (!apart) weights_from_gguf(file, config);  // throws for a file that would not run
-  const std::optional<Vision> vision =
-      vision_from_gguf(file, apart ? std::nullopt : std::optional(config.hidden));
+  std::optional<Vision> vision;
+  if (apart || options.part != ExportPart::kText) {
+    vision = vision_from_gguf(file, apart ? std::nullopt : std::optional(config.hidden));
+  }
   if (!vision && (apart || options.part == ExportPart::kVision)) no_vision(file.path());
   if (apart && options.part == ExportPart::kText) {
     throw_error(ErrorKind::kUsage, "{}: expected a model, got a vision encoder alone",
@@ -147,6 +151,8 @@ void GgufExport::plan(const ModelConfig& config, std::vector<TensorSource> sourc
   int64_t unfit = 0, rounded_twice = 0, guided = 0, unknown = 0;
   std::string twice_from;
   for (TensorSource& source : sources) {
+    const bool other_part = is_vision_tensor(source.name) ? options.part == ExportPart::kText
+                                                          : options.part == ExportPart::kVision;
     Tensor tensor{.type = keeps_floats ? source.from->type : DType::kF32};
     if (!stays_float(source.name, source.shape)) {
       DType wanted = options.mixture.base;
@@ -155,8 +161,9 @@ void GgufExport::plan(const ModelConfig& config, std::vector<TensorSource> sourc
         if (::fnmatch(options.rules[i].pattern.c_str(), source.name.c_str(), 0) != 0) continue;
         wanted = options.rules[i].type;
         tensor.type = fitting_type(wanted, source.cols());
-        used[i] = true;
+        used[i] = true;  // in whichever file it stands
       }
+      if (other_part) continue;
       unfit += !fits(wanted, source) && !is_vision_tensor(source.name);
       if (is_quantized(tensor.type)) {
         if (is_quantized(source.from->type) && source.from->type != tensor.type) {
@@ -167,8 +174,6 @@ void GgufExport::plan(const ModelConfig& config, std::vector<TensorSource> sourc
         (tensor.statistics != nullptr ? guided : unknown) += source.name.starts_with("blk.");
       }
     }
-    const bool other_part = is_vision_tensor(source.name) ? options.part == ExportPart::kText
-                                                          : options.part == ExportPart::kVision;
     if (other_part) continue;
     out_.add_tensor(source.name, tensor.type, source.shape);
     tensor.source = std::move(source);

@@ -196,9 +196,7 @@ std::unique_ptr<Model> Model::load(const std::string& name, const Progress& prog
                   model->mmproj_->path());
     }
   }
-  if (model->vision_ && !model->vision_->config.patch_token && model->tokenizer_) {
-    model->vision_->config.patch_token = model->tokenizer_->special("<|patch|>");
-  }
+  if (model->vision_) model->find_patch_token();
   if (model->tokenizer_) {
     model->chat_format_ = detect_chat_format(model->tokenizer_->vocabulary());
     if (model->tokenizer_->size() > model->config_.vocab) {
@@ -212,6 +210,20 @@ std::unique_ptr<Model> Model::load(const std::string& name, const Progress& prog
 const Tokenizer& Model::tokenizer() const {
   if (!tokenizer_) throw *no_tokenizer_;
   return *tokenizer_;
+}
+
+// The token whose place pictures take: the tokenizer's and the configuration's are the same one.
+void Model::find_patch_token() {
+  std::optional<Token>& token = vision_->config.patch_token;
+  const std::optional<Token> named = tokenizer_ ? tokenizer_->special("<|patch|>") : std::nullopt;
+  if (!token) token = named;
+  if (token && (*token >= config_.vocab || (named && *named != *token))) {
+    throw_error(ErrorKind::kBadData, "{}: patch token of the vision encoder: expected {}, got {}",
+                path_.string(),
+                named ? fmt::format("{}, as <|patch|> is", *named)
+                      : fmt::format("0 to {}", config_.vocab - 1),
+                *token);
+  }
 }
 
 const Vision& Model::vision() const {

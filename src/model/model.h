@@ -88,6 +88,7 @@ class Model {
 
  private:
   Model() = default;
+  void find_patch_token();
 
   std::filesystem::path path_;
   std::optional<GgufFile> gguf_;

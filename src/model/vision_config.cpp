@@ -103,6 +103,9 @@ void validate(const VisionConfig& c, const std::string& source) {
   constexpr int64_t kMost = int64_t{1} << 20;
   in_range("tile size", c.tiles.size, 1, 4096);
   in_range("most tiles", c.tiles.max_tiles, 1, 1024);
+  // What a picture of the smallest kind can be blown up to.
+  in_range("pixels of all tiles", c.tiles.size * c.tiles.size * (c.tiles.max_tiles + 1), 1,
+           int64_t{64} << 20);
   in_range("patch size", c.patch, 1, c.tiles.size);
   multiple("tile size", c.tiles.size, c.patch);
   in_range("pixel shuffle", c.shuffle, 1, c.side());
@@ -148,7 +151,7 @@ std::optional<VisionConfig> vision_config_from_huggingface(const HuggingfaceFold
   c.shuffle = shuffle_of(f);
   c.adapter = size_or(f, "projector_output_dim", 4096);
   c.embedding = embedding;
-  c.norm_eps = static_cast<float>(f.number("norm_eps").value_or(1e-5));
+  c.norm_eps = 1e-5f;  // whatever 'norm_eps' says: the reference does not read it
   c.rope_theta = f.number("rope_theta").value_or(kFamilyTheta);
   if (const auto rope = f.fields("rope_parameters")) {
     expect_word(*rope, "rope_type", "default");

@@ -69,6 +69,10 @@ class Pictures(CliTest):
         piped = self.ask("--image", "-", stdin=self.red.read_bytes()).json
         self.assertEqual(piped["tokens"], named["tokens"])
         self.bad(2, "standard input", "run", self.eyes, "--image", "-", stdin=self.red.read_bytes())
+        twice = ["--image", "-", "--image", "-"]
+        self.bad(2, "one picture only", "run", self.eyes, "hi", *twice, stdin=self.red.read_bytes())
+        self.bad(2, "one picture only", "inspect", *twice, stdin=self.red.read_bytes())
+        self.bad(2, "both", "score", self.eyes, "--text", "-", "--image", "-")
 
     def test_pictures_stand_where_the_prompt_says(self):
         def run(prompt, *images):
@@ -104,7 +108,7 @@ class Pictures(CliTest):
             self.bad(1, "text only", *command, "--image", self.red)
         self.bad(1, "--mmproj", "run", self.scout, "hi", "--image", self.red)
 
-    def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_encoded(self):
+    def test_a_prompt_that_does_not_fit_is_refused(self):
         self.bad(
             1, ["context of 16 tokens"], "run", self.eyes, "hi", "--image", self.red, "-c", 16
         )
@@ -150,6 +154,8 @@ class Pictures(CliTest):
         self.assertEqual(self.good(*ask).json["tokens"], seen["tokens"])
         self.bad(1, "context of 12", *ask, "--image", self.red, "-c", 12)
 
+        text.write_text("<image>")
+        self.bad(2, "words beside the pictures", *ask, "--image", self.red)
         patch = self.patch_token()
         ids = ",".join(map(str, [65, 66] + [patch] * 16 + [67]))
         one, two = (self.folder / name for name in ("one.npy", "two.npy"))
@@ -180,7 +186,14 @@ class Pictures(CliTest):
         out = self.chat([f"/image {self.red}", "hello"]).text
         self.assertEqual(out, "Seen; ask about it.\n" + one.text)
         self.assertIn("none.png", self.chat(["/image none.png"]).err)
-        self.assertIn("file name", self.chat(["/image"]).err)
+        self.assertIn("name of a file", self.chat(["/image -"]).err)
+        # Pictures that wait can be dropped, and those that cannot be asked about never wait.
+        plain = self.chat(["hello"]).text
+        dropped = self.chat([f"/image {self.red}", "/image", "hello"]).text
+        self.assertEqual(dropped, "Seen; ask about it.\nDropped 1 pictures.\n" + plain)
+        small = self.chat([f"/image {self.wide}", "hello"], "-c", 30)
+        self.assertIn("context of 30 tokens", small.err)
+        self.assertEqual(small.text, self.chat(["hello"], "-c", 30).text)
 
     def test_a_saved_conversation_keeps_its_pictures(self):
         saved, one, two = (self.folder / name for name in ("saved", "one", "two"))
@@ -193,6 +206,16 @@ class Pictures(CliTest):
                 {"type": "text", "text": "hello"},
             ],
         )
+        # Parts come back in their order, and names with spaces as they are.
+        odd = self.folder / "a b%é.png"
+        odd.write_bytes(self.red.read_bytes())
+        again = self.folder / "again"
+        self.chat([f"/image {odd}", "is <image> red?", f"/save {saved}"])
+        parts = json.loads(saved.read_text())["messages"][0]["content"]
+        self.assertEqual([p["type"] for p in parts], ["text", "image_url", "text"])
+        self.assertTrue(parts[1]["image_url"]["url"].endswith("/a%20b%25%C3%A9.png"))
+        self.chat([f"/load {saved}", f"/save {again}"])
+        self.assertEqual(saved.read_text(), again.read_text())
         # The seed of the second answer is one more than that of the first.
         self.chat([f"/image {self.wide}", "hello", "and?", f"/save {one}"], "--temp", 0)
         self.chat([f"/image {self.wide}", "hello", f"/save {saved}"], "--temp", 0)
@@ -214,6 +237,27 @@ class Pictures(CliTest):
         whole = self.ask("--image", self.wide).json
         self.assertEqual(self.good(*ask, "--mmproj", mmproj).json["tokens"], whole["tokens"])
         self.bad(73, "already exists", "quantize", self.eyes, text, "--type", "f32")
+        same = self.folder / "same.gguf"
+        self.bad(
+            2, "another file", "quantize", self.eyes, same, "--type", "f32", "--mmproj",
+            self.folder / "." / "same.gguf",
+        )
+        self.assertFalse(same.exists())
+        # The encoder's file can be looked at, and quantised alone.
+        self.assertIn("hidden size 256", self.good("inspect", mmproj).text)
+        alone = self.good("inspect", mmproj, "--json").json
+        self.assertEqual(alone["vision"]["tile_tokens"], 16)
+        beside = self.good("inspect", text, "--mmproj", mmproj, "--json").json
+        self.assertEqual(beside["vision"], alone["vision"])
+        small = self.folder / "small.gguf"
+        report = self.good("quantize", mmproj, small, "--type", "q4_k_m", "--json").json
+        self.assertIn("q8_0", report["types"])
+        self.good(*ask, "--mmproj", small)
+        both = self.good(
+            "quantize", self.eyes, text, "--type", "q8_0", "--mmproj", mmproj, "--force", "--json"
+        ).json
+        self.assertIn("q8_0", both["mmproj"]["types"])
+        self.assertEqual(both["mmproj"]["out"], str(mmproj))
         blind = self.folder / "blind.gguf"
         self.good("quantize", self.eyes, blind, "--type", "q8_0", "--no-vision")
         self.assertIsNone(self.good("inspect", blind, "--json").json["vision"])
@@ -239,3 +283,4 @@ class Pictures(CliTest):
             self.assertGreater(r["seconds_per_tile"], 0)
         self.assertIn("seconds per tile", self.good("bench", self.eyes, "--tiles", 1, "-r", 1).text)
         self.bad(2, "tiles", "bench", self.eyes, "--tiles", 0, *flags)
+        self.bad(2, "tiles", "bench", "--tiles", 1, "--compare", self.eyes, self.eyes)
