@@ -192,6 +192,29 @@ std::string case_name(const ::testing::TestParamInfo<VisionGolden>& info) {
 
 INSTANTIATE_TEST_SUITE_P(All, VisionGoldens, ::testing::ValuesIn(vision_goldens()), case_name);
 
+// Keys and names as another writer spells them (tests/reference/make_mmproj.py), none of our own.
+TEST(VisionMmproj, AFileByAnotherWriterSeesTheSame) {
+  const std::vector<VisionGolden> all = vision_goldens();
+  const auto golden = std::find_if(all.begin(), all.end(),
+                                   [](const VisionGolden& g) { return g.name == "three_tiles"; });
+  ASSERT_NE(golden, all.end());
+  Context context(2);
+  const auto folder = Model::load(golden->folder().string());
+  const auto apart =
+      Model::load(golden->folder().string(), {}, (golden->folder() / "mmproj.gguf").string());
+  const auto features = [&](const Model& model) {
+    std::vector<float> out;
+    for (const auto& picture : PictureEncoder(model, context).encode(golden->pictures)) {
+      const auto rows = picture->embeddings.span();
+      out.insert(out.end(), rows.begin(), rows.end());
+    }
+    return out;
+  };
+  EXPECT_EQ(features(*apart), features(*folder));
+  EXPECT_LE(relative_difference(features(*apart), golden->features), kTolerance);
+  EXPECT_EQ(apart->vision().config.tiles, folder->vision().config.tiles);
+}
+
 // ---- One layer and the adapter at the released sizes ----
 
 // 64 well mixed bits for element i of a tensor: splitmix64's step and finaliser, as the script that
