@@ -167,6 +167,9 @@ def serve_llama_cpp(mmproj: str, text_model: str, tiles: int, threads: int):
 
     quiet = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    for name in ("mtmd_log_set", "mtmd_helper_log_set"):
+        if hasattr(mtmd, name):
+            getattr(mtmd, name)(quiet, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
