@@ -102,17 +102,18 @@ TEST_F(PicturesTest, WhatIsSeenOfATileDoesNotDependOnTheTilesBesideItOrOnThreads
   for (const char* type : {"f32", "bf16", "q8_0"}) {
     const auto model = Model::load(file(type));
     const VisionConfig& config = model->vision().config;
-    const TiledImage one = noise(1, 1, 1), many = noise(2, 2, 3);
+    const TiledImage one = noise(1, 1, 1), many = noise(2, 1, 4);
     const size_t per_tile = static_cast<size_t>(config.tile_tokens() * config.embedding);
     for (const Isa isa : available_isas()) {
       Context alone(1, isa);
       const std::vector<float> expected = features(*model, alone, {&one, 1});
       ASSERT_EQ(expected.size(), per_tile);
       for (const int threads : {1, 3}) {
+        if (isa == Isa::kPlain && threads == 1) continue;  // slow
         Context context(threads, isa);
         const TiledImage pictures[] = {many, one};
         const std::vector<float> together = features(*model, context, pictures);
-        ASSERT_EQ(together.size(), 8 * per_tile);
+        ASSERT_EQ(together.size(), 6 * per_tile);
         EXPECT_TRUE(std::equal(expected.begin(), expected.end(), together.end() - per_tile))
             << type << ", " << isa_name(isa) << ", " << threads << " threads";
       }
