@@ -455,6 +455,8 @@ TEST(Attention, WithoutACausalLimitEveryTokenIsAsIfAloneAndLast) {
           const auto q = random_floats(tokens * shape.q_cols(), 19);
           const auto expected = s.attend_alone(alone, q, tokens);
           for (const Isa isa : available_isas()) {
+            if (isa > Isa::kAvx512) continue;  // the same code
+            if (isa == Isa::kPlain && tokens > 7 && type != DType::kF32) continue;
             for (const int threads : {1, 2, 3}) {
               if ((large || isa == Isa::kPlain) && threads == 2) continue;
               Context context(threads, isa);
