@@ -14,7 +14,7 @@ namespace {
 using internal::kTileRows;
 using internal::kUnitCols;
 using internal::kUnitPanelCols;
-using internal::kUnitRows;
+using internal::kUnitTokenPair;
 using internal::kUnitTokens;
 using internal::MatmulTile;
 using internal::PackedTokens;
@@ -39,26 +39,34 @@ constexpr int64_t kWeightBytes = 32 << 10;
 struct Cut {
   int64_t tokens;      // per task
   int64_t rows;        // per task
+  int64_t cols = 0;    // of K at a time, for the matrix unit
   int64_t row_pieces;  // tasks per piece of tokens
   int64_t tasks;
 };
 
 int64_t pieces(int64_t total, int64_t each) { return (total + each - 1) / each; }
 
-// For the matrix unit, whose tasks of many tokens read activations and weights by panels of K and
-// keep their sums from one to the next. Weights are read once per piece of tokens and activations
-// once per piece of rows, so both are large: 512 rows and 256 tokens are 512 KB of sums beside 256
-// KB of activations. Few tokens want few rows, which are then read once through; many threads want
-// something to do.
+// For the matrix unit. The activations of a task fill their part of the cache, so more columns at a
+// time mean fewer tokens: at least 256 products of a term with every weight (128 tokens of two
+// terms) leave time to fetch the weights, and fewer columns would let the sums rest too often. Sums
+// that rest, and the row of weights that nothing was prepared for, ask for tasks of many rows; few
+// tokens want few rows, and many threads want something to do.
 Cut cut_packed(const MatmulJob& job, int threads) {
-  const int64_t most_tokens = activation_bytes() / 4096 / kUnitTokens * kUnitTokens;
+  const int64_t terms = job.rounded ? 1 : 2;
+  const int64_t most_cols = activation_bytes() / (2 * 256);
+  const int64_t cuts = std::max<int64_t>(1, pieces(job.w.cols, most_cols));
+  Cut out;
+  out.cols =
+      std::max<int64_t>(1, pieces(pieces(job.w.cols, cuts), kUnitPanelCols)) * kUnitPanelCols;
+  const int64_t most_tokens = activation_bytes() /
+                              (2 * terms * std::clamp<int64_t>(job.w.cols, 1, out.cols)) /
+                              kUnitTokenPair * kUnitTokenPair;
   const int64_t tokens = std::max<int64_t>(1, job.x.rows);
   const int64_t token_pieces = pieces(tokens, most_tokens);
-  Cut out;
-  out.tokens = pieces(pieces(tokens, token_pieces), kUnitTokens) * kUnitTokens;
+  out.tokens = pieces(pieces(tokens, token_pieces), kUnitTokenPair) * kUnitTokenPair;
   const int64_t share = job.w.rows * token_pieces / (2 * threads);
   const int64_t most_rows = std::min<int64_t>({512, 2 * out.tokens, share});
-  out.rows = std::max<int64_t>(1, most_rows / kUnitRows) * kUnitRows;
+  out.rows = std::max<int64_t>(1, most_rows / kTileRows) * kTileRows;
   out.row_pieces = pieces(job.w.rows, out.rows);
   out.tasks = pieces(job.x.rows, out.tokens) * out.row_pieces;
   return out;
@@ -119,11 +127,11 @@ class Packer {
 
   bool packs(const MatmulJob& job) const { return is_packed(isa_, job); }
 
-  // Of job `index`, from token `first` on, a multiple of 16.
+  // Of job `index`, from token `first` on, a multiple of 32.
   PackedTokens tokens(size_t index, int64_t first) const {
     const Pack& pack = packs_[pack_of_[index]];
     PackedTokens out = pack.tokens;
-    out.data += first / kUnitTokens * pack.group_bytes;
+    out.data += first / kUnitTokenPair * pack.unit_bytes;
     return out;
   }
 
@@ -131,14 +139,14 @@ class Packer {
   struct Pack {
     ConstMatrixView x;
     PackedTokens tokens;
-    int64_t group_bytes;  // of a panel of 16 tokens
+    int64_t unit_bytes;  // of a panel of 32 tokens, or of as many as there are
     int64_t groups, panels;
-    int64_t group_tasks;  // per group; few tokens are packed several panels at a time
+    int64_t group_tasks;  // per 16 tokens; few tokens are packed several panels at a time
     int64_t panels_each;
 
-    bool is(const ConstMatrixView& other, int terms) const {
+    bool is(const ConstMatrixView& other, int terms, int64_t width) const {
       return x.data == other.data && x.rows == other.rows && x.cols == other.cols &&
-             x.stride == other.stride && tokens.terms == terms;
+             x.stride == other.stride && tokens.terms == terms && tokens.pair_bytes == 4 * width;
     }
   };
 
@@ -156,16 +164,22 @@ void Packer::pack(Context& context, std::span<const MatmulJob> jobs) {
     if (packs(job)) {
       const ConstMatrixView& x = job.x;
       const int terms = job.rounded ? 1 : 2;
-      if (packs_.empty() || !packs_.back().is(x, terms)) {
+      // Few tokens for weights that lie in tiles need not be filled up to 32.
+      const bool narrow =
+          x.rows <= kUnitTokens && internal::lie_in_tiles(job.w.type, job.w.rows, job.w.cols);
+      const int64_t width = narrow ? x.rows : kUnitTokens;
+      if (packs_.empty() || !packs_.back().is(x, terms, width)) {
         Pack pack{};
         pack.x = x;
-        const int64_t width = std::min(x.rows, kUnitTokens);
-        pack.groups = pieces(x.rows, kUnitTokens);
+        const int64_t units = pieces(x.rows, kUnitTokenPair);
+        const int64_t tiles = narrow ? 1 : 2;  // side by side
+        pack.groups = units * tiles;
         pack.panels = pieces(x.cols, kUnitPanelCols);
         pack.tokens.terms = terms;
         pack.tokens.pair_bytes = 4 * width;
-        pack.group_bytes = kUnitPanelCols / 2 * pack.tokens.pair_bytes * pack.tokens.terms;
-        pack.tokens.panel_bytes = pack.groups * pack.group_bytes;
+        pack.tokens.term_bytes = kUnitCols / 2 * pack.tokens.pair_bytes * tiles;
+        pack.unit_bytes = kUnitPanelCols / kUnitCols * terms * pack.tokens.term_bytes;
+        pack.tokens.panel_bytes = units * pack.unit_bytes;
         pack.panels_each = kUnitTokens / std::max<int64_t>(1, width);
         pack.group_tasks = pieces(pack.panels, pack.panels_each);
         first_task.push_back(tasks);
@@ -192,9 +206,9 @@ void Packer::pack(Context& context, std::span<const MatmulJob> jobs) {
       const int64_t col = panel * kUnitPanelCols;
       internal::pack_amx(
           pack.x.row(token) + col, pack.x.stride, std::min(kUnitTokens, pack.x.rows - token),
-          std::min(kUnitPanelCols, pack.x.cols - col), pack.tokens.terms, pack.tokens.pair_bytes,
+          std::min(kUnitPanelCols, pack.x.cols - col), pack.tokens,
           const_cast<std::byte*>(pack.tokens.data) + panel * pack.tokens.panel_bytes +
-              group * pack.group_bytes);
+              group / 2 * pack.unit_bytes + group % 2 * (pack.tokens.term_bytes / 2));
     }
   });
 }
@@ -235,9 +249,10 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     }
     const Cut& cut = cuts.back();
     tasks += cut.tasks;
-    scratch_bytes = std::max(
-        scratch_bytes, packed ? internal::packed_scratch_bytes(cut.rows, cut.tokens)
-                              : internal::matmul_scratch_bytes(job.w.type, job.w.cols, cut.tokens));
+    scratch_bytes =
+        std::max(scratch_bytes,
+                 packed ? internal::packed_scratch_bytes(cut.rows, cut.tokens, job.w.cols, cut.cols)
+                        : internal::matmul_scratch_bytes(job.w.type, job.w.cols, cut.tokens));
   }
   const auto kernel = internal::matmul_tile_kernel(context.isa);
   context.threads.run(tasks, [&](int64_t task, int worker) {
@@ -259,6 +274,7 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     tile.tokens = std::min(cut.tokens, job.x.rows - token);
     if (packer.packs(job)) {
       tile.packed = packer.tokens(index, token);
+      tile.cut_cols = cut.cols;
     } else if (job.x8) {
       tile.x8 = job.x8->row(job.x8_row + token);
       tile.x8_stride = job.x8->blocks_per_row();

@@ -10,12 +10,14 @@
 
 namespace drover::internal {
 
-// Rows of x as the matrix unit (Isa::kAmx) takes them: 16 tokens at a time, or as many as there are
-// if they are fewer; K filled up with zeros to whole panels of 256 columns.
-//   [panel][16 tokens][32 columns][term][pair of columns][token][2]
+// Rows of x as the matrix unit (Isa::kAmx) takes them: 32 tokens at a time, two tiles side by side,
+// or one tile of as many as there are, if they are at most 16 and weights lie in tiles; K filled up
+// with zeros to whole panels of 256 columns.
+//   [panel][32 tokens][32 columns][term][16 tokens][pair of columns][token][2]
 struct PackedTokens {
   const std::byte* data;  // null where the kernel reads x or x8
-  int64_t pair_bytes;     // of a pair of columns: 4 per token
+  int64_t pair_bytes;     // of a pair of columns of a tile: 4 per token
+  int64_t term_bytes;     // from a term to the next: of both tiles, or of the one
   int64_t panel_bytes;    // from a panel of a token to its next
   int terms;              // 2: x = high + low; 1: x rounded
 };
@@ -40,6 +42,7 @@ struct MatmulTile {
   int64_t out_stride;   // floats
   std::byte* scratch;   // matmul_scratch_bytes() of this worker, cache-line aligned
   PackedTokens packed;  // its first token, for the matrix unit; scratch is packed_scratch_bytes()
+  int64_t cut_cols;     // the matrix unit takes K in cuts of so many columns, whole panels
 };
 
 // Every kernel works on a divisor of so many rows at once.
@@ -57,12 +60,17 @@ inline constexpr int64_t kFloatPanelCols = 1024;
 // The most tokens of a tile of float weights whose partial sums fit the scratch memory at once.
 inline constexpr int64_t kFloatTileTokens = 6;
 
-// The matrix unit's tile has so many tokens and columns; a call of the kernel takes so many rows
-// and, where weights are copied, columns: 32 KB of weights in the first-level cache.
+// The matrix unit's tile has so many tokens and columns. Tokens are packed in pairs of tiles, and
+// by panels of columns.
 inline constexpr int64_t kUnitTokens = 16;
+inline constexpr int64_t kUnitTokenPair = 32;
 inline constexpr int64_t kUnitCols = 32;
-inline constexpr int64_t kUnitRows = 64;
 inline constexpr int64_t kUnitPanelCols = 256;
+
+// Whether weights can be multiplied where they lie, a tile of 16 rows at a time.
+constexpr bool lie_in_tiles(DType type, int64_t rows, int64_t cols) {
+  return type == DType::kBF16 && rows % 16 == 0 && cols % kUnitCols == 0;
+}
 
 // K filled up to whole groups of 16, as the definition of float products asks.
 constexpr int64_t padded_cols(int64_t cols) { return (cols + 15) / 16 * 16; }
@@ -82,11 +90,14 @@ inline int64_t matmul_scratch_bytes(DType type, int64_t cols, int64_t tokens) {
   return (kTileRows * widened_stride(cols) + kTileRows * kFloatTileTokens * 16) * sizeof(float);
 }
 
-// The same for packed tokens: a panel of weights, and the sums of `rows` rows between panels.
-inline int64_t packed_scratch_bytes(int64_t rows, int64_t tokens) {
-  const int64_t all_rows = (rows + kUnitRows - 1) / kUnitRows * kUnitRows;
-  const int64_t all_tokens = (tokens + kUnitTokens - 1) / kUnitTokens * kUnitTokens;
-  return kUnitRows * kUnitPanelCols * 2 +
+// The same for packed tokens: two copies of kTileRows rows, a tile, and the sums, which rest
+// between cuts of K if there are several.
+inline int64_t packed_scratch_bytes(int64_t rows, int64_t tokens, int64_t cols, int64_t cut_cols) {
+  const bool resting = cut_cols < cols;
+  const int64_t all_rows = resting ? (rows + kTileRows - 1) / kTileRows * kTileRows : kTileRows;
+  const int64_t all_tokens =
+      resting ? (tokens + kUnitTokenPair - 1) / kUnitTokenPair * kUnitTokenPair : kUnitTokenPair;
+  return kTileRows * 2 * cut_cols + 1024 +
          all_rows * all_tokens * static_cast<int64_t>(sizeof(float));
 }
 
@@ -101,8 +112,8 @@ void matmul_tile_avxvnni(const MatmulTile& tile);
 void matmul_tile_avx512(const MatmulTile& tile);
 void matmul_tile_amx(const MatmulTile& tile);
 
-// Packs `tokens` tokens, at most 16, of `cols` columns to out: [32 columns][term][pair][token][2].
-void pack_amx(const float* x, int64_t x_stride, int64_t tokens, int64_t cols, int terms,
-              int64_t pair_bytes, std::byte* out);
+// Packs a tile of tokens, of which there are `tokens`, of `cols` columns to out, in this form.
+void pack_amx(const float* x, int64_t x_stride, int64_t tokens, int64_t cols,
+              const PackedTokens& form, std::byte* out);
 
 }  // namespace drover::internal

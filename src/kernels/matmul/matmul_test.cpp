@@ -489,9 +489,9 @@ TEST_P(AnyMatmul, ATileWritesItsOwnRowsOnly) {
   const Problem p(GetParam(), 7, 70, 768, random);
   Int8Rows x8;
   quantize_rows(context(Isa::kPlain), p.x_view(), x8);
-  AlignedArray<std::byte> scratch(
-      static_cast<size_t>(std::max(internal::matmul_scratch_bytes(p.type, p.cols, p.tokens),
-                                   internal::packed_scratch_bytes(p.rows, p.tokens))));
+  AlignedArray<std::byte> scratch(static_cast<size_t>(
+      std::max(internal::matmul_scratch_bytes(p.type, p.cols, p.tokens),
+               internal::packed_scratch_bytes(p.rows, p.tokens, p.cols, p.cols))));
   for (Isa isa : available_isas()) {
     const auto expected = multiply(context(isa), p);
     const auto kernel = internal::matmul_tile_kernel(isa);
@@ -514,10 +514,13 @@ TEST_P(AnyMatmul, ATileWritesItsOwnRowsOnly) {
       tile.x8_stride = x8.blocks_per_row();
 #if defined(__x86_64__)
       if (on_matrix_unit(isa, p)) {
-        packed.reserve_discarding(static_cast<size_t>(p.tokens * p.cols * 4));
-        internal::pack_amx(tile.x, tile.x_stride, p.tokens, p.cols, /*terms=*/2,
-                           /*pair_bytes=*/4 * p.tokens, packed.data());
-        tile.packed = {packed.data(), 4 * p.tokens, p.tokens * 256 * 4, /*terms=*/2};
+        // 70 rows are not whole tiles, so tokens come as two tiles of 16.
+        internal::PackedTokens& form = tile.packed;
+        form = {packed.data(), 64, 2 * 1024, 8 * 4 * 1024, /*terms=*/2};
+        packed.reserve_discarding(static_cast<size_t>(3 * form.panel_bytes));
+        internal::pack_amx(tile.x, tile.x_stride, p.tokens, p.cols, form, packed.data());
+        form.data = packed.data();
+        tile.cut_cols = p.cols;
       }
 #endif
       tile.out = out.data();
