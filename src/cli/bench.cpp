@@ -142,16 +142,21 @@ boost::json::object json_of(const BenchTest& test, int threads) {
 }
 
 boost::json::object json_of(const MachineLimits& limits) {
-  return {{"threads", limits.threads},
-          {"bytes_per_second", limits.bandwidth},
-          {"int8_operations_per_second", limits.int8_rate},
-          {"float_operations_per_second", limits.float_rate}};
+  boost::json::object out{{"threads", limits.threads},
+                          {"bytes_per_second", limits.bandwidth},
+                          {"int8_operations_per_second", limits.int8_rate},
+                          {"float_operations_per_second", limits.float_rate}};
+  if (limits.bf16_rate > 0) out["bf16_operations_per_second"] = limits.bf16_rate;
+  return out;
 }
 
 std::string limits_text(const MachineLimits& limits) {
-  return fmt::format("{} thread{}: reads {:.1f} GB/s, 8-bit dot {:.2f} TOP/s, f32 {:.2f} TFLOP/s",
-                     limits.threads, limits.threads == 1 ? "" : "s", limits.bandwidth * 1e-9,
-                     limits.int8_rate * 1e-12, limits.float_rate * 1e-12);
+  std::string text =
+      fmt::format("{} thread{}: reads {:.1f} GB/s, 8-bit dot {:.2f} TOP/s, f32 {:.2f} TFLOP/s",
+                  limits.threads, limits.threads == 1 ? "" : "s", limits.bandwidth * 1e-9,
+                  limits.int8_rate * 1e-12, limits.float_rate * 1e-12);
+  if (limits.bf16_rate > 0) text += fmt::format(", bf16 {:.2f} TFLOP/s", limits.bf16_rate * 1e-12);
+  return text;
 }
 
 // The seconds of every repeat, each in its turn.

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "engine/session.h"
+#include "kernels/matmul/matmul.h"
 
 namespace drover {
 
@@ -29,34 +30,45 @@ void PassWork::operator+=(const PassWork& other) {
   bytes += other.bytes;
   int8_products += other.int8_products;
   float_products += other.float_products;
+  bf16_products += other.bf16_products;
+}
+
+void PassWork::multiply(Isa isa, const WeightView& w, double rows, bool rounded) {
+  const double products = rows * static_cast<double>(w.rows) * static_cast<double>(w.cols);
+  if (const int each = matrix_unit_products(isa, w.type, rounded)) {
+    bf16_products += each * products;
+  } else {
+    (is_quantized(w.type) ? int8_products : float_products) += products;
+  }
 }
 
 double PassWork::least_seconds(const MachineLimits& limits) const {
-  const double computing =
-      2 * int8_products / limits.int8_rate + 2 * float_products / limits.float_rate;
+  double computing = 2 * int8_products / limits.int8_rate + 2 * float_products / limits.float_rate;
+  if (bf16_products > 0) computing += 2 * bf16_products / limits.bf16_rate;
   return std::max(bytes / limits.bandwidth, computing);
 }
 
 // Adds up what the decoder multiplies.
 class Bencher::WorkObserver : public InputObserver {
  public:
+  explicit WorkObserver(Isa isa) : isa_(isa) {}
   void see(WeightView w, ConstMatrixView x) override {
     if (x.rows == 0) return;
     // A matrix that several sequences meet apart is read once all the same.
     if (seen_.insert(w.data).second) work_.bytes += static_cast<double>(w.bytes());
-    const double products =
-        static_cast<double>(x.rows) * static_cast<double>(w.rows) * static_cast<double>(w.cols);
-    (is_quantized(w.type) ? work_.int8_products : work_.float_products) += products;
+    work_.multiply(isa_, w, static_cast<double>(x.rows), /*rounded=*/false);
   }
   const PassWork& work() const { return work_; }
 
  private:
+  Isa isa_;
   PassWork work_;
   std::unordered_set<const std::byte*> seen_;
 };
 
 Bencher::Bencher(Context& context, const Model& model, const BenchSettings& settings)
-    : model_(model),
+    : isa_(context.isa),
+      model_(model),
       settings_(settings),
       layout_(model.config().cache_layout(choose_cache_type(model, settings.cache_type))),
       decoder_(context, model.config(), model.weights()) {
@@ -134,7 +146,7 @@ void Bencher::pass(std::span<SequenceSlice> slices, std::vector<PassWork>* passe
     decoder_.forward(slices, logits);
     return;
   }
-  WorkObserver observer;
+  WorkObserver observer(isa_);
   decoder_.observe(&observer);
   try {
     decoder_.forward(slices, logits);
@@ -203,7 +215,7 @@ double Bencher::seconds(const BenchTest& test, const std::function<void()>& tick
 }
 
 VisionBencher::VisionBencher(Context& context, const Vision& vision, int64_t tiles, uint64_t seed)
-    : vision_(vision), encoder_(context, vision) {
+    : isa_(context.isa), vision_(vision), encoder_(context, vision) {
   const VisionConfig& c = vision.config;
   if (tiles < 1 || tiles > 1024) {
     throw_error(ErrorKind::kUsage, "tiles: expected 1 to 1024, got {}", tiles);
@@ -232,9 +244,9 @@ PassWork VisionBencher::work() const {
   const VisionWeights& w = vision_.weights;
   PassWork work{.bytes = static_cast<double>(w.bytes)};
   const auto add = [&](const WeightView& matrix, int64_t rows) {
-    const double products = static_cast<double>(tiles_.size()) * static_cast<double>(rows) *
-                            static_cast<double>(matrix.rows) * static_cast<double>(matrix.cols);
-    (is_quantized(matrix.type) ? work.int8_products : work.float_products) += products;
+    // As the encoder asks for it.
+    const bool rounded = matrix.type != DType::kF32;
+    work.multiply(isa_, matrix, static_cast<double>(tiles_.size() * rows), rounded);
   };
   add(w.patch_embedding, c.patches());
   for (const VisionLayerWeights& layer : w.layers) {

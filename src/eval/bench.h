@@ -54,7 +54,11 @@ struct PassWork {
   double bytes = 0;
   double int8_products = 0;   // with quantised weights
   double float_products = 0;  // with the others
+  double bf16_products = 0;   // on the matrix unit, by which `rounded` and bf16 weights go, the
+                              // latter twice (kernels/matmul/matmul.h)
 
+  // Adds the products of `rows` rows with w.
+  void multiply(Isa isa, const WeightView& w, double rows, bool rounded);
   void operator+=(const PassWork& other);
   // The least time that the machine's limits allow for one pass: the larger of moving and
   // computing, as if both overlapped perfectly.
@@ -85,6 +89,7 @@ class Bencher {
   std::span<const Token> tokens(int64_t sequence, int64_t first, int64_t count);
   double past_bytes(const KvCache& cache, int64_t count) const;
 
+  Isa isa_;
   const Model& model_;
   BenchSettings settings_;
   CacheLayout layout_;
@@ -106,6 +111,7 @@ class VisionBencher {
   PassWork work() const;
 
  private:
+  Isa isa_;
   const Vision& vision_;
   VisionEncoder encoder_;
   std::vector<uint8_t> pixels_;

@@ -84,6 +84,25 @@ TEST_F(BenchTests, OfATokenAllButTheRouterIsMultipliedInEightBits) {
   EXPECT_EQ(passes[0].float_products, static_cast<double>(routers));
 }
 
+// Weights in bf16 meet two terms of every activation on a matrix unit, and nothing of one
+// elsewhere.
+TEST_F(BenchTests, ProductsOnTheMatrixUnitAreCountedApart) {
+  write_random_model(context_, {config(), {}}, *mixture_from_name("bf16"), 1, folder_ / "b.gguf");
+  const auto model = Model::load((folder_ / "b.gguf").string());
+  const ModelConfig& c = config();
+  const int64_t norms = c.hidden * (2 * c.layer_count() + 1);
+  const int64_t matrices = count_parameters(c).active - c.vocab * c.hidden - norms;
+  const int64_t routers = c.layer_count() * c.experts * c.hidden;
+  for (const Isa isa : available_isas()) {
+    Context context(2, isa);
+    const PassWork pass = Bencher(context, *model).warm_up({.generate = 1})[0];
+    const bool unit = isa == Isa::kAmx;
+    EXPECT_EQ(pass.bf16_products, unit ? 2.0 * static_cast<double>(matrices - routers) : 0);
+    EXPECT_EQ(pass.float_products, static_cast<double>(unit ? routers : matrices));
+    EXPECT_EQ(pass.int8_products, 0) << isa_name(isa);
+  }
+}
+
 TEST_F(BenchTests, APromptIsCutIntoBatchesAndOnlyItsLastTokenHasLogits) {
   Bencher bencher(context_, *model_, {.batch = 24});
   const auto passes = bencher.warm_up({.prompt = 50, .depth = 10});
@@ -140,6 +159,8 @@ TEST(Bench, AResultIsTheMedianBesideTheLeastTime) {
                              {.bytes = 100, .int8_products = 1000, .float_products = 10}};
   EXPECT_EQ(passes[0].least_seconds(limits), 2);
   EXPECT_EQ(passes[1].least_seconds(limits), 4);
+  const MachineLimits matrix_unit{.bandwidth = 1, .int8_rate = 1, .float_rate = 1, .bf16_rate = 50};
+  EXPECT_EQ((PassWork{.bf16_products = 75}.least_seconds(matrix_unit)), 3);
   const BenchTest test{.generate = 6, .parallel = 4};
   EXPECT_EQ(test.name(), "tg");
   const double seconds[] = {12, 8, 24};

@@ -15,7 +15,8 @@ namespace {
 
 LimitKernels kernels_of(Isa isa) {
 #if defined(__x86_64__)
-  if (isa >= Isa::kAvx512) return limit_kernels_avx512();
+  if (isa == Isa::kAmx) return limit_kernels_amx();
+  if (isa == Isa::kAvx512) return limit_kernels_avx512();
   if (isa == Isa::kAvxVnni) return limit_kernels_avxvnni();
   if (isa == Isa::kAvx2) return limit_kernels_avx2();
 #endif
@@ -118,6 +119,11 @@ MachineLimits measure_limits(Context& context) {
   limits.float_rate = rate(context, kernels.float_operations, [&](int64_t rounds, int worker) {
     *context.scratch<float>(worker, 1) = kernels.floats(rounds, 0.5f);
   });
+  if (kernels.bf16) {
+    limits.bf16_rate = rate(context, kernels.bf16_operations, [&](int64_t rounds, int worker) {
+      *context.scratch<float>(worker, 1) = kernels.bf16(rounds, 1);
+    });
+  }
   limits.bandwidth = bandwidth(context, kernels);
   return limits;
 }

@@ -12,6 +12,7 @@ struct MachineLimits {
   double bandwidth = 0;   // bytes per second read from memory, beyond every cache
   double int8_rate = 0;   // 8-bit dot products, operations per second
   double float_rate = 0;  // f32 multiply-adds, operations per second
+  double bf16_rate = 0;   // the same of the matrix unit with bf16; 0 where there is none
 };
 
 // Measures with all threads of the context and its instruction set, in a second or two. The best of

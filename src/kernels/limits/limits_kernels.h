@@ -19,11 +19,15 @@ struct LimitKernels {
   // Operations of one round of each.
   int64_t int8_operations;
   int64_t float_operations;
+  // The same with bf16 operands drawn from `seed`; null where there is no matrix unit.
+  float (*bf16)(int64_t rounds, uint32_t seed) = nullptr;
+  int64_t bf16_operations = 0;
 };
 
 LimitKernels limit_kernels_plain();
 LimitKernels limit_kernels_avx2();
 LimitKernels limit_kernels_avxvnni();
 LimitKernels limit_kernels_avx512();
+LimitKernels limit_kernels_amx();
 
 }  // namespace drover

@@ -12,7 +12,8 @@ namespace {
 
 LimitKernels kernels_of(Isa isa) {
 #if defined(__x86_64__)
-  if (isa >= Isa::kAvx512) return limit_kernels_avx512();
+  if (isa == Isa::kAmx) return limit_kernels_amx();
+  if (isa == Isa::kAvx512) return limit_kernels_avx512();
   if (isa == Isa::kAvxVnni) return limit_kernels_avxvnni();
   if (isa == Isa::kAvx2) return limit_kernels_avx2();
 #endif
@@ -28,6 +29,11 @@ TEST(Limits, EveryInstructionSetMeasuresSomething) {
     EXPECT_EQ(limits.threads, 2);
     for (const double rate : {limits.bandwidth, limits.int8_rate, limits.float_rate}) {
       EXPECT_TRUE(std::isfinite(rate) && rate > 1e6) << isa_name(isa) << ": " << rate;
+    }
+    if (isa == Isa::kAmx) {
+      EXPECT_TRUE(std::isfinite(limits.bf16_rate) && limits.bf16_rate > 1e6) << limits.bf16_rate;
+    } else {
+      EXPECT_EQ(limits.bf16_rate, 0) << isa_name(isa);
     }
   }
 }

@@ -90,8 +90,7 @@ Cut cut(const MatmulJob& job) {
 
 // Whether the matrix unit multiplies this job, from packed tokens.
 bool is_packed(Isa isa, const MatmulJob& job) {
-  return isa == Isa::kAmx &&
-         (job.w.type == DType::kBF16 || (job.rounded && takes_rounded(isa, job.w.type)));
+  return matrix_unit_products(isa, job.w.type, job.rounded) > 0;
 }
 
 void check(Isa isa, const MatmulJob& job) {
@@ -218,6 +217,11 @@ void Packer::pack(Context& context, std::span<const MatmulJob> jobs) {
 bool takes_rounded(Isa isa, DType type) {
   return isa == Isa::kAmx && (type == DType::kBF16 || type == DType::kF16 || type == DType::kF32 ||
                               type == DType::kQ8_0);
+}
+
+int matrix_unit_products(Isa isa, DType type, bool rounded) {
+  if (rounded && takes_rounded(isa, type)) return 1;
+  return isa == Isa::kAmx && type == DType::kBF16 ? 2 : 0;
 }
 
 internal::MatmulTileKernel* internal::matmul_tile_kernel(Isa isa) {

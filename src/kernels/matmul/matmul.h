@@ -63,6 +63,10 @@ struct MatmulJob {
 // take x itself and no 8-bit form.
 bool takes_rounded(Isa isa, DType type);
 
+// How many products the matrix unit does for one of w and x: 2 for bf16 weights, 1 for a `rounded`
+// job that is taken; 0 where other units do them, or there is none.
+int matrix_unit_products(Isa isa, DType type, bool rounded);
+
 // out[t,n] = Σ_k x[t,k] w[n,k] for every job, all in one parallel pass: the maps that read one
 // input, or the experts of a layer, belong in one call. Jobs may share x and w, and no output may
 // overlap another or any input. T, N and K may be 0 (K = 0 gives zeros).

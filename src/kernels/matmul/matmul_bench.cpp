@@ -3,6 +3,7 @@
 // Weights rotate through enough copies that a token finds them in memory, not in a cache, as a
 // model does. Reported beside the time: GB/s of weights, and TOP/s counting 2 operations per
 // product, and what part that is of the dot rate that the machine shows with nothing else to do.
+// "rounded" is what vision asks for.
 #include <benchmark/benchmark.h>
 
 #include <cstdlib>
@@ -26,7 +27,8 @@ int g_threads = 0;
 Isa g_isa = detect_isa();
 MachineLimits g_limits;
 
-void bench_matmul(benchmark::State& state, DType type, int64_t n, int64_t k, int64_t tokens) {
+void bench_matmul(benchmark::State& state, DType type, int64_t n, int64_t k, int64_t tokens,
+                  bool rounded) {
   Context context(g_threads > 0 ? g_threads : physical_cores(), g_isa);
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
@@ -43,7 +45,7 @@ void bench_matmul(benchmark::State& state, DType type, int64_t n, int64_t k, int
   for (int64_t i = 0; i < tokens * k; ++i) x.data()[i] = normal(random);
   const ConstMatrixView x_view(x.data(), tokens, k, k);
   Int8Rows x8;
-  const bool quantized = is_quantized(type);
+  const bool quantized = is_quantized(type) && !(rounded && takes_rounded(g_isa, type));
   int64_t copy = 0;
   for (auto _ : state) {
     if (quantized) quantize_rows(context, x_view, x8);
@@ -51,7 +53,8 @@ void bench_matmul(benchmark::State& state, DType type, int64_t n, int64_t k, int
                         .x8 = quantized ? &x8 : nullptr,
                         .x8_row = 0,
                         .w = {weights.data() + copy * row * n, type, n, k},
-                        .out = {out.data(), tokens, n, n}};
+                        .out = {out.data(), tokens, n, n},
+                        .rounded = rounded};
     matmul(context, {&job, 1});
     copy = (copy + 1) % copies;
   }
@@ -60,7 +63,10 @@ void bench_matmul(benchmark::State& state, DType type, int64_t n, int64_t k, int
       benchmark::Counter(runs * static_cast<double>(row * n) * 1e-9, benchmark::Counter::kIsRate);
   state.counters["TOP/s"] = benchmark::Counter(runs * 2e-12 * static_cast<double>(n * k * tokens),
                                                benchmark::Counter::kIsRate);
-  const double peak = quantized ? g_limits.int8_rate : g_limits.float_rate;
+  const int unit = matrix_unit_products(g_isa, type, rounded);
+  const double peak = unit        ? g_limits.bf16_rate / unit
+                      : quantized ? g_limits.int8_rate
+                                  : g_limits.float_rate;
   state.counters["of peak"] = benchmark::Counter(
       runs * 2 * static_cast<double>(n * k * tokens) / peak, benchmark::Counter::kIsRate);
 }
@@ -87,22 +93,26 @@ int main(int argc, char** argv) {
        {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ4_K,
         DType::kQ5_K, DType::kQ6_K, DType::kQ2_K, DType::kQ3_K, DType::kIQ4_NL, DType::kIQ4_XS,
         DType::kMXFP4, DType::kBF16, DType::kF16, DType::kF32}) {
-    const auto add = [&](Shape shape, int64_t tokens) {
-      std::string name = std::string(dtype_name(type)) + "/n:" + std::to_string(shape.n);
+    const auto add = [&](Shape shape, int64_t tokens, bool rounded) {
+      std::string name = std::string(dtype_name(type)) + (rounded ? "/rounded" : "") +
+                         "/n:" + std::to_string(shape.n);
       if (shape.k != shape.n) name += "/k:" + std::to_string(shape.k);
       name += "/tokens:" + std::to_string(tokens);
       benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-        bench_matmul(state, type, shape.n, shape.k, tokens);
+        bench_matmul(state, type, shape.n, shape.k, tokens, rounded);
       })->UseRealTime();
     };
     for (int64_t n : {1024, 2048, 4096, 5120}) {
-      for (int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 512, 577}) add({n, n}, tokens);
+      for (int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 128, 512, 577}) add({n, n}, tokens, false);
     }
     // The feed-forward of vision, for one tile and for four.
     if (5632 % dtype_info(type).block_values == 0 && 1408 % dtype_info(type).block_values == 0) {
       for (int64_t tokens : {577, 2308}) {
-        add({5632, 1408}, tokens);
-        add({1408, 5632}, tokens);
+        for (const bool rounded : {false, true}) {
+          if (rounded && !takes_rounded(g_isa, type)) continue;
+          add({5632, 1408}, tokens, rounded);
+          add({1408, 5632}, tokens, rounded);
+        }
       }
     }
   }
