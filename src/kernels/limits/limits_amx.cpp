@@ -7,8 +7,8 @@ namespace {
 
 constexpr int kRepeat = 16;  // so that counting rounds costs nothing
 
-// Four sums of two tiles by two. The operands are random numbers of both signs from 1/4 to 4: with
-// zeros the unit needs less power and the clock is a sixth faster than any work would find it.
+// Four sums of two tiles by two. The operands are random numbers of both signs from 1/4 to 4: zeros
+// would need less power, and the clock be higher than any work finds it.
 float bf16(int64_t rounds, uint32_t seed) {
   alignas(64) uint16_t operands[4][512];
   for (auto& tile : operands) {
