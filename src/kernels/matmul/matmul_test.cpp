@@ -110,7 +110,8 @@ struct Problem {
   DType type;
   int64_t tokens, rows, cols;
   bool rounded = false;
-  std::vector<std::byte> weights;  // from byte 1 on
+  int64_t first = 1;
+  std::vector<std::byte> weights;  // from byte `first` on
   std::vector<float> x;            // from float 1 on, rows cols + 3 apart
 
   Problem(DType type, int64_t tokens, int64_t rows, int64_t cols, std::mt19937& random,
@@ -121,7 +122,15 @@ struct Problem {
     x = random_floats(1 + tokens * (cols + 3), random);
   }
 
-  WeightView w() const { return {weights.data() + 1, type, rows, cols}; }
+  // Weights on a cache line instead, where the matrix unit loads them as they lie.
+  void align_weights() {
+    const std::vector<std::byte> bytes(weights.begin() + first, weights.end());
+    weights.assign(bytes.size() + 64, std::byte{});
+    first = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(weights.data()) % 64);
+    std::copy(bytes.begin(), bytes.end(), weights.begin() + first);
+  }
+
+  WeightView w() const { return {weights.data() + first, type, rows, cols}; }
   ConstMatrixView x_view() const { return {x.data() + 1, tokens, cols, cols + 3}; }
 };
 
@@ -371,8 +380,8 @@ TEST_P(AnyMatmul, ATokenHasTheSameBitsAloneAndInAnyBatchOnAnyNumberOfThreads) {
 
 bool no_matrix_unit() { return detect_isa() != Isa::kAmx; }
 
-// Up to 64 tokens in place and more by panels of 256 columns; tiles and panels that are whole and
-// not; more tokens and rows than one task takes.
+// Up to 64 tokens a tile of rows at a time and more by blocks of 32 x 32; tiles and panels that are
+// whole and not; more tokens and rows than one task takes.
 TEST(MatrixUnit, EveryShapeGivesTheBitsOfTheDefinition) {
   if (no_matrix_unit()) GTEST_SKIP() << "this processor has no AMX";
   for (int64_t tokens : {1, 2, 15, 16, 17, 48, 64, 65}) {
@@ -388,6 +397,28 @@ TEST(MatrixUnit, EveryShapeGivesTheBitsOfTheDefinition) {
   for (int threads : {1, 2, 4}) {
     EXPECT_TRUE(same_bits(multiply_like_matrix_unit(p), multiply(context(Isa::kAmx, threads), p)))
         << threads << " threads";
+  }
+}
+
+// Blocks of rows where they lie, the last one copied, and sums of several blocks that rest between
+// cuts of K, of which 2080 columns make two or more.
+TEST(MatrixUnit, WeightsOnCacheLinesAndSumsThatRestGiveTheBitsOfTheDefinition) {
+  if (no_matrix_unit()) GTEST_SKIP() << "this processor has no AMX";
+  for (DType type : {DType::kBF16, DType::kQ8_0}) {
+    for (int64_t cols : {32, 544, 2080}) {
+      for (bool aligned : {true, false}) {
+        for (bool rounded : {true, false}) {
+          if (!rounded && type != DType::kBF16) continue;
+          std::mt19937 random(static_cast<uint32_t>(cols));
+          Problem p(type, 70, 150, cols, random);
+          p.rounded = rounded;
+          if (aligned) p.align_weights();
+          ASSERT_TRUE(same_bits(multiply_like_matrix_unit(p), multiply(context(Isa::kAmx), p)))
+              << dtype_name(type) << " K=" << cols << (aligned ? " aligned" : "")
+              << (rounded ? " rounded" : "");
+        }
+      }
+    }
   }
 }
 
