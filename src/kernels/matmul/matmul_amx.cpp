@@ -9,7 +9,8 @@
 // of its products asks for one tile of 1 KB, and the second-level cache gives nearly that: it holds
 // the activations of the task and the 32 rows that meet them, which stay where they lie if they are
 // bf16 and are rounded to a copy if not. Measured on a core of a Sapphire Rapids at K = 1408, where
-// the unit alone does 2.55 TFLOP/s: 1.8 of these products by themselves.
+// the unit alone does 2.55 TFLOP/s: 1.8 of these products in a loop of their own, 1.0 to 1.2 of
+// whole calls.
 #include "kernels/matmul/matmul_kernels.h"
 
 #if defined(__x86_64__)
