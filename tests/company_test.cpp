@@ -68,6 +68,11 @@ class Company : public ::testing::TestWithParam<Case> {
     return logits_of(*model_, context, golden_.tokens, cache);
   }
 
+  // Rounding to 8 bits can tip, and moves a product by a step of 1/127 of its largest term.
+  bool quantized() const {
+    return is_quantized(model_->weights().layers.front().wq.type);
+  }
+
   bool has_own_bits(Isa isa) const { return isa == Isa::kAmx && has_bf16_weights(); }
 
   bool has_bf16_weights() const {
@@ -185,6 +190,55 @@ TEST_P(Company, ARewoundCacheGivesTheBitsOfAFreshOne) {
     EXPECT_TRUE(same_bits(logits, std::span(expected).subspan(first * config.vocab)))
         << "from " << first;
   }
+}
+
+// The prompt in slices of which only the last wants logits, with dead prefill and without.
+TEST_P(Company, WhatATokenGivesToNobodyIsNotComputedAndDoesNotShow) {
+  constexpr DType kCache = DType::kBF16;
+  const auto expected = whole(kCache);
+  const ModelConfig& config = model_->config();
+  Context context(2);
+  const int64_t total = static_cast<int64_t>(golden_.tokens.size());
+  for (const bool on : {true, false}) {
+    Decoder decoder(context, config, model_->weights(), {.dead_prefill = on});
+    for (const int64_t size : {int64_t{1}, int64_t{3}, int64_t{7}, int64_t{16}, total}) {
+      for (const int64_t prompt : {total - 5, total / 2 + 1, int64_t{17}}) {
+        KvCache cache(config.cache_layout(kCache), total);
+        std::vector<float> logits(config.vocab);
+        for (int64_t first = 0; first < total;) {
+          // The prompt, then token by token.
+          const int64_t n = first < prompt ? std::min(size, prompt - first) : 1;
+          const bool last = first + n >= prompt;
+          const SequenceSlice slice{&cache, std::span(golden_.tokens).subspan(first, n),
+                                    last ? 1 : 0, std::max(prompt - 1, first)};
+          decoder.forward({&slice, 1}, {logits.data(), last ? 1 : 0, config.vocab, config.vocab});
+          first += n;
+          if (last) {
+            ASSERT_TRUE(same_bits(
+                logits, std::span(expected).subspan((first - 1) * config.vocab, config.vocab)))
+                << "slices of " << size << ", prompt " << prompt << ", token " << first - 1;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Differences of positions are the same; what is left is the rounding of angles, which grows with
+// them: below 1e-6 of a radian at positions of some tens. The two terms of a number on the matrix
+// unit can tip by 2^-16.
+TEST_P(Company, PositionsModuloTheChunkDifferInRoundingAlone) {
+  Context context(2);
+  Decoder plain(context, model_->config(), model_->weights(), {.positions_in_chunk = false});
+  const int64_t total = static_cast<int64_t>(golden_.tokens.size());
+  KvCache cache(model_->config().cache_layout(DType::kF32), total);
+  std::vector<float> logits(total * model_->config().vocab);
+  const SequenceSlice slice{&cache, golden_.tokens, total};
+  plain.forward({&slice, 1},
+                {logits.data(), total, model_->config().vocab, model_->config().vocab});
+  EXPECT_LE(relative_difference(logits, whole(DType::kF32)), quantized()                    ? 2e-2
+                                                                  : has_own_bits(detect_isa()) ? 1e-4
+                                                                                               : 1e-5);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -30,19 +30,85 @@ std::optional<DType> cache_type_from_name(std::string_view name) {
   return std::nullopt;
 }
 
-int64_t CacheLayout::global_bytes_per_token() const {
-  const int64_t global = std::count(chunked.begin(), chunked.end(), false);
-  return global * empty_pages(*this).page_bytes() / kPageTokens;
+int64_t CacheLayout::global_layers() const {
+  return std::count(chunked.begin(), chunked.end(), false);
 }
 
-int64_t CacheLayout::local_bytes(int64_t context) const {
-  const int64_t local = std::count(chunked.begin(), chunked.end(), true);
-  return local * pages_for(std::min(chunk, context)) * empty_pages(*this).page_bytes();
+int64_t CacheLayout::tail() const {
+  return std::find(chunked.rbegin(), chunked.rend(), false).base() - chunked.begin();
+}
+
+int64_t CacheLayout::page_bytes() const { return empty_pages(*this).page_bytes(); }
+
+int64_t CacheLayout::global_bytes_per_token() const {
+  return global_layers() * page_bytes() / kPageTokens;
+}
+
+int64_t CacheLayout::local_pages(int64_t context) const {
+  return local_layers() * pages_for(std::min(chunk, context));
+}
+
+int64_t CacheLayout::pages(int64_t context) const {
+  return global_layers() * pages_for(context) + local_pages(context);
+}
+
+CachePools CachePools::in_memory(const CacheLayout& layout, int64_t limit) {
+  const PagePool pool(layout.page_bytes(), limit);
+  return {pool, pool};
+}
+
+KvCache::KvCache(CacheLayout layout, int64_t context, CachePools pools)
+    : layout_(std::move(layout)),
+      context_(context),
+      pools_(std::move(pools)),
+      layers_(layout_.chunked.size()) {
+  DROVER_CHECK(is_cache_type(layout_.type));
 }
 
 KvCache::KvCache(CacheLayout layout, int64_t context)
-    : layout_(std::move(layout)), context_(context), layers_(layout_.chunked.size()) {
-  DROVER_CHECK(is_cache_type(layout_.type));
+    : KvCache(layout, context, CachePools::in_memory(layout)) {}
+
+void KvCache::Layer::set(int64_t i, PageRef page) {
+  const size_t at = static_cast<size_t>(i);
+  DROVER_CHECK(at <= pages.size());
+  if (at == pages.size()) {
+    data.push_back(page.get());
+    pages.push_back(std::move(page));
+  } else {
+    data[at] = page.get();
+    pages[at] = std::move(page);
+  }
+}
+
+template <typename Need>
+void KvCache::for_pages_to_write(int64_t tokens, Need need) const {
+  if (tokens == 0) return;
+  const int64_t end = length_ + tokens;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const int64_t layer = static_cast<int64_t>(i);
+    // Positions [kept, filled) of the layer's pages are written, or where a ring turns all of them.
+    int64_t kept = length_, filled = end, first = length_ / kPageTokens;
+    if (layout_.chunked[i]) {
+      kept = length_ % layout_.chunk;
+      const bool turns = kept + tokens > layout_.chunk;
+      filled = turns ? layout_.chunk : kept + tokens;
+      first = turns ? 0 : kept / kPageTokens;
+    }
+    for (int64_t page = first; page < pages_for(filled); ++page) {
+      need(layer, page, page * kPageTokens < kept);
+    }
+  }
+}
+
+bool KvCache::writable(int64_t layer, int64_t i) const {
+  const auto& pages = layers_[static_cast<size_t>(layer)].pages;
+  return i < static_cast<int64_t>(pages.size()) && pages[static_cast<size_t>(i)].use_count() == 1;
+}
+
+int64_t KvCache::pages_to_take(int64_t tokens) const {
+  int64_t out = 0;
+  for_pages_to_write(tokens, [&](int64_t layer, int64_t i, bool) { out += !writable(layer, i); });
+  return out;
 }
 
 void KvCache::reserve(int64_t tokens) {
@@ -53,24 +119,22 @@ void KvCache::reserve(int64_t tokens) {
                             context_, length_ + tokens, length_, tokens),
                 "ask for a larger context with --context, or shorten the text");
   }
-  const int64_t end = length_ + tokens;
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    Layer& layer = layers_[i];
-    const int64_t positions = layout_.chunked[i] ? std::min(end, layout_.chunk) : end;
-    while (static_cast<int64_t>(layer.pages.size()) < pages_for(positions)) {
-      const size_t bytes = static_cast<size_t>(empty_pages(layout_).page_bytes());
-      AlignedArray<std::byte> page(bytes);
-      // Whole vectors are read past the last position; what they meet must be a number.
-      std::memset(page.data(), 0, bytes);
-      layer.memory.push_back(std::move(page));
-      layer.pages.push_back(layer.memory.back().data());
+  for_pages_to_write(tokens, [&](int64_t layer, int64_t i, bool live) {
+    if (writable(layer, i)) return;
+    Layer& mine = layers_[static_cast<size_t>(layer)];
+    PageRef page =
+        (layout_.chunked[static_cast<size_t>(layer)] ? pools_.local : pools_.global).take();
+    if (live) {
+      std::memcpy(page.get(), mine.data[static_cast<size_t>(i)],
+                  static_cast<size_t>(layout_.page_bytes()));
     }
-  }
+    mine.set(i, std::move(page));
+  });
 }
 
 KvPages KvCache::pages(int64_t layer) const {
   KvPages out = empty_pages(layout_);
-  out.pages = layers_[static_cast<size_t>(layer)].pages.data();
+  out.pages = layers_[static_cast<size_t>(layer)].data.data();
   return out;
 }
 
@@ -79,27 +143,87 @@ void KvCache::begin_store() {
   ring_chunk_ = -1;
 }
 
-void KvCache::advance(int64_t tokens) {
+void KvCache::advance(int64_t tokens, int64_t live) {
+  const int64_t first = length_;
   length_ += tokens;
   storing_ = false;
-  if (layout_.chunk > 0 && length_ > 0) ring_chunk_ = (length_ - 1) / layout_.chunk;
+  if (!has_ring() || tokens == 0) return;
+  const int64_t begin = layout_.chunk_begin(length_ - 1);
+  DROVER_CHECK(live <= first || live % layout_.chunk == 0);
+  ring_chunk_ = begin / layout_.chunk;
+  tail_live_ = live < length_ && (begin >= first || tail_live_);
+}
+
+bool KvCache::ring_complete() const {
+  return !has_ring() || length_ % layout_.chunk == 0 || ring_holds(length_);
+}
+
+bool KvCache::ring_holds(int64_t position) const {
+  return has_ring() && ring_chunk_ >= 0 && position >= ring_chunk_ * layout_.chunk &&
+         (length_ - 1) / layout_.chunk == ring_chunk_ && (tail_live_ || !layout_.has_tail());
 }
 
 int64_t KvCache::rewind(int64_t length) {
   length = std::clamp<int64_t>(length, 0, length_);
-  const bool has_ring = std::count(layout_.chunked.begin(), layout_.chunked.end(), true) > 0;
-  if (has_ring && length % layout_.chunk != 0 && length / layout_.chunk != ring_chunk_) {
-    length = length / layout_.chunk * layout_.chunk;
+  if (has_ring() && length % layout_.chunk != 0 && !ring_holds(length)) {
+    length = layout_.chunk_begin(length);
   }
   storing_ = false;
   length_ = length;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (layout_.chunked[i]) continue;
+    layers_[i].pages.resize(static_cast<size_t>(pages_for(length)));
+    layers_[i].data.resize(static_cast<size_t>(pages_for(length)));
+  }
   return length_;
+}
+
+void KvCache::adopt(std::span<const PageRef> global, std::span<const PageRef> local,
+                    int64_t tokens) {
+  DROVER_CHECK(!storing_ && length_ % kPageTokens == 0 && tokens <= kPageTokens);
+  DROVER_CHECK(static_cast<int64_t>(global.size()) == layout_.global_layers());
+  const int64_t page = length_ / kPageTokens;
+  const int64_t slot = has_ring() ? length_ % layout_.chunk : 0;
+  const bool rings = !local.empty() && has_ring() && layout_.chunk % kPageTokens == 0 &&
+                     (slot == 0 || ring_holds(length_));
+  size_t next_global = 0, next_local = 0;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (!layout_.chunked[i]) {
+      layers_[i].set(page, global[next_global++]);
+    } else if (rings) {
+      layers_[i].set(slot / kPageTokens, local[next_local++]);
+    }
+  }
+  length_ += tokens;
+  ring_chunk_ = rings ? (length_ - 1) / layout_.chunk : -1;
+  tail_live_ = true;
+}
+
+std::vector<PageRef> KvCache::global_pages(int64_t position) const {
+  std::vector<PageRef> out;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (!layout_.chunked[i]) {
+      out.push_back(layers_[i].pages[static_cast<size_t>(position / kPageTokens)]);
+    }
+  }
+  return out;
+}
+
+std::vector<PageRef> KvCache::local_pages(int64_t position) const {
+  std::vector<PageRef> out;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (layout_.chunked[i]) {
+      out.push_back(
+          layers_[i].pages[static_cast<size_t>(position % layout_.chunk / kPageTokens)]);
+    }
+  }
+  return out;
 }
 
 int64_t KvCache::bytes() const {
   int64_t pages = 0;
   for (const Layer& layer : layers_) pages += static_cast<int64_t>(layer.pages.size());
-  return pages * empty_pages(layout_).page_bytes();
+  return pages * layout_.page_bytes();
 }
 
 }  // namespace drover

@@ -5,15 +5,19 @@
 // chunk only: it holds at most one chunk, position p in slot p mod chunk, and at a chunk border it
 // is empty again.
 //
-// The cache owns its pages. One thread at a time uses it.
+// Pages come from pools and may be shared: with another sequence that began alike, a prefix tree, a
+// file. A cache writes only to pages that it alone holds; one that others hold too is copied first.
+// So a copy of a KvCache costs no page until one of the two goes on. One thread at a time uses a
+// cache, and all those that share its pages belong to that thread too.
 #pragma once
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
-#include "base/aligned.h"
+#include "cache/page_pool.h"
 #include "kernels/attention/attention.h"
 
 namespace drover {
@@ -31,24 +35,54 @@ struct CacheLayout {
   int64_t chunk = 0;          // tokens; 0 if no layer is chunked
   DType type = DType::kBF16;  // kF32, kBF16 or kI8
 
+  int64_t global_layers() const;
+  int64_t local_layers() const { return static_cast<int64_t>(chunked.size()) - global_layers(); }
+  // The first layer after the last global one: from there on a token matters to its own chunk only.
+  int64_t tail() const;
+  bool has_tail() const { return tail() < static_cast<int64_t>(chunked.size()); }
+
+  int64_t page_bytes() const;
   // Bytes that one more token costs on all global layers together.
   int64_t global_bytes_per_token() const;
-  // The most bytes that all chunked layers hold together in a context of this many tokens.
-  int64_t local_bytes(int64_t context) const;
+  // The most pages and bytes that all chunked layers hold together in a context of this many
+  // tokens.
+  int64_t local_pages(int64_t context) const;
+  int64_t local_bytes(int64_t context) const { return local_pages(context) * page_bytes(); }
+  // Pages of all layers in a context of this many tokens.
+  int64_t pages(int64_t context) const;
+  // Where a chunk that holds `position` begins; 0 if no layer is chunked.
+  int64_t chunk_begin(int64_t position) const {
+    return chunk > 0 ? position / chunk * chunk : 0;
+  }
+
+  bool operator==(const CacheLayout&) const = default;
+};
+
+// Where a cache takes its pages from. The two may be one pool.
+struct CachePools {
+  PagePool local;   // chunked layers
+  PagePool global;  // global layers
+
+  // One pool for both, in memory, of at most so many bytes.
+  static CachePools in_memory(const CacheLayout& layout, int64_t limit = PagePool::kNoLimit);
 };
 
 class KvCache {
  public:
-  // Room for at most `context` tokens; memory is taken page by page as they come.
+  // Room for at most `context` tokens; pages are taken as they come.
+  KvCache(CacheLayout layout, int64_t context, CachePools pools);
+  // With a pool of its own, without limit.
   KvCache(CacheLayout layout, int64_t context);
 
   int64_t length() const { return length_; }
   int64_t context() const { return context_; }
   const CacheLayout& layout() const { return layout_; }
 
-  // Takes the memory for positions [length, length + tokens). Throws kLimit when that is more than
-  // the context; then nothing has changed.
+  // Takes the pages for positions [length, length + tokens). Throws kLimit when that is more than
+  // the context; then nothing has changed. Throws what PagePool::take throws.
   void reserve(int64_t tokens);
+  // How many pages that would take.
+  int64_t pages_to_take(int64_t tokens) const;
 
   // The pages of a layer. Position p of the sequence is position slot(layer, p) of the pages.
   KvPages pages(int64_t layer) const;
@@ -61,27 +95,57 @@ class KvCache {
   // cache right again; nothing else may be called first.
   void begin_store();
 
-  // Positions [length, length + tokens) have been stored on every layer.
-  void advance(int64_t tokens);
+  // Positions [length, length + tokens) have been stored: on every layer from position `live` on,
+  // and before it on all layers but the tail (CacheLayout::tail), whose state there nobody will
+  // need. `live` is where a chunk begins, or not after the first of these positions.
+  void advance(int64_t tokens, int64_t live = 0);
+
+  // Whether the next token can be read on every layer: false inside a chunk whose tail was left
+  // out.
+  bool ring_complete() const;
 
   // Forgets the newest tokens, to at most `length`; returns the length that is left. It may be less
   // than asked: the rings of the chunked layers hold only the chunk that was written last, so a
   // step back into an earlier chunk goes to the border where that chunk begins.
   int64_t rewind(int64_t length);
 
-  // Bytes of pages taken so far.
+  // Appends positions [length, length + tokens), tokens <= kPageTokens and length a multiple of it,
+  // that somebody else has stored: one page for each global layer, in order of layer, and for each
+  // chunked layer, or none of these. Without them the cache is inside a chunk whose ring is lost
+  // until a border is reached, by more of the kind or by rewind().
+  void adopt(std::span<const PageRef> global, std::span<const PageRef> local, int64_t tokens);
+
+  // The page of each global layer, or of each chunked layer, that holds this position, which must
+  // be before the end; of chunked layers it must be in the chunk that the rings hold.
+  std::vector<PageRef> global_pages(int64_t position) const;
+  std::vector<PageRef> local_pages(int64_t position) const;
+  // Whether the rings hold positions [position, length) as every layer needs them.
+  bool ring_holds(int64_t position) const;
+
+  // Bytes of pages held, shared ones too.
   int64_t bytes() const;
 
  private:
   struct Layer {
-    std::vector<AlignedArray<std::byte>> memory;
-    std::vector<std::byte*> pages;
+    std::vector<PageRef> pages;
+    std::vector<std::byte*> data;  // of each
+
+    void set(int64_t i, PageRef page);
   };
+
+  // Calls need(layer, i, live) for every page that storing so many tokens writes to; live: the
+  // cache has positions in it already.
+  template <typename Need>
+  void for_pages_to_write(int64_t tokens, Need need) const;
+  bool writable(int64_t layer, int64_t i) const;
+  bool has_ring() const { return layout_.chunk > 0; }
 
   CacheLayout layout_;
   int64_t context_;
+  CachePools pools_;
   int64_t length_ = 0;
   int64_t ring_chunk_ = -1;  // the chunk whose tokens the rings hold; -1: none
+  bool tail_live_ = true;    // its tail is there too
   bool storing_ = false;
   std::vector<Layer> layers_;
 };

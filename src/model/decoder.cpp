@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -34,8 +35,13 @@ bool any_quantized(std::initializer_list<DType> types) {
 
 }  // namespace
 
-Decoder::Decoder(Context& context, const ModelConfig& config, const Weights& weights)
-    : context_(context), config_(config), weights_(weights) {}
+Decoder::Decoder(Context& context, const ModelConfig& config, const Weights& weights,
+                 Shortcuts shortcuts)
+    : context_(context),
+      config_(config),
+      weights_(weights),
+      shortcuts_(shortcuts),
+      tail_(config.cache_layout(DType::kF32).tail()) {}
 
 bool Decoder::forward(std::span<const SequenceSlice> slices, MatrixView logits,
                       const std::function<bool(int64_t)>& between_layers) {
@@ -43,14 +49,14 @@ bool Decoder::forward(std::span<const SequenceSlice> slices, MatrixView logits,
   if (tokens_ == 0) return true;
   embed(slices);
   for (const SequenceSlice& slice : slices) slice.cache->begin_store();
-  for (int64_t layer = 0; layer < config_.layer_count(); ++layer) {
+  for (int64_t layer = 0; layer < config_.layer_count() && tokens_ > 0; ++layer) {
     if (layer > 0 && between_layers && !between_layers(layer)) return false;
-    attention_block(layer);
-    feed_forward_block(layer);
+    attention_block(slices, layer);
+    if (tokens_ > 0) feed_forward_block(layer);
   }
   read_out(slices, logits);
   for (const SequenceSlice& slice : slices) {
-    slice.cache->advance(static_cast<int64_t>(slice.tokens.size()));
+    slice.cache->advance(static_cast<int64_t>(slice.tokens.size()), live_from(slice));
   }
   return true;
 }
@@ -64,9 +70,11 @@ MatmulJob Decoder::job(ConstMatrixView x, int64_t first, WeightView w, MatrixVie
 // wave after wave: the ring of a sequence must give up one chunk before it can hold the next.
 void Decoder::plan(std::span<const SequenceSlice> slices) {
   tokens_ = 0;
+  kept_.clear();
   positions_.clear();
   waves_.clear();
-  for (const SequenceSlice& slice : slices) {
+  for (size_t slice_index = 0; slice_index < slices.size(); ++slice_index) {
+    const SequenceSlice& slice = slices[slice_index];
     for (const Token token : slice.tokens) {
       if (token < 0 || token >= config_.vocab) {
         throw_error(ErrorKind::kBadData, "token: expected 0 to {}, got {}", config_.vocab - 1,
@@ -77,20 +85,29 @@ void Decoder::plan(std::span<const SequenceSlice> slices) {
     DROVER_CHECK(slice.logits >= 0 && slice.logits <= count);
     DROVER_CHECK(slice.embeddings.empty() || slice.embeddings.size() == slice.tokens.size());
     slice.cache->reserve(count);
+    kept_.push_back(count);
     int64_t position = slice.cache->length();
     const int64_t end = position + count;
+    // A token whose tail is needed must find that of its chunk before it.
+    DROVER_CHECK(slice.cache->ring_complete() ||
+                 end - needed_in_tail(slice) >= config_.chunk * (position / config_.chunk + 1) ||
+                 needed_in_tail(slice) == 0);
     for (size_t wave = 0; position < end; ++wave) {
       const int64_t border =
           config_.chunk > 0 ? (position / config_.chunk + 1) * config_.chunk : end;
       const int64_t n = std::min(border, end) - position;
       if (wave == waves_.size()) waves_.emplace_back();
-      waves_[wave].push_back({slice.cache, tokens_, n, position});
+      waves_[wave].push_back({slice_index, slice.cache, tokens_, n, position});
       for (int64_t i = 0; i < n; ++i) positions_.push_back(position + i);
       tokens_ += n;
       position += n;
     }
   }
+  reserve_activations();
+  fill_rotations();
+}
 
+void Decoder::reserve_activations() {
   const ModelConfig& c = config_;
   const int64_t copies = tokens_ * (1 + c.experts_used);
   const int64_t width = std::max(tokens_ * c.dense_width, copies * c.expert_width);
@@ -104,7 +121,10 @@ void Decoder::plan(std::span<const SequenceSlice> slices) {
   up_.reserve_discarding(width);
   out_.reserve_discarding(copies * c.hidden);
   router_.reserve_discarding(tokens_ * c.experts);
+}
 
+void Decoder::fill_rotations() {
+  const ModelConfig& c = config_;
   const auto any_rope_layer = [&](bool chunked) {
     return std::any_of(c.layers.begin(), c.layers.end(), [&](const LayerConfig& layer) {
       return layer.rope && layer.chunked == chunked;
@@ -115,9 +135,64 @@ void Decoder::plan(std::span<const SequenceSlice> slices) {
     // Only differences of positions matter inside a chunk. Taken modulo the chunk they stay small,
     // where float32 angles are exact enough at any length of context.
     std::vector<int64_t> in_chunk = positions_;
-    for (int64_t& p : in_chunk) p %= c.chunk;
+    for (int64_t& p : in_chunk) p %= shortcuts_.positions_in_chunk ? c.chunk : INT64_MAX;
     rope_in_chunk_.fill(in_chunk, c.rope_frequencies);
   }
+}
+
+// From this position on all layers are computed: where a chunk begins.
+int64_t Decoder::live_from(const SequenceSlice& slice) const {
+  if (!shortcuts_.dead_prefill || config_.chunk == 0) return 0;
+  return slice.live / config_.chunk * config_.chunk;
+}
+
+// How many of a slice's last tokens the tail of the layers is computed for.
+int64_t Decoder::needed_in_tail(const SequenceSlice& slice) const {
+  const int64_t count = static_cast<int64_t>(slice.tokens.size());
+  const int64_t end = slice.cache->length() + count;
+  return std::max(slice.logits, std::clamp<int64_t>(end - live_from(slice), 0, count));
+}
+
+// How many of a slice's last tokens are needed once this layer has their keys and values.
+int64_t Decoder::needed_after_keys(const SequenceSlice& slice, int64_t layer) const {
+  if (!shortcuts_.dead_prefill || layer + 1 < tail_) {
+    return static_cast<int64_t>(slice.tokens.size());
+  }
+  return layer + 1 == config_.layer_count() ? slice.logits : needed_in_tail(slice);
+}
+
+// Drops the rows of tokens that are not needed any more: of slice s all but its last needed[s].
+void Decoder::keep_rows(std::span<const SequenceSlice> slices,
+                        std::span<const int64_t> needed) {
+  const int64_t hidden = config_.hidden;
+  std::vector<int64_t> first_row;
+  int64_t from = 0, to = 0;
+  for (size_t s = 0; s < slices.size(); ++s) {
+    first_row.push_back(to);
+    from += kept_[s] - needed[s];
+    for (int64_t i = 0; i < needed[s]; ++i, ++from, ++to) {
+      std::memmove(h_.data() + to * hidden, h_.data() + from * hidden, hidden * sizeof(float));
+      std::memmove(normed_.data() + to * hidden, normed_.data() + from * hidden,
+                   hidden * sizeof(float));
+      positions_[to] = positions_[from];
+    }
+  }
+  tokens_ = to;
+  positions_.resize(static_cast<size_t>(to));
+  kept_.assign(needed.begin(), needed.end());
+  for (std::vector<Segment>& wave : waves_) {
+    for (Segment& segment : wave) {
+      const SequenceSlice& slice = slices[segment.slice];
+      const int64_t end = segment.position + segment.count;
+      const int64_t first = slice.cache->length() + static_cast<int64_t>(slice.tokens.size()) -
+                            needed[segment.slice];
+      segment.position = std::max(segment.position, first);
+      segment.count = end - segment.position;
+      segment.row = first_row[segment.slice] + segment.position - first;
+    }
+    std::erase_if(wave, [](const Segment& segment) { return segment.count <= 0; });
+  }
+  fill_rotations();
 }
 
 void Decoder::embed(std::span<const SequenceSlice> slices) {
@@ -137,69 +212,97 @@ void Decoder::embed(std::span<const SequenceSlice> slices) {
 }
 
 // h += Wo attention(Wq a, Wk a, Wv a),  a = norm(h)
-void Decoder::attention_block(int64_t index) {
+void Decoder::attention_block(std::span<const SequenceSlice> slices, int64_t index) {
   const ModelConfig& c = config_;
   const LayerConfig& layer = c.layers[index];
   const LayerWeights& w = weights_.layers[index];
-  const MatrixView h = rows_of(h_, 0, tokens_, c.hidden);
-  const MatrixView a = rows_of(normed_, 0, tokens_, c.hidden);
-  const MatrixView q = rows_of(q_, 0, tokens_, c.heads * c.head_dim);
   const MatrixView k = rows_of(k_, 0, tokens_, c.kv_heads * c.head_dim);
   const MatrixView v = rows_of(v_, 0, tokens_, c.kv_heads * c.head_dim);
+  std::vector<int64_t> needed;
+  for (const SequenceSlice& slice : slices) needed.push_back(needed_after_keys(slice, index));
+  const bool all = needed == kept_;
+
+  // What is about to be multiplied, of the rows at hand.
+  const auto normed = [&] { return rows_of(normed_, 0, tokens_, c.hidden); };
+  const auto queries = [&] { return rows_of(q_, 0, tokens_, c.heads * c.head_dim); };
+  const auto project = [&](std::initializer_list<std::pair<const WeightView*, MatrixView>> maps) {
+    bool quantized = false;
+    for (const auto& [map, out] : maps) quantized = quantized || is_quantized(map->type);
+    if (quantized) quantize_rows(context_, normed(), int8_);
+    std::vector<MatmulJob> jobs;
+    for (const auto& [map, out] : maps) jobs.push_back(job(normed(), 0, *map, out));
+    matmul(context_, jobs);
+  };
+  const auto rotate = [&](MatrixView x) {
+    if (!layer.rope) return;
+    rope(context_, x, layer.chunked ? rope_in_chunk_ : rope_absolute_);
+    if (c.qk_norm) rms_norm_heads(context_, x, c.head_dim, c.norm_eps);
+  };
+
+  rms_norm(context_, normed(), rows_of(h_, 0, tokens_, c.hidden), w.attention_norm, c.norm_eps);
+  if (all) {
+    project({{&w.wq, queries()}, {&w.wk, k}, {&w.wv, v}});
+    rotate(k);
+    rotate(queries());
+    tune(layer, queries());
+    store_and_attend(index, waves_, k, v);
+  } else {
+    project({{&w.wk, k}, {&w.wv, v}});
+    rotate(k);
+    const Waves stored = waves_;
+    keep_rows(slices, needed);
+    if (tokens_ > 0) {
+      project({{&w.wq, queries()}});
+      rotate(queries());
+      tune(layer, queries());
+    }
+    store_and_attend(index, stored, k, v);
+    if (tokens_ == 0) return;
+  }
+
   const MatrixView mixed = rows_of(mixed_, 0, tokens_, c.heads * c.head_dim);
   const MatrixView out = rows_of(out_, 0, tokens_, c.hidden);
-
-  rms_norm(context_, a, h, w.attention_norm, c.norm_eps);
-  if (any_quantized({w.wq.type, w.wk.type, w.wv.type})) quantize_rows(context_, a, int8_);
-  const MatmulJob projections[] = {job(a, 0, w.wq, q), job(a, 0, w.wk, k), job(a, 0, w.wv, v)};
-  matmul(context_, projections);
-
-  if (layer.rope) {
-    const RopeTable& table = layer.chunked ? rope_in_chunk_ : rope_absolute_;
-    rope(context_, q, table);
-    rope(context_, k, table);
-    if (c.qk_norm) {
-      rms_norm_heads(context_, q, c.head_dim, c.norm_eps);
-      rms_norm_heads(context_, k, c.head_dim, c.norm_eps);
-    }
-  } else if (c.temperature_tuning) {
-    context_.threads.run(tokens_, [&](int64_t t, int) {
-      const float scale = query_temperature(c, positions_[t]);
-      for (int64_t i = 0; i < q.cols; ++i) q.row(t)[i] *= scale;
-    });
-  }
-  attend(index);
-
   if (is_quantized(w.wo.type)) quantize_rows(context_, mixed, int8_);
   const MatmulJob output[] = {job(mixed, 0, w.wo, out)};
   matmul(context_, output);
-  add(context_, h, out);
+  add(context_, rows_of(h_, 0, tokens_, c.hidden), out);
 }
 
-// Stores keys and values and attends, in an order that each kind of layer allows.
-void Decoder::attend(int64_t index) {
+// Queries of layers without positions grow with theirs.
+void Decoder::tune(const LayerConfig& layer, MatrixView q) {
+  if (layer.rope || !config_.temperature_tuning) return;
+  context_.threads.run(q.rows, [&](int64_t t, int) {
+    const float scale = query_temperature(config_, positions_[t]);
+    for (int64_t i = 0; i < q.cols; ++i) q.row(t)[i] *= scale;
+  });
+}
+
+// Stores keys and values, whose rows `stored` tells, and lets the rows of the batch attend, in an
+// order that each kind of layer allows: wave after wave in a ring, all at once elsewhere.
+void Decoder::store_and_attend(int64_t index, const Waves& stored, MatrixView k, MatrixView v) {
   const ModelConfig& c = config_;
-  const int64_t q_cols = c.heads * c.head_dim, kv_cols = c.kv_heads * c.head_dim;
+  const int64_t q_cols = c.heads * c.head_dim;
   std::vector<KvStoreJob> stores;
   std::vector<AttentionJob> jobs;
-  for (const std::vector<Segment>& wave : waves_) {
-    for (const Segment& s : wave) {
-      const KvPages pages = s.cache->pages(index);
-      const int64_t first = s.cache->slot(index, s.position);
-      stores.push_back({pages, first, rows_of(k_, s.row, s.count, kv_cols),
-                        rows_of(v_, s.row, s.count, kv_cols)});
-      jobs.push_back({rows_of(q_, s.row, s.count, q_cols), pages, first,
-                      rows_of(mixed_, s.row, s.count, q_cols)});
+  const auto run = [&] {
+    store_kv(context_, stores);
+    attention(context_, jobs);
+    stores.clear();
+    jobs.clear();
+  };
+  for (size_t wave = 0; wave < stored.size(); ++wave) {
+    for (const Segment& s : stored[wave]) {
+      stores.push_back({s.cache->pages(index), s.cache->slot(index, s.position),
+                        {k.row(s.row), s.count, k.cols, k.stride},
+                        {v.row(s.row), s.count, v.cols, v.stride}});
     }
-    if (c.layers[index].chunked) {
-      store_kv(context_, stores);
-      attention(context_, jobs);
-      stores.clear();
-      jobs.clear();
+    for (const Segment& s : waves_[wave]) {
+      jobs.push_back({rows_of(q_, s.row, s.count, q_cols), s.cache->pages(index),
+                      s.cache->slot(index, s.position), rows_of(mixed_, s.row, s.count, q_cols)});
     }
+    if (c.layers[index].chunked) run();
   }
-  store_kv(context_, stores);
-  attention(context_, jobs);
+  run();
 }
 
 // h += shared(f) + sum over chosen experts e of expert_e(sigmoid(l_e) f),  f = norm(h)
@@ -310,9 +413,9 @@ void Decoder::route(const LayerWeights& w) {
 // logits = output(norm(h)) for the last tokens of each slice that ask for them.
 void Decoder::read_out(std::span<const SequenceSlice> slices, MatrixView logits) {
   int64_t wanted = 0, end = 0;
-  for (const SequenceSlice& slice : slices) {
-    end += static_cast<int64_t>(slice.tokens.size());
-    for (int64_t row = end - slice.logits; row < end; ++row) {
+  for (size_t s = 0; s < slices.size(); ++s) {
+    end += kept_[s];
+    for (int64_t row = end - slices[s].logits; row < end; ++row) {
       std::copy_n(h_.data() + row * config_.hidden, config_.hidden,
                   out_.data() + wanted++ * config_.hidden);
     }

@@ -30,9 +30,24 @@ struct SequenceSlice {
   KvCache* cache = nullptr;
   std::span<const Token> tokens;
   int64_t logits = 1;  // how many of the last tokens want logits
+  // The chunk of this position is the first that anybody will ask the tail of the layers about
+  // (CacheLayout::tail): for a prompt that is read in slices, where its last token stands.
+  int64_t live = 0;
   // Empty, or for each token what stands in place of its embedding (a row of a picture, [D]), null
   // where the token's own does.
   std::span<const float* const> embeddings = {};
+};
+
+// Exact ways to compute less. Each can be switched off, to compare.
+struct Shortcuts {
+  // What a token gives to nobody is not computed. Tokens of later chunks see of an earlier one the
+  // keys and values of global layers alone, so after those of the LAST global layer a token outside
+  // the live chunk is done; and after those of the last layer all are that want no logits. Reading
+  // a text with one global layer so takes time in proportion to its length. Bits stay the same.
+  bool dead_prefill = true;
+  // Chunked layers take positions modulo the chunk, where float32 angles are exact at any length.
+  // Without it results differ in rounding, more the longer the context.
+  bool positions_in_chunk = true;
 };
 
 // Is shown what every linear map is about to be multiplied with.
@@ -48,7 +63,8 @@ class InputObserver {
 class Decoder {
  public:
   // `config`, `weights` and `context` must outlive the decoder.
-  Decoder(Context& context, const ModelConfig& config, const Weights& weights);
+  Decoder(Context& context, const ModelConfig& config, const Weights& weights,
+          Shortcuts shortcuts = {});
 
   // Runs the slices, at most one of each sequence, as one batch and advances their caches.
   // logits: [sum of slices' logits, V], slices in order; may have no rows.
@@ -65,18 +81,27 @@ class Decoder {
  private:
   // Consecutive tokens of one sequence inside one chunk: rows [row, row + count) of the batch.
   struct Segment {
+    size_t slice;
     KvCache* cache;
     int64_t row;
     int64_t count;
     int64_t position;
   };
+  using Waves = std::vector<std::vector<Segment>>;
 
   // The product of x, whose 8-bit form is in int8_ from row `first` on if w needs it, and w.
   MatmulJob job(ConstMatrixView x, int64_t first, WeightView w, MatrixView out) const;
   void plan(std::span<const SequenceSlice> slices);
+  void reserve_activations();
+  void fill_rotations();
   void embed(std::span<const SequenceSlice> slices);
-  void attention_block(int64_t layer);
-  void attend(int64_t layer);
+  int64_t live_from(const SequenceSlice& slice) const;
+  int64_t needed_in_tail(const SequenceSlice& slice) const;
+  int64_t needed_after_keys(const SequenceSlice& slice, int64_t layer) const;
+  void keep_rows(std::span<const SequenceSlice> slices, std::span<const int64_t> needed);
+  void attention_block(std::span<const SequenceSlice> slices, int64_t layer);
+  void tune(const LayerConfig& layer, MatrixView q);
+  void store_and_attend(int64_t layer, const Waves& stored, MatrixView k, MatrixView v);
   void feed_forward_block(int64_t layer);
   void route(const LayerWeights& w);
   void read_out(std::span<const SequenceSlice> slices, MatrixView logits);
@@ -84,14 +109,17 @@ class Decoder {
   Context& context_;
   const ModelConfig& config_;
   const Weights& weights_;
+  const Shortcuts shortcuts_;
+  const int64_t tail_;  // CacheLayout::tail
   InputObserver* observer_ = nullptr;
 
-  // The batch.
-  int64_t tokens_ = 0;                       // T
-  std::vector<int64_t> positions_;           // [T], absolute
-  std::vector<std::vector<Segment>> waves_;  // wave w: the w-th segment of every sequence
-  RopeTable rope_in_chunk_;                  // for chunked layers
-  RopeTable rope_absolute_;                  // for the others
+  // The batch: of each slice the last tokens, as many as are still needed.
+  int64_t tokens_ = 0;              // T
+  std::vector<int64_t> kept_;       // of each slice
+  std::vector<int64_t> positions_;  // [T], absolute
+  Waves waves_;                     // wave w: the w-th segment of every sequence
+  RopeTable rope_in_chunk_;         // for chunked layers
+  RopeTable rope_absolute_;         // for the others
 
   // Activations: rows of floats, [T, ...].
   AlignedArray<float> h_;       // [T, D]     residual stream
