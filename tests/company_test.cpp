@@ -246,6 +246,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Case{"scout", DType::kF32}, Case{"maverick", DType::kBF16}, Case{"top_2", DType::kF16},
         Case{"short_chunks", DType::kF32}, Case{"layer_types", DType::kF32},
+        Case{"rope_list", DType::kF32},
         Case{"llama", DType::kF32}, Case{"bf16", DType::kBF16}, Case{"bf16", DType::kQ8_0},
         Case{"bf16", DType::kQ4_0}, Case{"bf16", DType::kQ4_1}, Case{"bf16", DType::kQ5_0},
         Case{"bf16", DType::kQ5_1}, Case{std::string(kRandom), DType::kQ4_K},

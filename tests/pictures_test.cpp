@@ -1,5 +1,5 @@
 // Pictures through the whole engine, on a model of random weights: what is seen does not depend on
-// company, a picture is encoded once, and a session tells pictures apart.
+// company, a picture is encoded once, and an engine tells pictures apart.
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <random>
 
 #include "engine/picture_encoder.h"
-#include "engine/session.h"
+#include "engine/engine.h"
 #include "eval/random_model.h"
 #include "kernels/matmul/matmul.h"
 #include "model/export_gguf.h"
@@ -74,9 +74,9 @@ class PicturesTest : public ::testing::Test {
   }
 
   std::vector<float> logits(const Prompt& prompt, int64_t batch) {
-    Session session(*model_, context_, {.batch = batch});
+    Engine engine(*model_, context_, {.batch = batch});
     std::vector<float> out;
-    session.score(prompt, [&](int64_t, ConstMatrixView rows) {
+    engine.score(prompt, [&](int64_t, ConstMatrixView rows) {
       for (int64_t t = 0; t < rows.rows; ++t) {
         out.insert(out.end(), rows.row(t), rows.row(t) + rows.cols);
       }
@@ -204,39 +204,39 @@ TEST_F(PicturesTest, APromptWithPicturesGivesTheSameBitsInSlicesOfAnySize) {
 TEST_F(PicturesTest, AFollowUpReadsAPictureOnlyOnceAndAnswersAsAFreshSessionDoes) {
   const std::vector<Kept> seen = encoded({noise(1, 1, 2)}), other = encoded({noise(4, 1, 2)});
   const Prompt prompt = prompt_of(seen);
-  Session session(*model_, context_);
-  session.generate(prompt, hot());
+  Engine engine(*model_, context_);
+  engine.generate(prompt, hot());
 
   Prompt longer = prompt;
   model_->tokenizer().encode(" and more", longer.tokens);
-  const Answer second = session.generate(longer, hot());
+  const Answer second = engine.generate(longer, hot());
   EXPECT_EQ(second.cached_tokens, static_cast<int64_t>(prompt.tokens.size()));
-  Session fresh(*model_, context_);
+  Engine fresh(*model_, context_);
   EXPECT_EQ(second.tokens, fresh.generate(longer, hot()).tokens);
 
   // The same tokens with another picture are read anew from its first patch.
   const Prompt changed{longer.tokens, other};
-  const Answer third = session.generate(changed, hot());
+  const Answer third = engine.generate(changed, hot());
   const Token patch = *model_->vision().config.patch_token;
   const auto first = std::find(changed.tokens.begin(), changed.tokens.end(), patch);
   EXPECT_EQ(third.cached_tokens, first - changed.tokens.begin());
-  Session fresh_again(*model_, context_);
+  Engine fresh_again(*model_, context_);
   EXPECT_EQ(third.tokens, fresh_again.generate(changed, hot()).tokens);
 
   // And so are they without one.
-  const Answer fourth = session.generate(Prompt{longer.tokens}, hot());
+  const Answer fourth = engine.generate(Prompt{longer.tokens}, hot());
   EXPECT_EQ(fourth.cached_tokens, first - changed.tokens.begin());
 }
 
 TEST_F(PicturesTest, PatchTokensAndPicturesMustAgree) {
   const std::vector<Kept> seen = encoded({noise(1, 1, 1)});
   Prompt prompt = prompt_of(seen);
-  Session session(*model_, context_);
+  Engine engine(*model_, context_);
   const Token patch = *model_->vision().config.patch_token;
   prompt.tokens.push_back(patch);
-  expect_error(ErrorKind::kUsage, "patch tokens", [&] { session.generate(prompt, hot()); });
+  expect_error(ErrorKind::kUsage, "patch tokens", [&] { engine.generate(prompt, hot()); });
   std::erase(prompt.tokens, patch);
-  expect_error(ErrorKind::kUsage, "got 0", [&] { session.generate(prompt, hot()); });
+  expect_error(ErrorKind::kUsage, "got 0", [&] { engine.generate(prompt, hot()); });
 }
 
 TEST_F(PicturesTest, AModelWithoutEyesSaysSo) {
@@ -244,9 +244,9 @@ TEST_F(PicturesTest, AModelWithoutEyesSaysSo) {
   EXPECT_FALSE(text->has_vision());
   expect_error(ErrorKind::kUnsupported, "text only", [&] { PictureEncoder(*text, context_); });
   expect_error(ErrorKind::kUnsupported, "--mmproj", [&] { text->vision(); });
-  Session session(*text, context_);
+  Engine engine(*text, context_);
   const Prompt prompt = prompt_of(encoded({noise(1, 1, 1)}));
-  expect_error(ErrorKind::kUnsupported, "text only", [&] { session.generate(prompt, hot()); });
+  expect_error(ErrorKind::kUnsupported, "text only", [&] { engine.generate(prompt, hot()); });
 }
 
 TEST_F(PicturesTest, AnEncoderInAFileOfItsOwnSeesTheSame) {

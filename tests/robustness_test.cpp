@@ -11,7 +11,7 @@
 #include <map>
 
 #include "base/mapped_file.h"
-#include "engine/session.h"
+#include "engine/engine.h"
 #include "model/export_gguf.h"
 #include "model/model.h"
 #include "model/vision_encoder.h"
@@ -52,13 +52,13 @@ void use(const fs::path& path) {
   if (model->has_tokenizer()) model->stop_tokens(model->chat_format());
 
   Context context(1);
-  Session session(*model, context, {.context = std::min<int64_t>(config.context, 3)});
+  Engine engine(*model, context, {.context = std::min<int64_t>(config.context, 3)});
   std::vector<Token> tokens = {0, static_cast<Token>(config.vocab / 2),
                                static_cast<Token>(config.vocab - 1)};
-  tokens.resize(static_cast<size_t>(session.context()));
+  tokens.resize(static_cast<size_t>(engine.context()));
   int64_t rows = 0;
-  session.score(tokens, [&](int64_t, ConstMatrixView logits) { rows += logits.rows; });
-  EXPECT_EQ(rows, session.context());
+  engine.score(tokens, [&](int64_t, ConstMatrixView logits) { rows += logits.rows; });
+  EXPECT_EQ(rows, engine.context());
   if (!model->has_vision()) return;
   const Vision& vision = model->vision();
   // A small picture, which some rules blow up, and the first of its tiles.

@@ -9,7 +9,7 @@
 #include <cmath>
 
 #include "engine/picture_encoder.h"
-#include "engine/session.h"
+#include "engine/engine.h"
 #include "formats/gguf_writer.h"
 #include "kernels/matmul/matmul.h"
 #include "model/export_gguf.h"
@@ -97,8 +97,8 @@ Seen see(const Model& model, Context& context, const VisionGolden& golden, int64
     const auto all = picture->embeddings.span();
     out.features.insert(out.features.end(), all.begin(), all.end());
   }
-  Session session(model, context, {.batch = batch, .cache_type = DType::kF32});
-  session.score(prompt, [&](int64_t, ConstMatrixView logits) {
+  Engine engine(model, context, {.batch = batch, .cache_type = DType::kF32});
+  engine.score(prompt, [&](int64_t, ConstMatrixView logits) {
     for (int64_t t = 0; t < logits.rows; ++t) {
       out.logits.insert(out.logits.end(), logits.row(t), logits.row(t) + logits.cols);
     }

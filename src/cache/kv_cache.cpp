@@ -52,21 +52,16 @@ int64_t CacheLayout::pages(int64_t context) const {
   return global_layers() * pages_for(context) + local_pages(context);
 }
 
-CachePools CachePools::in_memory(const CacheLayout& layout, int64_t limit) {
-  const PagePool pool(layout.page_bytes(), limit);
-  return {pool, pool};
-}
-
-KvCache::KvCache(CacheLayout layout, int64_t context, CachePools pools)
+KvCache::KvCache(CacheLayout layout, int64_t context, PagePool pool)
     : layout_(std::move(layout)),
       context_(context),
-      pools_(std::move(pools)),
+      pool_(std::move(pool)),
       layers_(layout_.chunked.size()) {
   DROVER_CHECK(is_cache_type(layout_.type));
 }
 
 KvCache::KvCache(CacheLayout layout, int64_t context)
-    : KvCache(layout, context, CachePools::in_memory(layout)) {}
+    : KvCache(layout, context, PagePool(layout.page_bytes(), PagePool::kNoLimit)) {}
 
 void KvCache::Layer::set(int64_t i, PageRef page) {
   const size_t at = static_cast<size_t>(i);
@@ -122,8 +117,7 @@ void KvCache::reserve(int64_t tokens) {
   for_pages_to_write(tokens, [&](int64_t layer, int64_t i, bool live) {
     if (writable(layer, i)) return;
     Layer& mine = layers_[static_cast<size_t>(layer)];
-    PageRef page =
-        (layout_.chunked[static_cast<size_t>(layer)] ? pools_.local : pools_.global).take();
+    PageRef page = pool_.take();
     if (live) {
       std::memcpy(page.get(), mine.data[static_cast<size_t>(i)],
                   static_cast<size_t>(layout_.page_bytes()));
@@ -218,6 +212,26 @@ std::vector<PageRef> KvCache::local_pages(int64_t position) const {
     }
   }
   return out;
+}
+
+bool KvCache::ring_shared() const {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (!layout_.chunked[i]) continue;
+    for (const PageRef& page : layers_[i].pages) {
+      if (page.use_count() > 1) return true;
+    }
+  }
+  return false;
+}
+
+void KvCache::leave_shared_ring() {
+  if (!has_ring() || length_ % layout_.chunk != 0 || !ring_shared()) return;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (!layout_.chunked[i]) continue;
+    layers_[i].pages.clear();
+    layers_[i].data.clear();
+  }
+  ring_chunk_ = -1;
 }
 
 int64_t KvCache::bytes() const {

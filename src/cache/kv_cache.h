@@ -58,19 +58,11 @@ struct CacheLayout {
   bool operator==(const CacheLayout&) const = default;
 };
 
-// Where a cache takes its pages from. The two may be one pool.
-struct CachePools {
-  PagePool local;   // chunked layers
-  PagePool global;  // global layers
-
-  // One pool for both, in memory, of at most so many bytes.
-  static CachePools in_memory(const CacheLayout& layout, int64_t limit = PagePool::kNoLimit);
-};
-
 class KvCache {
  public:
-  // Room for at most `context` tokens; pages are taken as they come.
-  KvCache(CacheLayout layout, int64_t context, CachePools pools);
+  // Room for at most `context` tokens; pages are taken as they come, from this pool of pages of
+  // the layout's size.
+  KvCache(CacheLayout layout, int64_t context, PagePool pool);
   // With a pool of its own, without limit.
   KvCache(CacheLayout layout, int64_t context);
 
@@ -122,6 +114,11 @@ class KvCache {
   // Whether the rings hold positions [position, length) as every layer needs them.
   bool ring_holds(int64_t position) const;
 
+  // Whether somebody else holds a page of the rings too.
+  bool ring_shared() const;
+  // At a chunk border, where rings are empty, gives back the pages of theirs that others hold too.
+  void leave_shared_ring();
+
   // Bytes of pages held, shared ones too.
   int64_t bytes() const;
 
@@ -142,7 +139,7 @@ class KvCache {
 
   CacheLayout layout_;
   int64_t context_;
-  CachePools pools_;
+  PagePool pool_;
   int64_t length_ = 0;
   int64_t ring_chunk_ = -1;  // the chunk whose tokens the rings hold; -1: none
   bool tail_live_ = true;    // its tail is there too

@@ -42,7 +42,7 @@ struct Bench {
   std::vector<int> threads = {0};
   std::vector<int64_t> prompt = {512}, generate = {128}, depth = {0}, parallel = {1}, tiles;
   bool both = false;
-  int64_t batch = SessionOptions().batch;
+  int64_t batch = EngineOptions().batch;
   std::string cache_type;
   int64_t repeat = 5;
   uint64_t seed = 1;
@@ -112,7 +112,7 @@ BenchSettings Bench::settings() const {
   if (repeat < 1) throw_error(ErrorKind::kUsage, "repeat: expected at least 1, got {}", repeat);
   ModelFlags flags;
   flags.cache_type = cache_type;
-  return {.batch = batch, .cache_type = flags.session_options().cache_type, .seed = seed};
+  return {.batch = batch, .cache_type = flags.engine_options().cache_type, .seed = seed};
 }
 
 void Bench::make_model() const {

@@ -81,7 +81,7 @@ class Chat {
         context_(flags.model_flags.make_context()),
         model_(flags.model_flags.load()),
         format_(choose_chat_format(*model_, flags.chat_format)),
-        session_(*model_, *context_, flags.model_flags.session_options()),
+        engine_(*model_, *context_, flags.model_flags.engine_options()),
         options_(flags.sampling.options(*model_, format_)),
         lines_(history_file()),
         system_(flags.system) {
@@ -160,7 +160,7 @@ class Chat {
     if (file == "-") throw_error(ErrorKind::kUsage, "/image: expected the name of a file");
     const Pictures pictures(*model_, {&file, 1});
     const Message alone("user", std::vector<Part>{{"", pictures.tokens().front()}});
-    session_.expect_room(
+    engine_.expect_room(
         static_cast<int64_t>(render_chat(format_, model_->tokenizer(), {&alone, 1}, true).size()));
     if (!encoder_) encoder_.emplace(*model_, *context_);
     InterruptGuard interrupt(InterruptGuard::Repeat::kIgnored);
@@ -188,7 +188,7 @@ class Chat {
         bar.reset();
         print_out(piece);
       };
-      answer = session_.generate(shown, options_, listener);
+      answer = engine_.generate(shown, options_, listener);
     }
     print_out("\n");
     if (answer.finish == FinishReason::kCancelled && InterruptGuard::signal() != SIGINT) {
@@ -198,7 +198,7 @@ class Chat {
     ++options_.sampling.seed;
     if (answer.finish == FinishReason::kContext) {
       fmt::print(stderr, "[the context of {} tokens is full; /clear begins anew]\n",
-                 session_.context());
+                 engine_.context());
     }
     if (!flags_.quiet && lines_.terminal()) fmt::print(stderr, "[{}]\n", speed_line(answer));
     // A question that was stopped before its answer began was not asked.
@@ -220,7 +220,7 @@ class Chat {
     } else if (command == "/clear") {
       turns_.clear();
       waiting_.clear();
-      session_.clear();
+      engine_.forget();
       print_out("Forgotten.\n");
     } else if (command == "/system") {
       if (rest.empty()) {
@@ -340,7 +340,7 @@ class Chat {
   std::unique_ptr<Context> context_;
   std::unique_ptr<Model> model_;
   ChatFormat format_;
-  Session session_;
+  Engine engine_;
   GenerateOptions options_;
   LineReader lines_;
   std::string system_;
@@ -361,7 +361,7 @@ void add_chat(CLI::App& app) {
                       "llama4, llama3 or chatml; what the model's file says if unset");
   command->add_flag("-q,--quiet", flags->quiet, "No line about speed");
   flags->model_flags.add_machine(*command);
-  flags->model_flags.add_session(*command);
+  flags->model_flags.add_engine(*command);
   flags->sampling.add(*command);
   command->callback([flags] { Chat(*flags).talk(); });
 }

@@ -38,7 +38,7 @@ void ModelFlags::add_machine(CLI::App& command) {
       ->envname("DROVER_ISA");
 }
 
-void ModelFlags::add_session(CLI::App& command) {
+void ModelFlags::add_engine(CLI::App& command) {
   const std::string group = "Context";
   command
       .add_option("-c,--context,--ctx-size", context,
@@ -89,8 +89,8 @@ std::unique_ptr<Context> ModelFlags::make_context() const {
   return std::make_unique<Context>(threads == 0 ? physical_cores() : threads, chosen);
 }
 
-SessionOptions ModelFlags::session_options() const {
-  SessionOptions options{.context = context, .batch = batch, .cache_type = {}};
+EngineOptions ModelFlags::engine_options() const {
+  EngineOptions options{.context = context, .batch = batch, .cache_type = {}};
   if (!cache_type.empty()) {
     options.cache_type = cache_type_from_name(cache_type);
     if (!options.cache_type) {

@@ -12,7 +12,7 @@
 #include <string>
 #include <string_view>
 
-#include "engine/session.h"
+#include "engine/engine.h"
 #include "kernels/context.h"
 #include "model/model.h"
 
@@ -30,12 +30,12 @@ struct ModelFlags {
 
   void add_model(CLI::App& command);    // MODEL
   void add_machine(CLI::App& command);  // --threads, --isa
-  void add_session(CLI::App& command);  // --context, --batch, --cache-type
+  void add_engine(CLI::App& command);  // --context, --batch, --cache-type
   void add_mmproj(CLI::App& command);   // --mmproj
 
   std::unique_ptr<Model> load() const;  // with a progress bar
   std::unique_ptr<Context> make_context() const;
-  SessionOptions session_options() const;
+  EngineOptions engine_options() const;
 };
 
 // The flags of sampling. What the user does not set comes from the model's own advice, then from

@@ -92,8 +92,8 @@ void Run::operator()() const {
     shown.tokens = render_chat(format, tokenizer, messages, /*add_generation_prompt=*/true);
   }
 
-  Session session(*model, *context, model_flags.session_options());
-  session.expect_room(static_cast<int64_t>(shown.tokens.size()));
+  Engine engine(*model, *context, model_flags.engine_options());
+  engine.expect_room(static_cast<int64_t>(shown.tokens.size()));
   const auto looking = std::chrono::steady_clock::now();
   shown.pictures = pictures.encode(*model, *context);
   const double picture_seconds =
@@ -108,7 +108,7 @@ void Run::operator()() const {
       bar.reset();
       if (!json) print_out(piece);
     };
-    answer = session.generate(shown, options, listener);
+    answer = engine.generate(shown, options, listener);
   }
 
   if (json) {
@@ -157,7 +157,7 @@ void add_run(CLI::App& app) {
   command->add_flag("--json", run->json, "Print one JSON object when done");
   command->add_flag("-q,--quiet", run->quiet, "No line about speed");
   run->model_flags.add_machine(*command);
-  run->model_flags.add_session(*command);
+  run->model_flags.add_engine(*command);
   run->sampling.add(*command);
   command->callback([run] { (*run)(); });
 }

@@ -28,7 +28,7 @@ struct Score {
   bool json = false;
 
   void operator()() const;
-  void perplexity(const Model& model, Context& context, Session& session,
+  void perplexity(const Model& model, Context& context, Engine& engine,
                   const ImportanceCollector* seen) const;
 };
 
@@ -57,7 +57,7 @@ std::vector<Token> parse_tokens(const std::string& text) {
   return out;
 }
 
-void Score::perplexity(const Model& model, Context& context, Session& session,
+void Score::perplexity(const Model& model, Context& context, Engine& engine,
                        const ImportanceCollector* seen) const {
   const std::string text = text_file == "-"
                                ? std::string(std::istreambuf_iterator<char>(std::cin), {})
@@ -68,21 +68,21 @@ void Score::perplexity(const Model& model, Context& context, Session& session,
   Prompt shown;
   append_parts(tokenizer, place_pictures(text, pictures.tokens()), /*special=*/false, shown.tokens);
   if (!images.empty()) {
-    session.expect_room(static_cast<int64_t>(shown.tokens.size()) + vocabulary.add_bos);
+    engine.expect_room(static_cast<int64_t>(shown.tokens.size()) + vocabulary.add_bos);
   }
   shown.pictures = pictures.encode(model, context);
   TextScore score;
   {
     ProgressBar bar("scoring", "tokens");
     score =
-        score_text(session, tokenizer, shown, vocabulary.add_bos ? vocabulary.bos : std::nullopt,
+        score_text(engine, tokenizer, shown, vocabulary.add_bos ? vocabulary.bos : std::nullopt,
                    cancellable(bar.callback()));
   }
   std::vector<std::string> gaps;
   if (seen != nullptr) {
     Importance importance = seen->result();
     importance.dataset = text_file;
-    importance.context = session.context();
+    importance.context = engine.context();
     importance.windows = score.windows;
     gaps = importance.gaps();
     for (const std::string& gap : gaps) warn(gap);
@@ -94,7 +94,7 @@ void Score::perplexity(const Model& model, Context& context, Session& session,
     out["tokens"] = score.tokens;
     out["nll"] = score.nll;
     out["perplexity"] = score.perplexity();
-    out["context"] = session.context();
+    out["context"] = engine.context();
     if (seen != nullptr) {
       out["importance"] = as_utf8(importance_file);
       out["warnings"] = boost::json::value_from(gaps);
@@ -102,7 +102,7 @@ void Score::perplexity(const Model& model, Context& context, Session& session,
     print_out(boost::json::serialize(out) + '\n');
   } else {
     print_out(fmt::format("perplexity {:.4f} over {} tokens (context {}, {:.4f} nats per token)\n",
-                          score.perplexity(), score.tokens, session.context(),
+                          score.perplexity(), score.tokens, engine.context(),
                           score.nll / static_cast<double>(score.tokens)));
   }
 }
@@ -133,22 +133,22 @@ void Score::operator()() const {
                   id);
     }
   }
-  SessionOptions options = model_flags.session_options();
+  EngineOptions options = model_flags.engine_options();
   // Given tokens are one window, however long, up to what the model was made for.
   if (options.context == 0 && !ids.empty()) {
     options.context = std::min<int64_t>(static_cast<int64_t>(ids.size()), model->config().context);
   }
   std::optional<ImportanceCollector> collector;
   if (!importance_file.empty()) options.observer = &collector.emplace(*context, *model);
-  Session session(*model, *context, options);
-  if (ids.empty()) return perplexity(*model, *context, session, collector ? &*collector : nullptr);
+  Engine engine(*model, *context, options);
+  if (ids.empty()) return perplexity(*model, *context, engine, collector ? &*collector : nullptr);
   // The patch tokens of the list are the pictures' places.
   const Pictures pictures(*model, images);
-  session.expect_patches(ids, pictures.tokens());
+  engine.expect_patches(ids, pictures.tokens());
   const Prompt shown{ids, pictures.encode(*model, *context)};
   {
     ProgressBar bar("scoring", "tokens");
-    write_logits(session, shown, logits_file, cancellable(bar.callback()));
+    write_logits(engine, shown, logits_file, cancellable(bar.callback()));
   }
   if (json) {
     boost::json::object out;
@@ -186,7 +186,7 @@ void add_score(CLI::App& app) {
   score->model_flags.add_mmproj(*command);
   command->add_flag("--json", score->json, "Print one JSON object");
   score->model_flags.add_machine(*command);
-  score->model_flags.add_session(*command);
+  score->model_flags.add_engine(*command);
   command->callback([score] { (*score)(); });
 }
 

@@ -1,7 +1,6 @@
 // What a conversation is shown: tokens, and the pictures that some of them stand for.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -11,9 +10,6 @@
 #include "text/picture_tokens.h"
 
 namespace drover {
-
-// SHA-256 of what was seen.
-using PictureHash = std::array<uint8_t, 32>;
 
 // A picture as the decoder takes it. Immutable once made; shared between prompts, sessions and the
 // encoder that keeps it.

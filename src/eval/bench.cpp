@@ -9,7 +9,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
-#include "engine/session.h"
+#include "engine/engine.h"
 #include "kernels/matmul/matmul.h"
 
 namespace drover {

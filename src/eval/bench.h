@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "base/progress.h"
-#include "engine/session.h"
+#include "engine/engine.h"
 #include "kernels/context.h"
 #include "kernels/limits/limits.h"
 #include "model/decoder.h"
@@ -40,7 +40,7 @@ struct BenchTest {
 
 struct BenchSettings {
   int64_t batch = kDefaultBatch;
-  std::optional<DType> cache_type = std::nullopt;  // as in SessionOptions
+  std::optional<DType> cache_type = std::nullopt;  // as in EngineOptions
   uint64_t seed = 1;
 };
 

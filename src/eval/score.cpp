@@ -35,19 +35,19 @@ std::string npy_header(int64_t rows, int64_t cols) {
 
 double TextScore::perplexity() const { return std::exp(nll / static_cast<double>(tokens)); }
 
-TextScore score_text(Session& session, const Tokenizer& tokenizer, const Prompt& text,
+TextScore score_text(Engine& engine, const Tokenizer& tokenizer, const Prompt& text,
                      std::optional<Token> bos, const Progress& progress) {
   const std::span tokens(text.tokens);
   if (tokens.size() + (bos ? 1 : 0) < 2) {
     throw_error(ErrorKind::kUsage, "text: expected at least two tokens, got {}", tokens.size());
   }
-  const size_t room = static_cast<size_t>(session.context()) - (bos ? 1 : 0);
-  if (room < 1 || session.context() < 2) {
+  const size_t room = static_cast<size_t>(engine.context()) - (bos ? 1 : 0);
+  if (room < 1 || engine.context() < 2) {
     throw_error(ErrorKind::kUsage, "context: expected at least 2 tokens, got {}",
-                session.context());
+                engine.context());
   }
   if (!text.pictures.empty())
-    session.expect_room(static_cast<int64_t>(tokens.size() + (bos ? 1 : 0)));
+    engine.expect_room(static_cast<int64_t>(tokens.size() + (bos ? 1 : 0)));
   TextScore score;
   size_t done = 0;
   while (done < tokens.size()) {
@@ -55,7 +55,7 @@ TextScore score_text(Session& session, const Tokenizer& tokenizer, const Prompt&
     Prompt window{{piece.begin(), piece.end()}, text.pictures};
     ++score.windows;
     if (bos) window.tokens.insert(window.tokens.begin(), *bos);
-    session.score(
+    engine.score(
         window,
         [&](int64_t first, ConstMatrixView logits) {
           for (int64_t t = 0; t < logits.rows; ++t) {
@@ -78,12 +78,12 @@ TextScore score_text(Session& session, const Tokenizer& tokenizer, const Prompt&
   return score;
 }
 
-void write_logits(Session& session, const Prompt& prompt, const std::filesystem::path& out,
+void write_logits(Engine& engine, const Prompt& prompt, const std::filesystem::path& out,
                   const Progress& progress) {
   const std::span tokens(prompt.tokens);
   if (tokens.empty()) throw_error(ErrorKind::kUsage, "tokens: expected at least one, got none");
   FileWriter file(out);
-  session.score(
+  engine.score(
       prompt,
       [&](int64_t first, ConstMatrixView logits) {
         if (first == 0) file.write(npy_header(static_cast<int64_t>(tokens.size()), logits.cols));

@@ -5,7 +5,7 @@
 #include <span>
 
 #include "base/progress.h"
-#include "engine/session.h"
+#include "engine/engine.h"
 
 namespace drover {
 
@@ -16,16 +16,16 @@ struct TextScore {
   double perplexity() const;  // e^(nll / tokens)
 };
 
-// Cuts the tokens into windows of the session's context, each read from a fresh start, and scores
+// Cuts the tokens into windows of the engine's context, each read from a fresh start, and scores
 // every token but the first of a window. `bos`, if there is one, begins every window. Softmax in
 // double. Throws kUsage for fewer than two tokens. A text with pictures is one window, else kLimit,
 // and its control tokens, which the pictures' places are marked with, are not scored.
-TextScore score_text(Session& session, const Tokenizer& tokenizer, const Prompt& text,
+TextScore score_text(Engine& engine, const Tokenizer& tokenizer, const Prompt& text,
                      std::optional<Token> bos, const Progress& progress = {});
 
 // Writes the logits after each token, float32 [tokens, V], as a NumPy .npy file that appears when
 // it is whole. The tokens must fit the context.
-void write_logits(Session& session, const Prompt& prompt, const std::filesystem::path& out,
+void write_logits(Engine& engine, const Prompt& prompt, const std::filesystem::path& out,
                   const Progress& progress = {});
 
 }  // namespace drover

@@ -2,12 +2,16 @@
 // replaces. Spec section 6.7.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "text/tokenizer.h"
 
 namespace drover {
+
+// SHA-256 of what was seen.
+using PictureHash = std::array<uint8_t, 32>;
 
 // What the sequence of a picture follows from.
 struct PictureTokens {

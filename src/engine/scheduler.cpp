@@ -1,0 +1,664 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+#include "base/error.h"
+#include "engine/stop_finder.h"
+#include "text/detokenizer.h"
+
+namespace drover {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Enough for long conversations, and small enough that a model made for ten million tokens does not
+// promise memory that a newcomer does not have. More is asked for by name.
+constexpr int64_t kDefaultContext = 32768;
+
+// The part of a step's time that prompts may take from answers that are being written.
+constexpr double kPromptShare = 0.45;
+// Tokens of prompts in a step, at least: a prompt always comes forward.
+constexpr int64_t kSmallestSlice = 16;
+// After so many steps with prompts in them the time of answers alone is measured again.
+constexpr int64_t kStepsPerProbe = 64;
+
+int64_t choose_context(const ModelConfig& config, int64_t asked) {
+  if (asked < 0)
+    throw_error(ErrorKind::kUsage, "context: expected 0 or more tokens, got {}", asked);
+  if (asked == 0) return std::min(config.context, kDefaultContext);
+  if (asked > config.context) {
+    throw Error(ErrorKind::kLimit,
+                fmt::format("context: expected at most the model's {} tokens, got {}",
+                            config.context, asked),
+                "the model was not made for more; choose a smaller --context");
+  }
+  return asked;
+}
+
+int64_t choose_memory(const CacheLayout& layout, int64_t context, int64_t asked) {
+  if (asked < 0)
+    throw_error(ErrorKind::kUsage, "cache memory: expected 0 or more bytes, got {}", asked);
+  return asked > 0 ? asked : 2 * layout.pages(context) * layout.page_bytes();
+}
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+DType choose_cache_type(const Model& model, std::optional<DType> asked) {
+  if (asked) {
+    if (!is_cache_type(*asked)) {
+      throw_error(ErrorKind::kUsage, "cache type: expected f32, bf16 or int8, got {}",
+                  dtype_name(*asked));
+    }
+    return *asked;
+  }
+  return model.weights().layers.front().wk.type == DType::kF32 ? DType::kF32 : DType::kBF16;
+}
+
+std::string_view finish_reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kContext:
+      return "context";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kDeadline:
+      return "deadline";
+  }
+  return "unknown";
+}
+
+struct Scheduler::Job {
+  uint64_t id = 0;
+  Request request;
+  Events events;
+  std::vector<PlacedPicture> pictures;
+  std::vector<const float*> embeddings;  // as SequenceSlice::embeddings; empty without pictures
+  int64_t longest = 0;                   // tokens of prompt and answer together, at most
+  std::vector<Answer> answers;
+  int64_t unfinished = 0;  // answers
+  bool cancelled = false;
+  bool forked = false;  // every answer has a sequence
+
+  int64_t prompt() const { return static_cast<int64_t>(request.prompt.tokens.size()); }
+  // Why it should end now, if it should.
+  std::optional<FinishReason> ending() const {
+    if (cancelled ||
+        (events.cancel != nullptr && events.cancel->load(std::memory_order_relaxed))) {
+      return FinishReason::kCancelled;
+    }
+    if (request.deadline && Clock::now() >= *request.deadline) return FinishReason::kDeadline;
+    return std::nullopt;
+  }
+};
+
+struct Scheduler::Sequence {
+  std::shared_ptr<Job> job;
+  int64_t sample = 0;
+  uint64_t user = 0;  // of the tree's pins
+  KvCache cache;
+  std::vector<Token> text;  // prompt and answer; the cache holds the first of it
+  PrefixTree::Node* node = nullptr;
+  int64_t kept = 0;      // tokens that the tree has up to `node`
+  int64_t promised = 0;  // pages
+  Sampler sampler;
+  Detokenizer detokenizer;
+  StopFinder stops;
+  Answer answer;
+  Clock::time_point started = Clock::now();
+
+  Sequence(std::shared_ptr<Job> j, int64_t sample, uint64_t user, KvCache cache,
+           const SamplingOptions& sampling, const Tokenizer& tokenizer)
+      : job(std::move(j)),
+        sample(sample),
+        user(user),
+        cache(std::move(cache)),
+        text(job->request.prompt.tokens),
+        sampler(sampling),
+        detokenizer(tokenizer),
+        stops(job->request.options.stop) {
+    answer.prompt_tokens = job->prompt();
+  }
+
+  bool reading() const { return cache.length() < job->prompt(); }
+  TextView view() const { return {text, job->pictures}; }
+};
+
+Scheduler::Scheduler(const Model& model, Context& context, const EngineOptions& options)
+    : model_(model),
+      context_(context),
+      options_(options),
+      layout_(model.config().cache_layout(choose_cache_type(model, options.cache_type))),
+      context_tokens_(choose_context(model.config(), options.context)),
+      pool_(layout_.page_bytes(), choose_memory(layout_, context_tokens_, options.cache_memory),
+            options.cache_dir),
+      tree_(layout_),
+      decoder_(context, model.config(), model.weights(), options.shortcuts) {
+  decoder_.observe(options.observer);
+  if (options.batch < 1) {
+    throw_error(ErrorKind::kUsage, "batch: expected at least 1 token, got {}", options.batch);
+  }
+  if (options.parallel < 1) {
+    throw_error(ErrorKind::kUsage, "parallel: expected at least 1, got {}", options.parallel);
+  }
+}
+
+Scheduler::~Scheduler() {
+  const auto gone = std::make_exception_ptr(Error(ErrorKind::kCancelled, "stopped"));
+  while (!running_.empty()) fail(*running_.front()->job, gone);
+  for (const auto& job : waiting_) {
+    if (job->events.done) job->events.done({}, gone);
+  }
+}
+
+void Scheduler::expect_room(int64_t tokens) const {
+  if (tokens <= context_tokens_) return;
+  throw Error(ErrorKind::kLimit,
+              fmt::format("prompt: expected at most the context of {} tokens, got {}",
+                          context_tokens_, tokens),
+              "ask for a larger context with --context, or shorten the text");
+}
+
+void Scheduler::expect_patches(std::span<const Token> tokens,
+                               std::span<const PictureTokens> pictures) const {
+  if (pictures.empty()) return;
+  const auto patch = model_.vision().config.patch_token;
+  const int64_t got = patch ? std::count(tokens.begin(), tokens.end(), *patch) : 0;
+  int64_t expected = 0;
+  for (const PictureTokens& picture : pictures) expected += picture.patches();
+  if (got != expected) {
+    throw_error(ErrorKind::kUsage,
+                "pictures: expected {} patch tokens in the prompt for {} pictures, got {}",
+                expected, pictures.size(), got);
+  }
+}
+
+void Scheduler::expect_prompt(const Prompt& prompt) const {
+  if (prompt.tokens.empty())
+    throw_error(ErrorKind::kUsage, "prompt: expected at least one token, got none");
+  expect_room(static_cast<int64_t>(prompt.tokens.size()));
+  for (const Token token : prompt.tokens) {
+    if (token < 0 || token >= model_.config().vocab) {
+      throw_error(ErrorKind::kBadData, "token: expected 0 to {}, got {}",
+                  model_.config().vocab - 1, token);
+    }
+  }
+  std::vector<PictureTokens> pictures;
+  for (const auto& picture : prompt.pictures) {
+    DROVER_CHECK(picture->embedding == model_.config().hidden);
+    pictures.push_back(picture->tokens);
+  }
+  expect_patches(prompt.tokens, pictures);
+}
+
+// Where the pictures of a prompt stand, and what is put in the place of its tokens.
+static void place(const Prompt& prompt, Token patch, std::vector<PlacedPicture>& placed,
+                  std::vector<const float*>& embeddings) {
+  embeddings.assign(prompt.tokens.size(), nullptr);
+  size_t next = 0;  // picture
+  int64_t row = 0;
+  for (size_t i = 0; i < prompt.tokens.size(); ++i) {
+    if (prompt.tokens[i] != patch) continue;
+    const EncodedPicture& picture = *prompt.pictures[next];
+    const int64_t at = static_cast<int64_t>(i);
+    if (row == 0) placed.push_back({at, at, picture.hash});
+    placed.back().end = at + 1;
+    embeddings[i] = picture.row(row);
+    if (++row == picture.tokens.patches()) {
+      ++next;
+      row = 0;
+    }
+  }
+}
+
+// Pages of a conversation of this length, without the full ones of its first `shared` tokens.
+int64_t Scheduler::pages_for(int64_t length, int64_t shared) const {
+  return layout_.pages(length) - layout_.global_layers() * (shared / kPageTokens);
+}
+
+std::shared_ptr<Scheduler::Job> Scheduler::prepare(Request request, Events events) const {
+  validate(request.options.sampling);
+  if (request.samples < 1) {
+    throw_error(ErrorKind::kUsage, "samples: expected at least 1, got {}", request.samples);
+  }
+  (void)model_.tokenizer();
+  expect_prompt(request.prompt);
+  auto job = std::make_shared<Job>();
+  job->request = std::move(request);
+  job->events = std::move(events);
+  const int64_t prompt = job->prompt(), most = job->request.options.max_tokens;
+  job->longest = most < 0 || most > context_tokens_ - prompt ? context_tokens_ : prompt + most;
+  if (!job->request.prompt.pictures.empty()) {
+    place(job->request.prompt, *model_.vision().config.patch_token, job->pictures,
+          job->embeddings);
+  }
+  const int64_t samples = job->request.samples;
+  const int64_t wanted =
+      pages_for(job->longest, 0) + (samples - 1) * pages_for(job->longest, prompt);
+  if (samples > options_.parallel || wanted > pool_.capacity()) {
+    throw Error(
+        ErrorKind::kLimit,
+        samples > options_.parallel
+            ? fmt::format("samples: expected at most {}, got {}", options_.parallel, samples)
+            : fmt::format("cache memory: {} bytes are needed for {} tokens, {} are available",
+                          wanted * pool_.page_bytes(), job->longest,
+                          pool_.capacity() * pool_.page_bytes()),
+        samples > options_.parallel
+            ? ""
+            : "allow more with --cache-memory, choose --cache-type int8, or limit the answer");
+  }
+  return job;
+}
+
+void Scheduler::enqueue(std::shared_ptr<Job> job, uint64_t id) {
+  job->id = id;
+  const auto later = [&](const auto& other) {
+    return other->request.priority < job->request.priority;
+  };
+  waiting_.insert(std::find_if(waiting_.begin(), waiting_.end(), later), std::move(job));
+}
+
+void Scheduler::cancel(uint64_t id) {
+  for (const auto& job : waiting_) {
+    if (job->id == id) job->cancelled = true;
+  }
+  for (const auto& sequence : running_) {
+    if (sequence->job->id == id) sequence->job->cancelled = true;
+  }
+}
+
+// Lets a waiting request in, if what it may need is there.
+bool Scheduler::admit(Job& job) {
+  const int64_t samples = job.request.samples, prompt = job.prompt();
+  if (static_cast<int64_t>(running_.size()) + samples > options_.parallel) return false;
+  const uint64_t user = next_user_;
+  next_user_ += static_cast<uint64_t>(samples);
+  // The last token is computed anew, for its logits.
+  const PrefixTree::Match known =
+      tree_.match(job.request.salt, {job.request.prompt.tokens, job.pictures}, prompt - 1);
+  tree_.pin(known.node);
+  const int64_t first = pages_for(job.longest, known.length);
+  const int64_t others = (samples - 1) * pages_for(job.longest, prompt);
+  if (promised_ + first + others + tree_.pinned_pages() > pool_.capacity()) {
+    tree_.unpin(known.node, user);
+    return false;
+  }
+
+  auto sequence = std::make_unique<Sequence>(
+      waiting_.front(), 0, user, KvCache(layout_, context_tokens_, pool_),
+      job.request.options.sampling, model_.tokenizer());
+  if (known.node != nullptr) tree_.fill(known, sequence->cache);
+  sequence->node = known.node;
+  sequence->kept = known.length / kPageTokens * kPageTokens;
+  // A page that is shared in part will be copied, and is then another one.
+  if (known.length % kPageTokens != 0) {
+    sequence->node = tree_.step_back(known.node);
+  }
+  sequence->promised = first + others;
+  promised_ += first + others;
+  sequence->answer.cached_tokens = known.length;
+  job.answers.resize(static_cast<size_t>(samples));
+  job.unfinished = samples;
+  const auto later = [&](const auto& other) {
+    return other->job->request.priority < job.request.priority;
+  };
+  running_.insert(std::find_if(running_.begin(), running_.end(), later), std::move(sequence));
+  return true;
+}
+
+void Scheduler::drop_cancelled() {
+  for (auto at = waiting_.begin(); at != waiting_.end();) {
+    const auto job = *at;
+    const auto reason = job->ending();
+    if (!reason) {
+      ++at;
+      continue;
+    }
+    at = waiting_.erase(at);
+    Answer none;
+    none.finish = *reason;
+    none.prompt_tokens = job->prompt();
+    if (job->events.done) {
+      job->events.done(
+          std::vector<Answer>(static_cast<size_t>(job->request.samples), none), nullptr);
+    }
+  }
+  std::vector<Sequence*> ending;
+  for (const auto& sequence : running_) {
+    if (sequence->job->ending()) ending.push_back(sequence.get());
+  }
+  for (Sequence* sequence : ending) finish(*sequence, *sequence->job->ending());
+}
+
+// Chunks that are known from elsewhere, and stand alone, are taken over.
+void Scheduler::skip_known_chunks(Sequence& s) {
+  if (!options_.chunk_reuse || !options_.shortcuts.dead_prefill || !tree_.chunks_stand_alone()) {
+    return;
+  }
+  const int64_t live = layout_.chunk_begin(s.job->prompt() - 1);
+  while (s.cache.length() % layout_.chunk == 0 && s.cache.length() < live &&
+         s.kept == s.cache.length()) {
+    PrefixTree::Node* node = tree_.adopt_chunk(s.job->request.salt, s.node, s.view(),
+                                               s.cache.length(), s.cache, s.user);
+    if (node == nullptr) break;
+    s.node = node;
+    s.kept = s.cache.length();
+    s.answer.cached_tokens += layout_.chunk;
+  }
+}
+
+// Tokens of prompts that a step takes beside so many answers.
+int64_t Scheduler::prompt_budget(int64_t answers) const {
+  if (answers == 0) return options_.batch;
+  // The time of the answers alone must be known, and not from another crowd or long ago.
+  const bool known = answers_seconds_ > 0 && steps_since_ < kStepsPerProbe &&
+                     answers <= 2 * answers_then_ && 2 * answers >= answers_then_;
+  if (!known) return 0;
+  if (token_seconds_ <= 0) return kSmallestSlice;
+  const double tokens =
+      answers_seconds_ * kPromptShare / (1 - kPromptShare) / token_seconds_;
+  return std::clamp<int64_t>(static_cast<int64_t>(std::min(tokens, 1e9)), kSmallestSlice,
+                             options_.batch);
+}
+
+void Scheduler::learn(int64_t answers, int64_t prompt_tokens, double seconds) {
+  ++steps_since_;
+  if (prompt_tokens == 0) {
+    answers_seconds_ = seconds;
+    answers_then_ = answers;
+    steps_since_ = 0;
+  } else if (answers > 0 || prompt_tokens >= kSmallestSlice) {
+    const double own = answers > 0 ? std::max(seconds - answers_seconds_, 0.0) : seconds;
+    const double now = own / static_cast<double>(prompt_tokens);
+    token_seconds_ = token_seconds_ > 0 ? 0.7 * token_seconds_ + 0.3 * now : now;
+  }
+}
+
+bool Scheduler::step() {
+  drop_cancelled();
+  while (!waiting_.empty() && admit(*waiting_.front())) waiting_.pop_front();
+  if (running_.empty()) return !waiting_.empty();
+
+  // The batch: a token of every answer, then prompts in turn.
+  const int64_t answers = std::count_if(running_.begin(), running_.end(),
+                                        [](const auto& s) { return !s->reading(); });
+  const int64_t room = std::max<int64_t>(options_.batch - answers, 1);
+  int64_t budget = std::min(prompt_budget(answers), room);
+  std::vector<Sequence*> batch;
+  std::vector<SequenceSlice> slices;
+  int64_t prompt_tokens = 0, rows = 0;
+  for (const auto& owned : running_) {
+    Sequence& s = *owned;
+    SequenceSlice slice{&s.cache, {}, 1};
+    if (s.reading()) {
+      if (budget == 0) continue;
+      s.cache.leave_shared_ring();
+      skip_known_chunks(s);
+      const int64_t first = s.cache.length(), prompt = s.job->prompt();
+      int64_t n = std::min(budget, prompt - first);
+      slice.live = prompt - 1;
+      // Where a ring's pages are shared, or will be, its chunk is left before the next begins: so
+      // no more pages are taken than were promised.
+      if (layout_.chunk > 0) {
+        const int64_t border = layout_.chunk_begin(first) + layout_.chunk;
+        if (s.cache.ring_shared() || border > slice.live) n = std::min(n, border - first);
+      }
+      slice.tokens = std::span(s.text).subspan(static_cast<size_t>(first), static_cast<size_t>(n));
+      slice.logits = first + n == prompt ? 1 : 0;
+      if (!s.job->embeddings.empty()) {
+        slice.embeddings = std::span(s.job->embeddings)
+                               .subspan(static_cast<size_t>(first), static_cast<size_t>(n));
+      }
+      budget -= n;
+      prompt_tokens += n;
+    } else {
+      s.cache.leave_shared_ring();
+      slice.tokens = std::span(s.text).subspan(static_cast<size_t>(s.cache.length()));
+      slice.live = s.cache.length();
+    }
+    rows += slice.logits;
+    batch.push_back(&s);
+    slices.push_back(slice);
+  }
+  // Nobody but prompts that wait for the time of answers alone: there are answers then.
+  DROVER_CHECK(!batch.empty());
+
+  run_batch(batch, slices, rows, answers, prompt_tokens);
+  return true;
+}
+
+void Scheduler::run_batch(std::span<Sequence* const> batch, std::span<const SequenceSlice> slices,
+                          int64_t rows, int64_t answers, int64_t prompt_tokens) {
+  const auto start = Clock::now();
+  const int64_t vocab = model_.config().vocab, layers = model_.config().layer_count();
+  // Alone, a request that leaves can stop between layers; in company its step goes to its end.
+  const auto between_layers = [&](int64_t layer) {
+    for (size_t i = 0; i < batch.size(); ++i) {
+      const Sequence& s = *batch[i];
+      const int64_t n = static_cast<int64_t>(slices[i].tokens.size());
+      if (s.reading() && s.job->events.prompt) {
+        s.job->events.prompt(s.cache.length() + n * layer / layers, s.job->prompt());
+      }
+    }
+    return batch.size() > 1 || !batch[0]->job->ending();
+  };
+  bool done = false;
+  try {
+    take_room(slices);
+    logits_.resize(static_cast<size_t>(rows * vocab));
+    done = decoder_.forward(slices, {logits_.data(), rows, vocab, vocab}, between_layers);
+  } catch (...) {
+    const auto error = std::current_exception();
+    std::vector<std::shared_ptr<Job>> jobs;
+    for (Sequence* s : batch) {
+      s->cache.rewind(s->cache.length());
+      jobs.push_back(s->job);
+    }
+    for (const auto& job : jobs) fail(*job, error);
+    return;
+  }
+  if (!done) {
+    batch[0]->cache.rewind(batch[0]->cache.length());
+    finish(*batch[0], batch[0]->job->ending().value_or(FinishReason::kCancelled));
+    return;
+  }
+  learn(answers, prompt_tokens, seconds_since(start));
+
+  float* row = logits_.data();
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const std::span logits(row, static_cast<size_t>(slices[i].logits * vocab));
+    row += logits.size();
+    // A request that failed on the way has taken its other answers along.
+    const bool there = std::any_of(running_.begin(), running_.end(),
+                                   [&](const auto& s) { return s.get() == batch[i]; });
+    if (there) advance(*batch[i], logits);
+  }
+}
+
+// After a pass: what was read is kept for others, and who has read all draws a token.
+void Scheduler::advance(Sequence& s, std::span<float> logits) {
+  const std::shared_ptr<Job> job = s.job;
+  try {
+    keep(s, /*finished=*/false);
+    if (s.answer.tokens.empty() && job->events.prompt) {
+      job->events.prompt(s.cache.length(), job->prompt());
+    }
+    if (logits.empty()) return;
+    if (s.answer.tokens.empty()) {
+      s.answer.prompt_seconds = seconds_since(s.started);
+      s.started = Clock::now();
+    }
+    std::vector<Sequence*> drawing{&s};
+    if (!job->forked) fork(s, drawing);
+    // Penalties change logits: every answer gets its own.
+    std::vector<float> own;
+    for (Sequence* sequence : drawing) {
+      own.assign(logits.begin(), logits.end());
+      draw(*sequence, own);
+    }
+  } catch (...) {
+    fail(*job, std::current_exception());
+  }
+}
+
+// Gives every further answer to a prompt that was read a sequence of its own, which shares all
+// pages so far.
+void Scheduler::fork(Sequence& first, std::vector<Sequence*>& out) {
+  Job& job = *first.job;
+  job.forked = true;
+  auto at = std::find_if(running_.begin(), running_.end(),
+                         [&](const auto& s) { return s.get() == &first; });
+  for (int64_t i = 1; i < job.request.samples; ++i) {
+    SamplingOptions sampling = job.request.options.sampling;
+    sampling.seed += static_cast<uint64_t>(i);
+    auto next = std::make_unique<Sequence>(first.job, i, first.user + static_cast<uint64_t>(i),
+                                           first.cache, sampling, model_.tokenizer());
+    next->node = first.node;
+    next->kept = first.kept;
+    tree_.pin(next->node);
+    next->promised = pages_for(job.longest, job.prompt());
+    first.promised -= next->promised;
+    next->answer = first.answer;
+    next->started = first.started;
+    out.push_back(next.get());
+    at = running_.insert(std::next(at), std::move(next));
+  }
+}
+
+void Scheduler::draw(Sequence& s, std::span<float> logits) {
+  const Job& job = *s.job;
+  const GenerateOptions& options = job.request.options;
+  if (options.max_tokens == 0) return finish(s, FinishReason::kLength);
+  const Token token = s.sampler.sample(
+      logits, s.text, static_cast<int64_t>(s.answer.tokens.size()), s.cache.length());
+  if (std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
+      options.stop_tokens.end()) {
+    return finish(s, FinishReason::kStop);
+  }
+  s.answer.tokens.push_back(token);
+  const Tokenizer& tokenizer = model_.tokenizer();
+  std::string piece = s.detokenizer.push(token);
+  if (options.show_special && tokenizer.is_control(token)) piece += tokenizer.token_bytes(token);
+  say(s, s.stops.push(piece));
+  if (s.stops.found()) return finish(s, FinishReason::kStop);
+  // The last token is not read: nothing would be drawn from what it makes.
+  if (static_cast<int64_t>(s.answer.tokens.size()) == options.max_tokens) {
+    return finish(s, FinishReason::kLength);
+  }
+  if (s.cache.length() == s.cache.context()) return finish(s, FinishReason::kContext);
+  s.text.push_back(token);
+}
+
+void Scheduler::say(Sequence& s, const std::string& piece) {
+  if (piece.empty()) return;
+  s.answer.text += piece;
+  if (s.job->events.text) s.job->events.text(s.sample, piece);
+}
+
+// Puts what the cache holds into the tree, as far as pages are full, or all of it.
+void Scheduler::keep(Sequence& s, bool finished) {
+  const int64_t end = s.cache.length();
+  const int64_t live = layout_.chunk_begin(s.job->prompt() - 1);
+  while (s.kept + kPageTokens <= end || (finished && s.kept < end)) {
+    const int64_t to = std::min(s.kept + kPageTokens, end);
+    s.node = tree_.insert(s.job->request.salt, s.node, s.view(), s.kept, to, s.cache,
+                          /*rings=*/s.kept >= live, s.user);
+    s.kept = to;
+  }
+}
+
+void Scheduler::finish(Sequence& s, FinishReason reason) {
+  const std::shared_ptr<Job> job = s.job;
+  if (!s.stops.found()) {
+    say(s, s.stops.push(s.detokenizer.flush()));
+    if (!s.stops.found()) say(s, s.stops.flush());
+  }
+  s.answer.finish = reason;
+  (s.reading() ? s.answer.prompt_seconds : s.answer.answer_seconds) = seconds_since(s.started);
+  keep(s, /*finished=*/true);
+  if (job->forked) {
+    job->answers[static_cast<size_t>(s.sample)] = std::move(s.answer);
+    --job->unfinished;
+  } else {
+    job->answers.assign(static_cast<size_t>(job->request.samples), s.answer);
+    job->unfinished = 0;
+  }
+  close(s);
+  if (job->unfinished == 0 && job->events.done) job->events.done(std::move(job->answers), nullptr);
+}
+
+void Scheduler::fail(Job& failed, std::exception_ptr error) {
+  const auto is_its = [&](const auto& s) { return s->job.get() == &failed; };
+  std::shared_ptr<Job> job;
+  for (auto at = running_.end();
+       (at = std::find_if(running_.begin(), running_.end(), is_its)) != running_.end();) {
+    job = (*at)->job;
+    close(**at);
+  }
+  // Null: all its answers were done already.
+  if (job && job->events.done) job->events.done({}, error);
+}
+
+// Gives back all that a sequence holds.
+void Scheduler::close(Sequence& s) {
+  tree_.unpin(s.node, s.user);
+  promised_ -= s.promised;
+  running_.remove_if([&](const auto& other) { return other.get() == &s; });
+}
+
+// Makes room in the pool for what these slices store.
+void Scheduler::take_room(std::span<const SequenceSlice> slices) {
+  int64_t wanted = 0;
+  for (const SequenceSlice& slice : slices) {
+    wanted += slice.cache->pages_to_take(static_cast<int64_t>(slice.tokens.size()));
+  }
+  const int64_t free = pool_.capacity() - pool_.pages();
+  if (free < wanted) tree_.release(wanted - free);
+}
+
+void Scheduler::score(const Prompt& prompt, const EachLogits& each, const Progress& progress) {
+  expect_prompt(prompt);
+  std::vector<PlacedPicture> pictures;
+  std::vector<const float*> embeddings;
+  if (!prompt.pictures.empty()) {
+    place(prompt, *model_.vision().config.patch_token, pictures, embeddings);
+  }
+  KvCache cache(layout_, context_tokens_, pool_);
+  const std::span tokens(prompt.tokens);
+  const int64_t vocab = model_.config().vocab;
+  // Logits of a large vocabulary are the largest thing in sight; 64 MB of them at a time.
+  const int64_t rows = std::clamp<int64_t>((int64_t{64} << 20) / (vocab * 4), 1, options_.batch);
+  AlignedArray<float> logits(static_cast<size_t>(rows * vocab));
+  for (int64_t first = 0; first < static_cast<int64_t>(tokens.size()); first += rows) {
+    const int64_t n = std::min<int64_t>(rows, tokens.size() - first);
+    const MatrixView out{logits.data(), n, vocab, vocab};
+    SequenceSlice slice{&cache, tokens.subspan(first, n), n};
+    if (!embeddings.empty()) slice.embeddings = std::span(embeddings).subspan(first, n);
+    take_room({&slice, 1});
+    decoder_.forward({&slice, 1}, out);
+    each(first, out);
+    if (progress) progress(first + n, tokens.size());
+  }
+}
+
+SchedulerState Scheduler::state() const {
+  return {.waiting = static_cast<int64_t>(waiting_.size()),
+          .running = static_cast<int64_t>(running_.size()),
+          .pages_used = pool_.pages(),
+          .pages_promised = promised_ + tree_.pinned_pages(),
+          .pages = pool_.capacity(),
+          .page_bytes = pool_.page_bytes(),
+          .kept_tokens = tree_.tokens()};
+}
+
+void Scheduler::forget() { tree_.release(PagePool::kNoLimit); }
+
+}  // namespace drover
