@@ -55,6 +55,33 @@ void ModelFlags::add_engine(CLI::App& command) {
                   "Cached keys and values: f32, bf16 or int8; f32 for f32 weights, else bf16")
       ->group(group)
       ->envname("DROVER_CACHE_TYPE");
+  command
+      .add_option("--cache-memory", cache_memory,
+                  "Bytes of cached keys and values, all conversations together (8G, 512M); what\n"
+                  "is kept of earlier ones gives way. Unset: two conversations of --context")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->type_name("SIZE")
+      ->group(group)
+      ->envname("DROVER_CACHE_MEMORY");
+  command
+      .add_option("--cache-dir", cache_dir,
+                  "Keep the cache in a file in this folder, for contexts larger than the memory")
+      ->type_name("FOLDER")
+      ->group(group)
+      ->envname("DROVER_CACHE_DIR");
+  const std::string exact = "Exact shortcuts, for the comparison";
+  command
+      .add_flag("--no-dead-prefill", no_dead_prefill,
+                "Compute all layers for tokens that nobody will ask about too")
+      ->group(exact);
+  command
+      .add_flag("--no-chunk-reuse", no_chunk_reuse,
+                "Read a chunk again that was read at another place")
+      ->group(exact);
+  command
+      .add_flag("--absolute-positions", absolute_positions,
+                "Rotate by positions in the text, not in the chunk")
+      ->group(exact);
 }
 
 void ModelFlags::add_mmproj(CLI::App& command) {
@@ -90,7 +117,11 @@ std::unique_ptr<Context> ModelFlags::make_context() const {
 }
 
 EngineOptions ModelFlags::engine_options() const {
-  EngineOptions options{.context = context, .batch = batch, .cache_type = {}};
+  EngineOptions options{.context = context, .batch = batch};
+  options.cache_memory = static_cast<int64_t>(std::min<uint64_t>(cache_memory, INT64_MAX));
+  options.cache_dir = cache_dir;
+  options.shortcuts = {.dead_prefill = !no_dead_prefill, .positions_in_chunk = !absolute_positions};
+  options.chunk_reuse = !no_chunk_reuse;
   if (!cache_type.empty()) {
     options.cache_type = cache_type_from_name(cache_type);
     if (!options.cache_type) {

@@ -27,10 +27,13 @@ struct ModelFlags {
   int64_t context = 0;
   int64_t batch = kDefaultBatch;
   std::string cache_type;
+  uint64_t cache_memory = 0;
+  std::string cache_dir;
+  bool no_dead_prefill = false, no_chunk_reuse = false, absolute_positions = false;
 
   void add_model(CLI::App& command);    // MODEL
   void add_machine(CLI::App& command);  // --threads, --isa
-  void add_engine(CLI::App& command);  // --context, --batch, --cache-type
+  void add_engine(CLI::App& command);  // --context, --batch, the cache, the shortcuts
   void add_mmproj(CLI::App& command);   // --mmproj
 
   std::unique_ptr<Model> load() const;  // with a progress bar

@@ -164,6 +164,14 @@ ModelConfig released_config(std::string_view name, int64_t experts, int64_t moe_
   return c;
 }
 
+// Contexts of ten million tokens on a small machine: every fourth layer global.
+ModelConfig memory_config(std::string_view name, int64_t layers, int64_t chunk) {
+  ModelConfig c = edge_config(name, layers, 4096, 256, 8, 2, 8, 512);
+  c.chunk = chunk;
+  c.context = 10485760;
+  return c;
+}
+
 ModelConfig tiny_config(std::string_view name) {
   return edge_config(name, 4, 2048, 256, 4, 2, 4, 256);
 }
@@ -188,8 +196,8 @@ VisionConfig vision_shape(int64_t tile, int64_t patch, int64_t hidden, int64_t h
 }  // namespace
 
 std::string_view random_shape_names() {
-  return "edge-moe, edge-dense, edge-dense-active, scout-4l, maverick-4l, vision, tiny or "
-         "tiny-vision";
+  return "edge-moe, edge-dense, edge-dense-active, scout-4l, maverick-4l, memory, memory-8k, "
+         "memory-12l, vision, tiny or tiny-vision";
 }
 
 RandomShape random_shape(std::string_view name) {
@@ -202,6 +210,12 @@ RandomShape random_shape(std::string_view name) {
   ModelConfig& c = shape.config.emplace();
   if (name == "edge-moe") {
     c = edge_config(name, 16, 32768, 1024, 16, 4, 16, 2048);
+  } else if (name == "memory") {
+    c = memory_config(name, 4, 512);
+  } else if (name == "memory-8k") {
+    c = memory_config(name, 4, 8192);
+  } else if (name == "memory-12l") {
+    c = memory_config(name, 12, 8192);
   } else if (name == "tiny") {
     c = tiny_config(name);
   } else if (name == "tiny-vision") {

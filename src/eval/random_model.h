@@ -28,6 +28,9 @@ struct RandomShape {
 //   edge-dense         a dense llama with 4.1 times its active parameters, as 70B is to 17B
 //   edge-dense-active  a dense llama with its active parameters
 //   scout-4l, maverick-4l   the released dimensions, cut to 4 layers
+//   memory             L L L G of width 256, chunks of 512, made for 10M tokens
+//   memory-8k          the same with chunks of 8,192
+//   memory-12l         12 such layers, three of them global
 //   vision             the released vision encoder alone, for a decoder of width 5120
 //   tiny               edge-moe in miniature, for trials
 //   tiny-vision        the same with a vision encoder in the file

@@ -303,7 +303,7 @@ class Score(CliTest):
         self.bad(2, "expected 0 to 63, got -1", "score", self.scout, "--tokens=-1", "--logits", out)
         self.bad(
             1,
-            "expected at most 4 tokens, got 5",
+            "expected at most the context of 4 tokens, got 5",
             "score",
             self.scout,
             "--tokens",
