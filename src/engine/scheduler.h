@@ -101,6 +101,7 @@ class Scheduler {
   int64_t pages_for(int64_t length, int64_t shared) const;
   void expect_prompt(const Prompt& prompt) const;
   void drop_cancelled();
+  void end(const std::shared_ptr<Job>& job, FinishReason reason);
   bool admit(Job& job);
   int64_t prompt_budget(int64_t answers) const;
   void learn(int64_t answers, int64_t prompt_tokens, double seconds);
@@ -124,6 +125,7 @@ class Scheduler {
   const int64_t context_tokens_;
   PagePool pool_;
   PrefixTree tree_;
+  const bool reuse_chunks_;
   Decoder decoder_;
   uint64_t next_user_ = 1;
   int64_t promised_ = 0;                          // pages, to those that run
