@@ -859,7 +859,7 @@ TEST_F(EngineCompany, AnEngineThatGoesTellsEverybody) {
     Engine engine(model(kReuse), context_, {.batch = 32, .parallel = 3});
     for (int i = 0; i < 8; ++i) {
       Events events;
-      events.text = [&, first = true](int64_t, std::string_view) mutable {
+      events.text = [&, i, first = true](int64_t, std::string_view) mutable {
         if (i == 0 && first) begun.count_down();
         first = false;
       };
