@@ -10,6 +10,7 @@
 #include <random>
 
 #include "base/progress.h"
+#include "engine/advised_options.h"
 #include "text/utf8.h"
 
 namespace drover {
@@ -58,7 +59,8 @@ void ModelFlags::add_engine(CLI::App& command) {
   command
       .add_option("--cache-memory", cache_memory,
                   "Bytes of cached keys and values, all conversations together (8G, 512M); what\n"
-                  "is kept of earlier ones gives way. Unset: two conversations of --context")
+                  "is kept of earlier ones gives way. Unset: two of --context, or more in a quarter of\n"
+                  "the machine's memory")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
       ->type_name("SIZE")
       ->group(group)
@@ -178,15 +180,8 @@ void SamplingFlags::add(CLI::App& command) {
 }
 
 GenerateOptions SamplingFlags::options(const Model& model, ChatFormat format) const {
-  const GenerationDefaults& advice = model.generation();
-  GenerateOptions out;
+  GenerateOptions out = advised_options(model, format);
   SamplingOptions& s = out.sampling;
-  if (advice.temperature) s.temperature = static_cast<float>(*advice.temperature);
-  if (advice.greedy) s.temperature = 0;
-  if (advice.top_k) s.top_k = *advice.top_k;
-  if (advice.top_p) s.top_p = static_cast<float>(*advice.top_p);
-  if (advice.min_p) s.min_p = static_cast<float>(*advice.min_p);
-  if (advice.repeat_penalty) s.repeat_penalty = static_cast<float>(*advice.repeat_penalty);
   s.temperature = temperature.value_or(s.temperature);
   s.top_k = top_k.value_or(s.top_k);
   s.top_p = top_p.value_or(s.top_p);
@@ -201,7 +196,6 @@ GenerateOptions SamplingFlags::options(const Model& model, ChatFormat format) co
   }
   out.max_tokens = max_tokens;
   out.stop = stop;
-  out.stop_tokens = model.stop_tokens(format);
   return out;
 }
 

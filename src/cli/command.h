@@ -105,5 +105,6 @@ void add_score(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_batch(CLI::App& app);
 
 }  // namespace drover

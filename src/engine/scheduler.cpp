@@ -1,5 +1,7 @@
 #include "engine/scheduler.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <numeric>
@@ -37,10 +39,17 @@ int64_t choose_context(const ModelConfig& config, int64_t asked) {
   return asked;
 }
 
-int64_t choose_memory(const CacheLayout& layout, int64_t context, int64_t asked) {
-  if (asked < 0)
-    throw_error(ErrorKind::kUsage, "cache memory: expected 0 or more bytes, got {}", asked);
-  return asked > 0 ? asked : 2 * layout.pages(context) * layout.page_bytes();
+// Unless asked for otherwise room for two whole conversations, and for as many as run together up
+// to a quarter of the machine's memory; it is taken only as it is used.
+int64_t choose_memory(const CacheLayout& layout, int64_t context, const EngineOptions& options) {
+  if (options.cache_memory < 0) {
+    throw_error(ErrorKind::kUsage, "cache memory: expected 0 or more bytes, got {}",
+                options.cache_memory);
+  }
+  if (options.cache_memory > 0) return options.cache_memory;
+  const int64_t one = layout.pages(context) * layout.page_bytes();
+  const int64_t machine = ::sysconf(_SC_PHYS_PAGES) * ::sysconf(_SC_PAGESIZE);
+  return std::max(2 * one, std::min(std::max<int64_t>(options.parallel, 1) * one, machine / 4));
 }
 
 double seconds_since(Clock::time_point start) {
@@ -138,7 +147,7 @@ Scheduler::Scheduler(const Model& model, Context& context, const EngineOptions& 
       options_(options),
       layout_(model.config().cache_layout(choose_cache_type(model, options.cache_type))),
       context_tokens_(choose_context(model.config(), options.context)),
-      pool_(layout_.page_bytes(), choose_memory(layout_, context_tokens_, options.cache_memory),
+      pool_(layout_.page_bytes(), choose_memory(layout_, context_tokens_, options),
             options.cache_dir),
       tree_(layout_),
       decoder_(context, model.config(), model.weights(), options.shortcuts) {

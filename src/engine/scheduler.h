@@ -35,7 +35,9 @@ struct EngineOptions {
   int64_t batch = kDefaultBatch;
   // f32, bf16 or i8; unset: f32 for f32 weights, else bf16
   std::optional<DType> cache_type = std::nullopt;
-  int64_t cache_memory = 0;  // bytes of pages; 0: one conversation of the whole context, and its like
+  // Bytes of pages, at most. 0: two conversations of the whole context, or `parallel` of them up to
+  // a quarter of the machine's memory.
+  int64_t cache_memory = 0;
   std::filesystem::path cache_dir = {};  // pages lie in a file there; empty: in memory
   int64_t parallel = 64;     // answers that are written at the same time, at most
   Shortcuts shortcuts = {};
