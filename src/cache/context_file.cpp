@@ -202,7 +202,8 @@ class ContextReader {
   uint64_t most_index_bytes(uint64_t offset) const {
     const auto pages = static_cast<uint64_t>(pages_of(kMaxContextFileTokens) * shape_.global +
                                              shape_.local * pages_of(shape_.chunk));
-    const uint64_t text = kMaxContextFileTokens * (sizeof(int32_t) + kPictureBytes);
+    const uint64_t text =
+        kMaxContextFileTokens * sizeof(int32_t) + kMaxContextFilePictures * kPictureBytes;
     const uint64_t checksums = std::min(
         offset / kFileAlignment, pages * checksum_blocks(shape_.stride) + checksum_blocks(text));
     return aligned(kFileAlignment + identity_.layout.chunked.size() + checksums * sizeof(uint32_t));

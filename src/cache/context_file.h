@@ -44,6 +44,7 @@ namespace drover {
 
 // Longer texts are refused with kLimit: thirteen times the ten million that the family is made for.
 inline constexpr int64_t kMaxContextFileTokens = int64_t{1} << 27;
+inline constexpr int64_t kMaxContextFilePictures = int64_t{1} << 20;
 
 // Whose pages these are. A file is used with exactly the same only.
 struct ContextIdentity {

@@ -242,9 +242,8 @@ SegmentIndex decode_index(std::span<const std::byte> bytes, const ContextIdentit
           "what is kept and the save before do not agree");
   require(index.first_page >= 0 && index.first_page <= index.kept / kPageTokens,
           "more pages are kept than tokens");
-  // Pictures are apart and not empty, so there are no more than new tokens.
-  require(index.pictures >= 0 && index.pictures <= index.length - index.kept,
-          "more pictures than tokens");
+  require(index.pictures >= 0 && index.pictures <= kMaxContextFilePictures,
+          "more pictures than a text may have");
   require(has_chunk <= (shape.chunk_tokens(index.length) > 0 ? 1 : 0),
           "pages of a chunk that has no tokens");
   index.has_chunk = has_chunk != 0;

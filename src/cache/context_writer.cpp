@@ -193,7 +193,7 @@ struct ContextWriter::State {
     if (append) {
       file = Descriptor(::open(path.c_str(), O_RDWR | O_CLOEXEC));
       if (file.get() < 0) fail("open", path, errno);
-      first_page = common / kPageTokens;
+      first_page = shape.global > 0 ? common / kPageTokens : 0;
       whole = old->file_bytes();
       offset = aligned(whole);
     } else {
@@ -254,10 +254,14 @@ struct ContextWriter::State {
 
   ContextSave publish(const ContextText& now, std::span<const PageList> tail) {
     const auto length = static_cast<int64_t>(now.tokens.size());
-    DROVER_CHECK(next_page == length / kPageTokens);
+    DROVER_CHECK(next_page == length / kPageTokens || shape.global == 0);
     if (length > kMaxContextFileTokens) {
       throw_error(ErrorKind::kLimit, "{}: expected at most {} tokens, got {}", printable(path, 300),
                   kMaxContextFileTokens, length);
+    }
+    if (std::ssize(now.pictures) > kMaxContextFilePictures) {
+      throw_error(ErrorKind::kLimit, "{}: expected at most {} pictures, got {}",
+                  printable(path, 300), kMaxContextFilePictures, now.pictures.size());
     }
     if (const auto fault = fault_of(now, identity.vocab)) {
       throw_error(ErrorKind::kInternal, "{}: a text that cannot be saved: {}", printable(path, 300),
@@ -301,7 +305,7 @@ struct ContextWriter::State {
     complete = index.has_chunk || shape.chunk_tokens(length) == 0;
     tokens.assign(now.tokens.begin(), now.tokens.end());
     pictures.assign(now.pictures.begin(), now.pictures.end());
-    first_page = next_page;
+    first_page = next_page;  // 0 where no layer is global
     checksums.clear();
     return what;
   }
