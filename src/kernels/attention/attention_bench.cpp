@@ -9,6 +9,7 @@
 // limit leaves (the exponential counts nothing), GB/s of the cache, and both as a
 // fraction of what these threads reach here when they do nothing else, measured first.
 #include <benchmark/benchmark.h>
+#include <sys/mman.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -37,9 +38,28 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Memory as a big cache has it: mapped in one piece, in pages of 2 MiB where the system has them.
+class Slab {
+ public:
+  explicit Slab(int64_t bytes) : size_(static_cast<size_t>(bytes)) {
+    void* p = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) std::abort();
+    madvise(p, size_, MADV_HUGEPAGE);
+    data_ = static_cast<std::byte*>(p);
+  }
+  Slab(const Slab&) = delete;
+  Slab& operator=(const Slab&) = delete;
+  ~Slab() { munmap(data_, size_); }
+  std::byte* data() const { return data_; }
+
+ private:
+  size_t size_;
+  std::byte* data_;
+};
+
 // One layer's cache of `copies` times `sequences` sequences of `positions` random tokens.
 struct Caches {
-  std::vector<AlignedArray<std::byte>> memory;
+  std::unique_ptr<Slab> slab;
   std::vector<std::vector<std::byte*>> pages;
   KvPages shape;
 
@@ -50,12 +70,12 @@ struct Caches {
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
     for (float& x : tokens) x = normal(random);
+    const int64_t each = (positions + kPageTokens - 1) / kPageTokens;
+    slab = std::make_unique<Slab>(count * each * shape.page_bytes());
+    std::byte* next = slab->data();
     for (int64_t i = 0; i < count; ++i) {
       pages.emplace_back();
-      for (int64_t p = 0; p < positions; p += kPageTokens) {
-        memory.emplace_back(static_cast<size_t>(shape.page_bytes()));
-        pages.back().push_back(memory.back().data());
-      }
+      for (int64_t p = 0; p < each; ++p, next += shape.page_bytes()) pages.back().push_back(next);
       const ConstMatrixView view(tokens.data(), kPageTokens, cols, cols);
       for (int64_t p = 0; p < positions; p += kPageTokens) {
         const KvStoreJob job{sequence(i), p, view, view};
@@ -151,7 +171,8 @@ int main(int argc, char** argv) {
                              std::to_string(a) + "/" + std::to_string(b);
     benchmark::RegisterBenchmark(name.c_str(), body)->UseRealTime();
   };
-  for (const Shape s : {Shape{"edge", 16, 4, 64}, Shape{"scout", 40, 8, 128}}) {
+  for (const Shape s :
+       {Shape{"edge", 16, 4, 64}, Shape{"scout", 40, 8, 128}, Shape{"long", 8, 2, 64}}) {
     for (const DType type : {DType::kBF16, DType::kF32, DType::kI8}) {
       for (const auto& [tokens, depth] :
            {std::pair<int64_t, int64_t>{512, 0}, {2048, 0}, {512, 16384}, {8, 16384}}) {
@@ -159,7 +180,7 @@ int main(int argc, char** argv) {
             [=](benchmark::State& state) { bench_attention(state, s, type, 1, tokens, depth); });
       }
       for (const auto& [sequences, depth] :
-           {std::pair<int64_t, int64_t>{1, 4096}, {1, 16384}, {1, 65536}, {64, 20}, {64, 300}}) {
+           {std::pair<int64_t, int64_t>{1, 4096}, {1, 16384}, {1, 65536}, {1, 1 << 20}, {64, 20}, {64, 300}}) {
         add("decode", s, type, sequences, depth,
             [=](benchmark::State& state) { bench_attention(state, s, type, sequences, 1, depth); });
       }
