@@ -18,7 +18,10 @@ constexpr int64_t kTileRows = 96;
 constexpr int64_t kSmallTileRows = 12;
 // Tiles per thread below which tiles get smaller, then cut: the last ones leave some threads idle.
 constexpr int64_t kTilesPerThread = 4;
-// In units of tile_cost: some 5 microseconds of work. Handing out a task costs a tenth of one.
+// The shortest run of pages for which whole spans are worth waiting for: half a span. Below, pages
+// leave their parts one by one, some 200 pages' for each thread at most.
+constexpr int64_t kLongRun = kSpanPages / 2;
+// In units of page_cost: some 5 microseconds of work. Handing out a task costs a tenth of one.
 constexpr int64_t kSmallestTask = 100'000;
 
 struct Functions {
@@ -102,7 +105,8 @@ std::vector<AttentionTask> cut_tiles(std::span<const AttentionJob> jobs, int64_t
                        .first_page = 0,
                        .end_page = 0,
                        .scratch = nullptr,
-                       .parts = nullptr};
+                       .parts = nullptr,
+                       .part_pages = 1};
     // Head after head, since the keys and values of one may stay in an L2 cache for all its tiles.
     // Of a head the later and so longer tiles first, so that no thread is left with a long one at
     // the end.
@@ -196,23 +200,36 @@ void attention(Context& context, std::span<const AttentionJob> jobs) {
   const auto is_cut = [&](const AttentionTask& tile) {
     return tile_rows == kSmallTileRows && cost_of(tile) > share;
   };
-  size_t floats = 0;
+  // How many pages a piece of it has, and how many floats its parts take.
+  const auto run_of = [&](const AttentionTask& tile) -> int64_t {
+    const int64_t cost = page_cost(rows_of(tile), tile.head_dim);
+    const int64_t run = std::max<int64_t>(1, std::max(share / 2, kSmallestTask) / cost);
+    return run < kLongRun ? run : (run + kSpanPages - 1) / kSpanPages * kSpanPages;
+  };
+  const auto part_pages_of = [&](const AttentionTask& tile) -> int64_t {
+    return run_of(tile) < kLongRun ? 1 : kSpanPages;
+  };
+  const auto floats_of = [&](const AttentionTask& tile) {
+    const int64_t pages = part_pages_of(tile);
+    return (tile.end_page + pages - 1) / pages * rows_of(tile) * row_state(tile.layout.padded_dim);
+  };
+  int64_t floats = 0;
   for (const AttentionTask& tile : tiles) {
-    if (is_cut(tile)) floats += tile.end_page * rows_of(tile) * row_state(tile.layout.padded_dim);
+    if (is_cut(tile)) floats += floats_of(tile);
   }
-  float* parts = floats > 0 ? context.shared_scratch<float>(floats) : nullptr;
+  float* parts = floats > 0 ? context.shared_scratch<float>(static_cast<size_t>(floats)) : nullptr;
 
   std::vector<AttentionTask> pieces, merges;
   TaskList piece_tasks, merge_tasks;
   for (AttentionTask& tile : tiles) {
     int64_t run = tile.end_page;
     if (is_cut(tile)) {
-      const int64_t cost = page_cost(rows_of(tile), tile.head_dim);
-      run = std::max<int64_t>(1, std::max(share / 2, kSmallestTask) / cost);
+      run = run_of(tile);
       tile.parts = parts;
-      parts += tile.end_page * rows_of(tile) * row_state(tile.layout.padded_dim);
+      tile.part_pages = part_pages_of(tile);
+      parts += floats_of(tile);
       merges.push_back(tile);
-      merge_tasks.add(tile.end_page * rows_of(tile) * tile.layout.padded_dim / 4);
+      merge_tasks.add(floats_of(tile) / 4);
     }
     AttentionTask piece = tile;
     for (int64_t page = 0; page < tile.end_page; page += run) {

@@ -21,8 +21,8 @@
 //          and j + 4, j and j + 2, 0 and 1
 //   o[i] = fma over p in order from +0: fma(w'[p], v[p, i], o),  w' = w
 //          int8: w'[p] = w[p] times the position's value scale
-// The pages are merged in order, the first being the start; (M, L, O) is what there is and (m, l,
-// o) what a page gives:
+// The pages of a span, kSpanPages in a row, are merged in order, the first being the start, and the
+// spans are merged likewise; (M, L, O) is what there is and (m, l, o) what a page or a span gives:
 //   M' = max(m, M),  a = e(m - M'),  b = e(M - M')
 //   L' = fma(l, a, L * b),  O'[i] = fma(o[i], a, O[i] * b)
 //   out[i] = O[i] / L
@@ -35,7 +35,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/attention/attention_task.h"  // kPageTokens, kMaxHeadDim
+#include "kernels/attention/attention_task.h"  // kPageTokens, kSpanPages, kMaxHeadDim
 #include "kernels/context.h"
 #include "tensor/view.h"
 
@@ -103,9 +103,9 @@ struct AttentionJob {
 // size up to kMaxHeadDim, H a multiple of K. Does not fail, whatever numbers it meets.
 //
 // Work is cut into tiles of (job, kv head, consecutive tokens). Where few tokens have a long past
-// and threads would idle, a tile's past is cut into runs of pages too; what each page gives a row
-// then waits in the context's shared scratch, (d' + 16) floats per row and page: 1.6 % of a page
-// of bf16 for 4 rows of 64.
+// and threads would idle, a tile's past is cut too: into runs of spans where it has enough of them,
+// else of pages. What each span or page gives a row then waits in the context's shared scratch,
+// (d' + 16) floats per row: 1.6 MB for 8 rows of 64 after ten million positions.
 //
 // Source: Vaswani et al. 2017; grouped heads, Ainslie et al. 2023, arXiv 2305.13245; running
 // softmax, Milakov & Gimelshein 2018, arXiv 1805.02867; tiles, Dao et al. 2022, arXiv 2205.14135;

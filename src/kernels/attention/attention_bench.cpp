@@ -179,8 +179,12 @@ int main(int argc, char** argv) {
         add("prefill", s, type, tokens, depth,
             [=](benchmark::State& state) { bench_attention(state, s, type, 1, tokens, depth); });
       }
-      for (const auto& [sequences, depth] :
-           {std::pair<int64_t, int64_t>{1, 4096}, {1, 16384}, {1, 65536}, {1, 1 << 20}, {64, 20}, {64, 300}}) {
+      for (const auto& [sequences, depth] : {std::pair<int64_t, int64_t>{1, 4096},
+                                             {1, 16384},
+                                             {1, 65536},
+                                             {1, 1 << 20},
+                                             {64, 20},
+                                             {64, 300}}) {
         add("decode", s, type, sequences, depth,
             [=](benchmark::State& state) { bench_attention(state, s, type, sequences, 1, depth); });
       }

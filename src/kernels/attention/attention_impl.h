@@ -198,7 +198,8 @@ struct Tile {
   float* const q;       // scaled queries, groups of up to kRows rows, [d][rows of the group] each
   float* const scores;  // [rows, kPageTokens]
   float* const page;    // [rows, state]: what the page at hand gives
-  float* const total;   // [rows, state]: all pages so far
+  float* const span;    // [rows, state]: the span at hand so far
+  float* const total;   // [rows, state]: all spans so far
   float* const wide;    // the block at hand as floats
 
   explicit Tile(const AttentionTask& t)
@@ -210,7 +211,8 @@ struct Tile {
         q(t.scratch),
         scores(q + rows * padded),
         page(scores + rows * kPageTokens),
-        total(page + rows * state),
+        span(page + rows * state),
+        total(span + rows * state),
         wide(total + rows * state) {}
 
   // How many positions a row attends to, all pages together.
@@ -340,29 +342,46 @@ struct Tile {
     }
   }
 
+  // Merges what page p, or what begins with it, gives into what there is, for the rows that reach
+  // it.
+  void merge_rows(float* sum, const float* part, int64_t p) const {
+    for (int64_t row = 0; row < rows; ++row) {
+      if (positions(row) > p * kPageTokens) merge(sum + row * state, part + row * state, padded);
+    }
+  }
+
+  float* part(int64_t p) const { return task.parts + p / task.part_pages * rows * state; }
+
   void run() {
     take_queries();
-    for (int64_t p = task.first_page; p < task.end_page; ++p) {
-      if (task.parts != nullptr) {
-        visit(p, task.parts + p * rows * state);
-        continue;
-      }
-      visit(p, p == 0 ? total : page);
-      for (int64_t row = 0; p > 0 && row < rows; ++row) {
-        if (positions(row) > p * kPageTokens) {
-          merge(total + row * state, page + row * state, padded);
+    const bool by_page = task.parts != nullptr && task.part_pages == 1;
+    for (int64_t first = task.first_page; first < task.end_page;) {
+      const int64_t begin = first / kSpanPages * kSpanPages;
+      const int64_t end = begin + count(task.end_page, begin, kSpanPages);
+      // The first span is the start of all, the first page that of its span.
+      float* sum = task.parts != nullptr ? part(begin) : begin == 0 ? total : span;
+      for (int64_t p = first; p < end; ++p) {
+        if (by_page) {
+          visit(p, part(p));
+          continue;
         }
+        visit(p, p == begin ? sum : page);
+        if (p > begin) merge_rows(sum, page, p);
       }
+      if (sum == span) merge_rows(total, span, begin);
+      first = end;
     }
     if (task.parts == nullptr) finish_rows(total);
   }
 
   void run_merge() {
-    for (int64_t row = 0; row < rows; ++row) {
-      float* sum = task.parts + row * state;
-      for (int64_t p = 1; p * kPageTokens < positions(row); ++p) {
-        merge(sum, sum + p * rows * state, padded);
+    const int64_t pages = (positions(rows - 1) + kPageTokens - 1) / kPageTokens;
+    for (int64_t begin = 0; begin < pages; begin += kSpanPages) {
+      const int64_t end = begin + count(pages, begin, kSpanPages);
+      for (int64_t p = begin + task.part_pages; p < end; p += task.part_pages) {
+        merge_rows(part(begin), part(p), p);
       }
+      if (begin > 0) merge_rows(part(0), part(begin), begin);
     }
     finish_rows(task.parts);
   }

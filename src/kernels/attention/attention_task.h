@@ -8,6 +8,7 @@
 namespace drover {
 
 inline constexpr int64_t kPageTokens = 256;  // the fixed split of the softmax
+inline constexpr int64_t kSpanPages = 64;    // what pages give is merged in spans of so many
 inline constexpr int64_t kMaxHeadDim = 512;
 
 // Keys and values of a page lie in blocks of this many positions and panels of this many
@@ -47,17 +48,19 @@ struct AttentionTask {
   int64_t first_page;  // the pages to visit
   int64_t end_page;
   float* scratch;  // attention_scratch() floats
-  // Null: all pages are visited and the result goes to out. Else page p leaves its result in
-  // parts + p * rows * row_state(): a slice of the past, to be merged when all pages are there.
+  // Null: all pages are visited and the result goes to out. Else a slice of the past is visited
+  // that leaves parts, to be merged when all are there: one for each page or for each span, so many
+  // pages, the one that begins with page p at parts + p / part_pages * rows * row_state().
   float* parts;
+  int64_t part_pages;
 };
 
-// What one page, or all so far, give a row: padded_dim weighted sums, then maximum and sum.
+// What a page, a span, or all so far give a row: padded_dim weighted sums, then maximum and sum.
 inline constexpr int64_t row_state(int64_t padded_dim) { return padded_dim + 16; }
 
 inline constexpr int64_t attention_scratch(int64_t rows, int64_t padded_dim) {
   const int64_t widest = padded_dim > kPanelWidth ? padded_dim : kPanelWidth;
-  return rows * (kPageTokens + padded_dim + 2 * row_state(padded_dim)) + kBlockTokens * widest;
+  return rows * (kPageTokens + padded_dim + 3 * row_state(padded_dim)) + kBlockTokens * widest;
 }
 
 // Keys and values of `tokens` consecutive positions that lie in one block, for one kv head.

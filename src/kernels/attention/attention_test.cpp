@@ -202,8 +202,25 @@ TEST(Attention, ExponentialIsWithinTwoUlp) {
 std::vector<float> contract_row(const Sequence& s, const float* q, int64_t kv_head, int64_t seen) {
   const int64_t d = s.shape.d;
   const float c = 1.0f / std::sqrt(static_cast<float>(d));
-  float M = 0, L = 0;
-  std::vector<float> O;
+  struct State {
+    float m, l;
+    std::vector<float> o;
+  };
+  const auto merge = [](State& all, const State& one) {
+    const float m = std::max(one.m, all.m);
+    const float a = contract_exp(one.m - m), b = contract_exp(all.m - m);
+    for (size_t i = 0; i < all.o.size(); ++i) all.o[i] = std::fma(one.o[i], a, all.o[i] * b);
+    all.l = std::fma(one.l, a, all.l * b);
+    all.m = m;
+  };
+  State all, span;
+  const auto end_span = [&](int64_t last) {
+    if (last <= kSpanPages * kPageTokens) {
+      all = span;
+    } else {
+      merge(all, span);
+    }
+  };
   for (int64_t begin = 0; begin < seen; begin += kPageTokens) {
     const int64_t n = std::min(kPageTokens, seen - begin);
     std::vector<float> w(n), o(d);
@@ -226,17 +243,17 @@ std::vector<float> contract_row(const Sequence& s, const float* q, int64_t kv_he
     for (int width = 8; width > 0; width /= 2) {
       for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
     }
-    if (begin == 0) {
-      M = m, L = lanes[0], O = o;
-      continue;
+    const State page{m, lanes[0], o};
+    if (begin % (kSpanPages * kPageTokens) == 0) {
+      if (begin > 0) end_span(begin);
+      span = page;
+    } else {
+      merge(span, page);
     }
-    const float merged = std::max(m, M), a = contract_exp(m - merged), b = contract_exp(M - merged);
-    for (int64_t i = 0; i < d; ++i) O[i] = std::fma(o[i], a, O[i] * b);
-    L = std::fma(lanes[0], a, L * b);
-    M = merged;
   }
-  for (float& x : O) x /= L;
-  return O;
+  end_span(seen);
+  for (float& x : all.o) x /= all.l;
+  return all.o;
 }
 
 TEST(Attention, IsTheContractToTheBit) {
@@ -262,6 +279,57 @@ TEST(Attention, IsTheContractToTheBit) {
       }
     }
   }
+}
+
+// Two tokens after three spans and a bit. The second shape's pages cost so little that whole spans
+// are handed out, the first one's are handed out a few pages at a time.
+TEST(Attention, ManySpansAreTheContractToTheBitHoweverTheyAreCut) {
+  for (const Shape shape : {Shape{1, 2, 64}, Shape{2, 1, 5}}) {
+    for (const DType type : kTypes) {
+      if (shape.d == 64 && type == DType::kF32) continue;  // as the others, and slow to make
+      Context alone(1);
+      const int64_t positions = 3 * kSpanPages * kPageTokens + kPageTokens + 1;
+      Sequence s(shape, type, positions);
+      s.store(alone);
+      const auto q = random_floats(2 * shape.q_cols(), 25);
+      std::vector<float> expected;
+      for (int64_t row = 0; row < 2 * shape.kv_heads * shape.group; ++row) {
+        const int64_t t = row / (shape.kv_heads * shape.group);
+        const int64_t kv_head = row / shape.group % shape.kv_heads;
+        const auto one = contract_row(s, &q[row * shape.d], kv_head, positions - 1 + t);
+        expected.insert(expected.end(), one.begin(), one.end());
+      }
+      for (const Isa isa : available_isas()) {
+        for (const int threads : {1, 2, 8}) {
+          Context context(threads, isa);
+          EXPECT_TRUE(same_bits(s.attend(context, q, 2), expected))
+              << isa_name(isa) << ", " << dtype_name(type) << ", " << shape << ", " << threads
+              << " threads";
+        }
+      }
+    }
+  }
+}
+
+// The same page stands at all places but the last three. With equal scores every weight is 1, and
+// all sums are multiples of 256 below 2^32: exact.
+TEST(Attention, PositionsMayLieBeyondTwoToThe31) {
+  Context context(2);
+  Sequence s({1, 1, 1}, DType::kF32, 2 * kPageTokens);
+  std::fill(s.keys.begin(), s.keys.end(), 0.0f);
+  std::fill_n(s.values.begin(), kPageTokens, 0.0f);
+  std::fill_n(s.values.begin() + kPageTokens, kPageTokens, 0x1p22f);
+  s.store(context);
+  std::vector<std::byte*> pages(size_t{1} << 23, s.pages[0]);
+  pages.insert(pages.end(), 3, s.pages[1]);
+  KvPages view = s.view();
+  view.pages = pages.data();
+  const float q = 1.0f;
+  float out = 0;
+  const int64_t seen = (int64_t{1} << 31) + 3 * kPageTokens;
+  const AttentionJob job{{&q, 1, 1, 1}, view, seen - 1, {&out, 1, 1, 1}};
+  attention(context, {&job, 1});
+  EXPECT_EQ(out, 3 * 256 * 0x1p22f / static_cast<float>(seen));
 }
 
 TEST(Attention, WithoutACausalLimitIsTheContractToTheBit) {
