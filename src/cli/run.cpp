@@ -25,6 +25,7 @@ struct Run {
   std::string chat_format;
   bool raw = false;
   bool special = false;
+  std::string context_file, save_context;
   bool json = false;
   bool quiet = false;
 
@@ -72,6 +73,20 @@ std::vector<Token> Run::continue_text(const Tokenizer& tokenizer,
   return tokens;
 }
 
+// What a context file keeps, as the beginning of a prompt. Its pictures are known by name alone.
+Prompt text_of(const ContextFile& file, Token patch) {
+  const ContextText text = file.text();
+  Prompt out{{text.tokens.begin(), text.tokens.end()}};
+  for (const ContextPicture& p : text.pictures) {
+    auto picture = std::make_shared<EncodedPicture>();
+    picture->hash = p.hash;
+    const auto its = text.tokens.subspan(static_cast<size_t>(p.first), static_cast<size_t>(p.count));
+    picture->tokens.per_tile = std::count(its.begin(), its.end(), patch);
+    out.pictures.push_back(std::move(picture));
+  }
+  return out;
+}
+
 void Run::operator()() const {
   const std::string text = read_prompt();
   const auto context = model_flags.make_context();
@@ -80,10 +95,36 @@ void Run::operator()() const {
   const Tokenizer& tokenizer = model->tokenizer();
   const ChatFormat format = raw ? ChatFormat::kNone : choose_chat_format(*model, chat_format);
 
+  EngineOptions engine_options = model_flags.engine_options();
+  std::shared_ptr<const ContextFile> known;
+  if (!context_file.empty()) {
+    if (!system.empty()) {
+      throw Error(ErrorKind::kUsage, "system: the text of the context file has begun already",
+                  "give --system when the file is made");
+    }
+    known = ContextFile::open(context_file, context_identity(*model, engine_options),
+                              context->threads);
+    if (known->damaged_header()) warn("the context file's newest save is lost; this is the one before");
+  }
+  if (!save_context.empty()) check_can_create(save_context);
+
   const Pictures pictures(*model, images);
   const std::vector<Part> parts = place_pictures(text, pictures.tokens());
   Prompt shown;
-  if (format == ChatFormat::kNone) {
+  if (known) {
+    shown = text_of(*known, model->has_vision() ? model->vision().config.patch_token.value_or(-1) : -1);
+    std::vector<Token> next;
+    if (format == ChatFormat::kNone) {
+      append_parts(tokenizer, parts, special, next);
+    } else {
+      next = render_next_turn(format, tokenizer, {"user", parts});
+    }
+    shown.tokens.insert(shown.tokens.end(), next.begin(), next.end());
+    if (engine_options.context == 0) {
+      // Room for what is known, and for as much talk as there would be without it.
+      engine_options.context = std::min(model->config().context, known->length() + 32768);
+    }
+  } else if (format == ChatFormat::kNone) {
     shown.tokens = continue_text(tokenizer, parts);
   } else {
     std::vector<Message> messages;
@@ -92,10 +133,15 @@ void Run::operator()() const {
     shown.tokens = render_chat(format, tokenizer, messages, /*add_generation_prompt=*/true);
   }
 
-  Engine engine(*model, *context, model_flags.engine_options());
+  Engine engine(*model, *context, engine_options);
   engine.expect_room(static_cast<int64_t>(shown.tokens.size()));
+  if (known) engine.adopt(known);
   const auto looking = std::chrono::steady_clock::now();
-  shown.pictures = pictures.encode(*model, *context);
+  engine.call([&] {
+    for (auto& picture : pictures.encode(*model, *context)) {
+      shown.pictures.push_back(std::move(picture));
+    }
+  });
   const double picture_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - looking).count();
   GenerateOptions options = sampling.options(*model, format);
@@ -120,6 +166,7 @@ void Run::operator()() const {
     out["seed"] = options.sampling.seed;
     out["prompt_tokens"] = answer.prompt_tokens;
     if (!images.empty()) out["picture_seconds"] = picture_seconds;
+    if (known) out["cached_tokens"] = answer.cached_tokens;
     out["answer_tokens"] = answer.tokens.size();
     out["prompt_seconds"] = answer.prompt_seconds;
     out["answer_seconds"] = answer.answer_seconds;
@@ -127,6 +174,11 @@ void Run::operator()() const {
   } else {
     print_out("\n");
     if (!quiet && ::isatty(STDERR_FILENO) == 1) fmt::print(stderr, "[{}]\n", speed_line(answer));
+  }
+  // The answer is there, whatever becomes of the file.
+  if (!save_context.empty()) {
+    shown.tokens.insert(shown.tokens.end(), answer.tokens.begin(), answer.tokens.end());
+    engine.save(save_context, shown);
   }
   if (answer.finish == FinishReason::kCancelled) throw_error(ErrorKind::kCancelled, "stopped");
 }
@@ -154,6 +206,19 @@ void add_run(CLI::App& app) {
   command->add_flag("--special", run->special,
                     "Control tokens show in the answer; with --raw, their names in the prompt "
                     "become those tokens");
+  const std::string kept = "Reading once";
+  command
+      ->add_option("--save-context", run->save_context,
+                   "Keep what was read and said in this file; one that has its beginning is appended\n"
+                   "to. With --max-tokens 0 the prompt is only read")
+      ->type_name("FILE")
+      ->group(kept);
+  command
+      ->add_option("--context-file", run->context_file,
+                   "Go on after what this file keeps, of the same model and --cache-type; the prompt\n"
+                   "is the next turn, or with --raw what follows")
+      ->type_name("FILE")
+      ->group(kept);
   command->add_flag("--json", run->json, "Print one JSON object when done");
   command->add_flag("-q,--quiet", run->quiet, "No line about speed");
   run->model_flags.add_machine(*command);

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "engine/stop_finder.h"
+#include "model/fingerprint.h"
 #include "text/detokenizer.h"
 
 namespace drover {
@@ -69,6 +70,13 @@ DType choose_cache_type(const Model& model, std::optional<DType> asked) {
   return model.weights().layers.front().wk.type == DType::kF32 ? DType::kF32 : DType::kBF16;
 }
 
+ContextIdentity context_identity(const Model& model, const EngineOptions& options) {
+  return {.model = fingerprint(model),
+          .tokenizer = fingerprint(model.tokenizer().vocabulary()),
+          .vocab = model.config().vocab,
+          .layout = model.config().cache_layout(choose_cache_type(model, options.cache_type))};
+}
+
 std::string_view finish_reason_name(FinishReason reason) {
   switch (reason) {
     case FinishReason::kStop:
@@ -91,6 +99,7 @@ struct Scheduler::Job {
   Events events;
   std::vector<PlacedPicture> pictures;
   std::vector<const float*> embeddings;  // as SequenceSlice::embeddings; empty without pictures
+  int64_t must_know = 0;  // tokens that only what was read before can give: pictures of a file
   int64_t longest = 0;                   // tokens of prompt and answer together, at most
   std::vector<Answer> answers;
   int64_t unfinished = 0;  // answers
@@ -202,7 +211,7 @@ void Scheduler::expect_prompt(const Prompt& prompt) const {
   }
   std::vector<PictureTokens> pictures;
   for (const auto& picture : prompt.pictures) {
-    DROVER_CHECK(picture->embedding == model_.config().hidden);
+    DROVER_CHECK(picture->unseen() || picture->embedding == model_.config().hidden);
     pictures.push_back(picture->tokens);
   }
   expect_patches(prompt.tokens, pictures);
@@ -220,7 +229,7 @@ static void place(const Prompt& prompt, Token patch, std::vector<PlacedPicture>&
     const int64_t at = static_cast<int64_t>(i);
     if (row == 0) placed.push_back({at, at, picture.hash});
     placed.back().end = at + 1;
-    embeddings[i] = picture.row(row);
+    if (!picture.unseen()) embeddings[i] = picture.row(row);
     if (++row == picture.tokens.patches()) {
       ++next;
       row = 0;
@@ -248,6 +257,9 @@ std::shared_ptr<Scheduler::Job> Scheduler::prepare(Request request, Events event
   if (!job->request.prompt.pictures.empty()) {
     place(job->request.prompt, *model_.vision().config.patch_token, job->pictures,
           job->embeddings);
+    for (size_t i = 0; i < job->pictures.size(); ++i) {
+      if (job->request.prompt.pictures[i]->unseen()) job->must_know = job->pictures[i].end;
+    }
   }
   const int64_t samples = job->request.samples;
   const int64_t wanted =
@@ -293,6 +305,12 @@ bool Scheduler::admit(Job& job) {
   // The last token is computed anew, for its logits.
   const PrefixTree::Match known =
       tree_.match(job.request.salt, {job.request.prompt.tokens, job.pictures}, prompt - 1);
+  if (known.length < job.must_know) {
+    throw Error(ErrorKind::kNotFound,
+                fmt::format("prompt: expected {} known tokens with their pictures, found {}",
+                            job.must_know, known.length),
+                "show the pictures again");
+  }
   tree_.pin(known.node);
   const int64_t first = pages_for(job.longest, known.length);
   const int64_t others = (samples - 1) * pages_for(job.longest, prompt);
@@ -393,7 +411,16 @@ void Scheduler::learn(int64_t answers, int64_t prompt_tokens, double seconds) {
 
 bool Scheduler::step() {
   drop_cancelled();
-  while (!waiting_.empty() && admit(*waiting_.front())) waiting_.pop_front();
+  while (!waiting_.empty()) {
+    const std::shared_ptr<Job> job = waiting_.front();
+    try {
+      if (!admit(*job)) break;
+      waiting_.pop_front();
+    } catch (...) {
+      waiting_.pop_front();
+      if (job->events.done) job->events.done({}, std::current_exception());
+    }
+  }
   if (running_.empty()) return !waiting_.empty();
 
   // The batch: a token of every answer, then prompts in turn.
@@ -656,6 +683,67 @@ void Scheduler::score(const Prompt& prompt, const EachLogits& each, const Progre
     each(first, out);
     if (progress) progress(first + n, tokens.size());
   }
+}
+
+void Scheduler::adopt(std::shared_ptr<const ContextFile> file) {
+  std::vector<PlacedPicture> pictures;
+  for (const ContextPicture& p : file->text().pictures) {
+    pictures.push_back({p.first, p.first + p.count, p.hash});
+  }
+  const TextView text{file->text().tokens, pictures};
+  const int64_t length = file->length();
+  const auto page = [&](int64_t layer, int64_t i) {
+    // Nobody writes to a page that others hold, and the file always holds its own.
+    return PageRef(file, const_cast<std::byte*>(file->pages(layer)[static_cast<size_t>(i)]));
+  };
+  KvCache cache(layout_, length, pool_);
+  const uint64_t user = next_user_++;
+  PrefixTree::Node* node = nullptr;
+  for (int64_t at = 0; at < length; at += kPageTokens) {
+    std::vector<PageRef> global, local;
+    const int64_t begin = layout_.chunk_begin(length - 1);
+    for (int64_t layer = 0; layer < model_.config().layer_count(); ++layer) {
+      if (!layout_.chunked[static_cast<size_t>(layer)]) {
+        global.push_back(page(layer, at / kPageTokens));
+      } else if (at >= begin && !file->pages(layer).empty() && layout_.chunk % kPageTokens == 0) {
+        local.push_back(page(layer, (at - begin) / kPageTokens));
+      }
+    }
+    const int64_t end = std::min(at + kPageTokens, length);
+    cache.adopt(global, local, end - at);
+    node = tree_.insert({}, node, text, at, end, cache, /*rings=*/!local.empty(), user);
+  }
+  files_.push_back(std::move(file));
+}
+
+ContextSaved Scheduler::save(const std::filesystem::path& path, const Prompt& text) {
+  std::vector<PlacedPicture> placed;
+  std::vector<const float*> embeddings;
+  if (!text.pictures.empty()) {
+    place(text, *model_.vision().config.patch_token, placed, embeddings);
+  }
+  const PrefixTree::Match known = tree_.match({}, {text.tokens, placed}, text.tokens.size());
+  if (known.length == 0) {
+    throw_error(ErrorKind::kNotFound, "context: nothing of {} tokens is known any more",
+                text.tokens.size());
+  }
+  KvCache cache(layout_, known.length, pool_);
+  tree_.fill(known, cache);
+  std::vector<ContextPicture> pictures;
+  for (const PlacedPicture& p : placed) {
+    if (p.end <= known.length) pictures.push_back({p.hash, p.first, p.end - p.first});
+  }
+  std::vector<PageList> pages;
+  for (size_t layer = 0; layer < layout_.chunked.size(); ++layer) {
+    const int64_t held = layout_.chunked[layer] ? known.length - layout_.chunk_begin(known.length)
+                                                : known.length;
+    pages.emplace_back(cache.pages(static_cast<int64_t>(layer)).pages,
+                       static_cast<size_t>((held + kPageTokens - 1) / kPageTokens));
+  }
+  const std::span tokens(text.tokens);
+  return save_context(path, identity(),
+                      {tokens.first(static_cast<size_t>(known.length)), pictures}, pages,
+                      context_.threads);
 }
 
 SchedulerState Scheduler::state() const {
