@@ -71,6 +71,21 @@ void ModelFlags::add_engine(CLI::App& command) {
       ->type_name("FOLDER")
       ->group(group)
       ->envname("DROVER_CACHE_DIR");
+  command
+      .add_option("--attention", attention,
+                  "How global layers read the past: exact; bounded, leaving out what is certain to\n"
+                  "hold less than --epsilon of the attention; budget, the --pages of 256 tokens that\n"
+                  "may count most")
+      ->check(CLI::IsMember({"exact", "bounded", "budget"}))
+      ->type_name("MODE")
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--epsilon", epsilon, "Of --attention bounded")
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--pages", pages, "Of --attention budget")
+      ->group(group)
+      ->capture_default_str();
   const std::string exact = "Exact shortcuts, for the comparison";
   command
       .add_flag("--no-dead-prefill", no_dead_prefill,
@@ -124,6 +139,15 @@ EngineOptions ModelFlags::engine_options() const {
   options.cache_dir = cache_dir;
   options.shortcuts = {.dead_prefill = !no_dead_prefill, .positions_in_chunk = !absolute_positions};
   options.chunk_reuse = !no_chunk_reuse;
+  if (attention != "exact") {
+    if (!(epsilon >= 0 && epsilon < 1)) {
+      throw_error(ErrorKind::kUsage, "epsilon: expected 0 or more and less than 1, got {}", epsilon);
+    }
+    if (pages < 2) throw_error(ErrorKind::kUsage, "pages: expected at least 2, got {}", pages);
+    const auto mode =
+        attention == "bounded" ? PageChoice::Mode::kBounded : PageChoice::Mode::kBudget;
+    options.choice = PageChoice{.mode = mode, .epsilon = epsilon, .pages = pages};
+  }
   if (!cache_type.empty()) {
     options.cache_type = cache_type_from_name(cache_type);
     if (!options.cache_type) {
@@ -287,12 +311,18 @@ std::string speed_line(const Answer& answer) {
   const auto rate = [](int64_t tokens, double seconds) {
     return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
   };
+  // What budget mode promises to tell.
+  const std::string kept =
+      answer.visits.seen > 0
+          ? fmt::format("; {} of {} pages visited, at least {:.4f} of the attention kept",
+                        answer.visits.visited, answer.visits.seen, answer.visits.kept)
+          : "";
   return fmt::format(
       "prompt {} tokens ({} from the cache), {:.1f} tokens/s; answer {} tokens, {:.1f} tokens/s; "
-      "{}",
+      "{}{}",
       answer.prompt_tokens, answer.cached_tokens, rate(read, answer.prompt_seconds),
       answer.tokens.size(), rate(static_cast<int64_t>(answer.tokens.size()), answer.answer_seconds),
-      finish_reason_name(answer.finish));
+      finish_reason_name(answer.finish), kept);
 }
 
 }  // namespace drover

@@ -170,6 +170,11 @@ void Run::operator()() const {
     out["answer_tokens"] = answer.tokens.size();
     out["prompt_seconds"] = answer.prompt_seconds;
     out["answer_seconds"] = answer.answer_seconds;
+    if (answer.visits.seen > 0) {
+      out["pages_seen"] = answer.visits.seen;
+      out["pages_visited"] = answer.visits.visited;
+      out["attention_kept"] = answer.visits.kept;
+    }
     print_out(boost::json::serialize(out) + '\n');
   } else {
     print_out("\n");

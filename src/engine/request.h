@@ -13,6 +13,7 @@
 #include "base/progress.h"
 #include "engine/prompt.h"
 #include "engine/sampler.h"
+#include "kernels/attention/attention.h"
 #include "tensor/view.h"
 
 namespace drover {
@@ -37,6 +38,7 @@ struct Answer {
   int64_t cached_tokens = 0;  // of the prompt, not computed again
   double prompt_seconds = 0;  // from where its reading began
   double answer_seconds = 0;
+  PageVisits visits;  // of global layers, where not all pages are wanted
 };
 
 // What a request tells while it is worked on, on the thread that owns the model: whoever listens

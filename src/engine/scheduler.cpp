@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <numeric>
 
@@ -71,10 +72,22 @@ DType choose_cache_type(const Model& model, std::optional<DType> asked) {
 }
 
 ContextIdentity context_identity(const Model& model, const EngineOptions& options) {
-  return {.model = fingerprint(model),
+  Digest whose = fingerprint(model);
+  const CacheLayout layout =
+      model.config().cache_layout(choose_cache_type(model, options.cache_type));
+  // What a global layer leaves out, the keys and values of the next one show.
+  if (options.choice && layout.global_layers() > 1) {
+    Sha256 hash;
+    hash.update(std::as_bytes(std::span(whose)));
+    hash.update_number(static_cast<int64_t>(options.choice->mode));
+    hash.update_number(std::bit_cast<int32_t>(options.choice->epsilon));
+    hash.update_number(options.choice->pages);
+    whose = hash.finish();
+  }
+  return {.model = whose,
           .tokenizer = fingerprint(model.tokenizer().vocabulary()),
           .vocab = model.config().vocab,
-          .layout = model.config().cache_layout(choose_cache_type(model, options.cache_type))};
+          .layout = layout};
 }
 
 std::string_view finish_reason_name(FinishReason reason) {
@@ -161,6 +174,7 @@ Scheduler::Scheduler(const Model& model, Context& context, const EngineOptions& 
       tree_(layout_),
       decoder_(context, model.config(), model.weights(), options.shortcuts) {
   decoder_.observe(options.observer);
+  decoder_.choose(options.choice);
   if (options.batch < 1) {
     throw_error(ErrorKind::kUsage, "batch: expected at least 1 token, got {}", options.batch);
   }
@@ -434,6 +448,7 @@ bool Scheduler::step() {
   for (const auto& owned : running_) {
     Sequence& s = *owned;
     SequenceSlice slice{&s.cache, {}, 1};
+    slice.visits = &s.answer.visits;
     if (s.reading()) {
       if (budget == 0) continue;
       s.cache.leave_shared_ring();

@@ -42,6 +42,7 @@ struct EngineOptions {
   std::filesystem::path cache_dir = {};  // pages lie in a file there; empty: in memory
   int64_t parallel = 64;     // answers that are written at the same time, at most
   Shortcuts shortcuts = {};
+  std::optional<PageChoice> choice = std::nullopt;  // which pages global layers visit; unset: all
   bool chunk_reuse = true;   // PrefixTree::adopt_chunk
   InputObserver* observer = nullptr;  // of the decoder; must outlive the engine
 };
