@@ -26,6 +26,7 @@ struct Run {
   bool raw = false;
   bool special = false;
   std::string context_file, save_context;
+  int64_t prompt_tokens = 0;
   bool json = false;
   bool quiet = false;
 
@@ -36,7 +37,7 @@ struct Run {
 
 std::string Run::read_prompt() const {
   if (prompt && *prompt != "-") {
-    if (prompt->empty())
+    if (prompt->empty() && !(raw && !context_file.empty()))
       throw_error(ErrorKind::kUsage, "prompt: expected a text, got an empty one");
     return *prompt;
   }
@@ -73,6 +74,10 @@ std::vector<Token> Run::continue_text(const Tokenizer& tokenizer,
   return tokens;
 }
 
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 // What a context file keeps, as the beginning of a prompt. Its pictures are known by name alone.
 Prompt text_of(const ContextFile& file, Token patch) {
   const ContextText text = file.text();
@@ -97,13 +102,16 @@ void Run::operator()() const {
 
   EngineOptions engine_options = model_flags.engine_options();
   std::shared_ptr<const ContextFile> known;
+  double context_seconds = 0;
   if (!context_file.empty()) {
     if (!system.empty()) {
       throw Error(ErrorKind::kUsage, "system: the text of the context file has begun already",
                   "give --system when the file is made");
     }
+    const auto opening = std::chrono::steady_clock::now();
     known = ContextFile::open(context_file, context_identity(*model, engine_options),
                               context->threads);
+    context_seconds = seconds_since(opening);
     if (known->damaged_header()) warn("the context file's newest save is lost; this is the one before");
   }
   if (!save_context.empty()) check_can_create(save_context);
@@ -133,17 +141,29 @@ void Run::operator()() const {
     shown.tokens = render_chat(format, tokenizer, messages, /*add_generation_prompt=*/true);
   }
 
+  if (prompt_tokens != 0) {
+    const int64_t got = static_cast<int64_t>(shown.tokens.size());
+    if (prompt_tokens < 1 || prompt_tokens > got || !images.empty()) {
+      throw_error(ErrorKind::kUsage, "prompt-tokens: expected 1 to {}, and no picture, got {}", got,
+                  prompt_tokens);
+    }
+    shown.tokens.resize(static_cast<size_t>(prompt_tokens));
+  }
+
   Engine engine(*model, *context, engine_options);
   engine.expect_room(static_cast<int64_t>(shown.tokens.size()));
-  if (known) engine.adopt(known);
+  if (known) {
+    const auto adopting = std::chrono::steady_clock::now();
+    engine.adopt(known);
+    context_seconds += seconds_since(adopting);
+  }
   const auto looking = std::chrono::steady_clock::now();
   engine.call([&] {
     for (auto& picture : pictures.encode(*model, *context)) {
       shown.pictures.push_back(std::move(picture));
     }
   });
-  const double picture_seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - looking).count();
+  const double picture_seconds = seconds_since(looking);
   GenerateOptions options = sampling.options(*model, format);
   options.show_special = special;
   Answer answer;
@@ -166,7 +186,8 @@ void Run::operator()() const {
     out["seed"] = options.sampling.seed;
     out["prompt_tokens"] = answer.prompt_tokens;
     if (!images.empty()) out["picture_seconds"] = picture_seconds;
-    if (known) out["cached_tokens"] = answer.cached_tokens;
+    out["cached_tokens"] = answer.cached_tokens;
+    if (known) out["context_seconds"] = context_seconds;
     out["answer_tokens"] = answer.tokens.size();
     out["prompt_seconds"] = answer.prompt_seconds;
     out["answer_seconds"] = answer.answer_seconds;
@@ -211,6 +232,8 @@ void add_run(CLI::App& app) {
   command->add_flag("--special", run->special,
                     "Control tokens show in the answer; with --raw, their names in the prompt "
                     "become those tokens");
+  command->add_option("--prompt-tokens", run->prompt_tokens,
+                      "Read only so many tokens, the first of the prompt");
   const std::string kept = "Reading once";
   command
       ->add_option("--save-context", run->save_context,

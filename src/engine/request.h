@@ -19,10 +19,10 @@
 namespace drover {
 
 struct GenerateOptions {
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   int64_t max_tokens = -1;         // -1: until the model stops or the context is full
-  std::vector<std::string> stop;   // strings that end the answer and are not part of it
-  std::vector<Token> stop_tokens;  // as the chat format and the model say
+  std::vector<std::string> stop = {};   // strings that end the answer and are not part of it
+  std::vector<Token> stop_tokens = {};  // as the chat format and the model say
   bool show_special = false;       // control tokens appear in the text
 };
 

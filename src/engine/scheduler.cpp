@@ -381,7 +381,8 @@ void Scheduler::drop_cancelled() {
 
 // Chunks that are known from elsewhere, and stand alone, are taken over.
 void Scheduler::skip_known_chunks(Sequence& s) {
-  if (!options_.chunk_reuse || !options_.shortcuts.dead_prefill || !tree_.chunks_stand_alone()) {
+  if (!options_.chunk_reuse || !options_.shortcuts.dead_prefill ||
+      !options_.shortcuts.positions_in_chunk || !tree_.chunks_stand_alone()) {
     return;
   }
   const int64_t live = layout_.chunk_begin(s.job->prompt() - 1);
