@@ -314,15 +314,25 @@ void PrefixTree::index_chunk(Node* last) {
   chunks_.emplace(last->chunk_hash, last);
 }
 
+std::vector<std::shared_ptr<const PrefixTree::Piece>> PrefixTree::chunk_pieces(
+    TextView text, int64_t begin) const {
+  std::vector<std::shared_ptr<const Piece>> out;
+  for (int64_t at = begin; at < begin + layout_.chunk; at += kPageTokens) {
+    out.push_back(std::make_shared<const Piece>(text, at, at + kPageTokens));
+  }
+  return out;
+}
+
+bool PrefixTree::knows_chunk(std::string_view salt, TextView text, int64_t begin) {
+  return stand_alone_ && find_chunk(root(salt)->salt, chunk_pieces(text, begin)) != nullptr;
+}
+
 PrefixTree::Node* PrefixTree::adopt_chunk(std::string_view salt, Node* parent, TextView text,
                                           int64_t begin, KvCache& cache, uint64_t user) {
   if (!stand_alone_) return nullptr;
   DROVER_CHECK(begin == cache.length() && begin % layout_.chunk == 0);
   if (parent == nullptr) parent = root(salt);
-  std::vector<std::shared_ptr<const Piece>> pieces;
-  for (int64_t at = begin; at < begin + layout_.chunk; at += kPageTokens) {
-    pieces.push_back(std::make_shared<const Piece>(text, at, at + kPageTokens));
-  }
+  const auto pieces = chunk_pieces(text, begin);
   Node* last = find_chunk(parent->salt, pieces);
   if (last == nullptr) return nullptr;
   std::vector<Node*> path;

@@ -89,6 +89,8 @@ class PrefixTree {
   // `parent`; returns its last node, with the user's pin moved to it. Else null.
   Node* adopt_chunk(std::string_view salt, Node* parent, TextView text, int64_t begin,
                     KvCache& cache, uint64_t user);
+  // Whether it could.
+  bool knows_chunk(std::string_view salt, TextView text, int64_t begin);
   bool chunks_stand_alone() const { return stand_alone_; }
 
   // Gives up what nobody uses, the longest unused first, until `wanted` pages of the pools are
@@ -111,6 +113,7 @@ class PrefixTree {
   void remove(Node* leaf);
   void touch(Node* node);
   void index_chunk(Node* last);
+  std::vector<std::shared_ptr<const Piece>> chunk_pieces(TextView text, int64_t begin) const;
   Node* find_chunk(const std::string* salt, std::span<const std::shared_ptr<const Piece>> pieces);
 
   const CacheLayout layout_;

@@ -379,22 +379,30 @@ void Scheduler::drop_cancelled() {
   for (Sequence* sequence : ending) finish(*sequence, *sequence->job->ending());
 }
 
-// Chunks that are known from elsewhere, and stand alone, are taken over.
-void Scheduler::skip_known_chunks(Sequence& s) {
+// Chunks that are known from elsewhere, and stand alone, are taken over. Returns how many tokens of
+// the next n are to be read before there is another.
+int64_t Scheduler::skip_known_chunks(Sequence& s, int64_t n) {
   if (!options_.chunk_reuse || !options_.shortcuts.dead_prefill ||
       !options_.shortcuts.positions_in_chunk || !tree_.chunks_stand_alone()) {
-    return;
+    return n;
   }
+  const std::string& salt = s.job->request.salt;
   const int64_t live = layout_.chunk_begin(s.job->prompt() - 1);
   while (s.cache.length() % layout_.chunk == 0 && s.cache.length() < live &&
          s.kept == s.cache.length()) {
-    PrefixTree::Node* node = tree_.adopt_chunk(s.job->request.salt, s.node, s.view(),
-                                               s.cache.length(), s.cache, s.user);
+    PrefixTree::Node* node =
+        tree_.adopt_chunk(salt, s.node, s.view(), s.cache.length(), s.cache, s.user);
     if (node == nullptr) break;
     s.node = node;
     s.kept = s.cache.length();
     s.answer.cached_tokens += layout_.chunk;
   }
+  const int64_t end = std::min(s.cache.length() + n, live);
+  for (int64_t at = layout_.chunk_begin(s.cache.length()) + layout_.chunk; at < end;
+       at += layout_.chunk) {
+    if (tree_.knows_chunk(salt, s.view(), at)) return at - s.cache.length();
+  }
+  return n;
 }
 
 // Tokens of prompts that a step takes beside so many answers.
@@ -453,9 +461,9 @@ bool Scheduler::step() {
     if (s.reading()) {
       if (budget == 0) continue;
       s.cache.leave_shared_ring();
-      skip_known_chunks(s);
+      int64_t n = skip_known_chunks(s, budget);
       const int64_t first = s.cache.length(), prompt = s.job->prompt();
-      int64_t n = std::min(budget, prompt - first);
+      n = std::min(n, prompt - first);
       slice.live = prompt - 1;
       // Where a ring's pages are shared, or will be, its chunk is left before the next begins: so
       // no more pages are taken than were promised.

@@ -121,7 +121,7 @@ class Scheduler {
   bool admit(Job& job);
   int64_t prompt_budget(int64_t answers) const;
   void learn(int64_t answers, int64_t prompt_tokens, double seconds);
-  void skip_known_chunks(Sequence& sequence);
+  int64_t skip_known_chunks(Sequence& sequence, int64_t n);
   void take_room(std::span<const SequenceSlice> slices);
   void run_batch(std::span<Sequence* const> batch, std::span<const SequenceSlice> slices,
                  int64_t rows, int64_t answers, int64_t prompt_tokens);
