@@ -120,7 +120,7 @@ void PrefixTree::touch(Node* node) {
   }
 }
 
-PrefixTree::Match PrefixTree::match(std::string_view salt, TextView text, int64_t most) {
+PrefixTree::Match PrefixTree::longest(std::string_view salt, TextView text, int64_t most) {
   const auto root = roots_.find(std::string(salt));
   if (root == roots_.end()) return {};
   Node* node = root->second.get();
@@ -144,7 +144,13 @@ PrefixTree::Match PrefixTree::match(std::string_view salt, TextView text, int64_
       }
     }
   }
+  if (out.length == 0) return {};
+  touch(out.node);
+  return out;
+}
 
+PrefixTree::Match PrefixTree::match(std::string_view salt, TextView text, int64_t most) {
+  Match out = longest(salt, text, most);
   // Inside a chunk the rings of all its tokens must be there; else it goes on where it begins.
   const int64_t border = layout_.chunk_begin(out.length);
   if (layout_.chunk > 0 && out.length > border) {
@@ -158,9 +164,7 @@ PrefixTree::Match PrefixTree::match(std::string_view salt, TextView text, int64_
       out.partial = border - out.node->begin;
     }
   }
-  if (out.length == 0) return {};
-  touch(out.node);
-  return out;
+  return out.length > 0 ? out : Match{};
 }
 
 void PrefixTree::pin(Node* node) {
@@ -198,7 +202,7 @@ void PrefixTree::fill(const Match& match, KvCache& cache) const {
     const bool in_chunk = rings && (*n)->begin >= border;
     cache.adopt((*n)->global, in_chunk ? std::span(std::as_const((*n)->local)) : std::span<const PageRef>{}, tokens);
   }
-  DROVER_CHECK(cache.length() == match.length && cache.ring_complete());
+  DROVER_CHECK(cache.length() == match.length);
 }
 
 PrefixTree::Node* PrefixTree::add(Node* parent, std::shared_ptr<const Piece> piece,

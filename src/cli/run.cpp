@@ -204,6 +204,12 @@ void Run::operator()() const {
   // The answer is there, whatever becomes of the file.
   if (!save_context.empty()) {
     shown.tokens.insert(shown.tokens.end(), answer.tokens.begin(), answer.tokens.end());
+    // The last token was said and not read: nothing hung on it yet.
+    GenerateOptions read_only = options;
+    read_only.max_tokens = 0;
+    if (static_cast<int64_t>(shown.tokens.size()) <= engine.context()) {
+      engine.generate(shown, read_only);
+    }
     engine.save(save_context, shown);
   }
   if (answer.finish == FinishReason::kCancelled) throw_error(ErrorKind::kCancelled, "stopped");

@@ -746,7 +746,7 @@ ContextSaved Scheduler::save(const std::filesystem::path& path, const Prompt& te
   if (!text.pictures.empty()) {
     place(text, *model_.vision().config.patch_token, placed, embeddings);
   }
-  const PrefixTree::Match known = tree_.match({}, {text.tokens, placed}, text.tokens.size());
+  const PrefixTree::Match known = tree_.longest({}, {text.tokens, placed}, text.tokens.size());
   if (known.length == 0) {
     throw_error(ErrorKind::kNotFound, "context: nothing of {} tokens is known any more",
                 text.tokens.size());
@@ -759,8 +759,11 @@ ContextSaved Scheduler::save(const std::filesystem::path& path, const Prompt& te
   }
   std::vector<PageList> pages;
   for (size_t layer = 0; layer < layout_.chunked.size(); ++layer) {
-    const int64_t held = layout_.chunked[layer] ? known.length - layout_.chunk_begin(known.length)
-                                                : known.length;
+    int64_t held = known.length;
+    if (layout_.chunked[layer]) {
+      const int64_t begin = layout_.chunk_begin(known.length);
+      held = known.length > begin && cache.ring_holds(begin) ? known.length - begin : 0;
+    }
     pages.emplace_back(cache.pages(static_cast<int64_t>(layer)).pages,
                        static_cast<size_t>((held + kPageTokens - 1) / kPageTokens));
   }
