@@ -132,11 +132,8 @@ class ContextReader {
     uint32_t expected;
   };
   struct TextPart {
-    std::vector<std::byte> bytes;
-    int64_t begin = 0;  // of the segment's tokens
-    int64_t count = 0;  // of them
-    int64_t end = 0;    // how far they count
-    int64_t pictures = 0;
+    std::vector<int32_t> tokens;
+    std::vector<ContextPicture> pictures;
   };
 
   void follow(IndexPlace place, uint64_t border) {
@@ -249,20 +246,52 @@ class ContextReader {
     }
   }
 
+  // Tokens [kept, end) are from this segment, and the pictures that begin among them. What else is
+  // in it may be more than memory holds, so it passes through a buffer.
   void take_text(const SegmentIndex& index, uint64_t begin, int64_t end) {
+    if (end <= index.kept) return;
     const uint64_t pages =
         static_cast<uint64_t>(index.full_pages() * shape_.global) + index.tail_pages(shape_);
-    TextPart part{std::vector<std::byte>(index.text_bytes()), index.kept, index.length - index.kept,
-                  end, index.pictures};
     const uint64_t offset = begin + pages * shape_.stride;
-    read_exactly(file_, part.bytes, offset, path_);
-    const std::span<const std::byte> bytes(part.bytes);
-    for (uint64_t at = 0; at < bytes.size(); at += kChecksumBlock) {
-      check(bytes.subspan(at, std::min(kChecksumBlock, bytes.size() - at)), offset + at,
+    const auto tokens = static_cast<uint64_t>(end - index.kept) * sizeof(int32_t);
+    const auto records = static_cast<uint64_t>(index.length - index.kept) * sizeof(int32_t);
+    TextPart part;
+    part.tokens.resize(tokens / sizeof(int32_t));
+    std::vector<std::byte> pictures(static_cast<uint64_t>(index.pictures) * kPictureBytes);
+    const auto buffer = text_buffer_.span();
+    for (uint64_t at = 0; at < index.text_bytes(); at += kChecksumBlock) {
+      const auto block = buffer.first(std::min(kChecksumBlock, index.text_bytes() - at));
+      read_exactly(file_, block, offset + at, path_);
+      check(block, offset + at,
             index.checksums[pages * checksum_blocks(shape_.stride) + at / kChecksumBlock]);
+      copy_common(block, at, std::as_writable_bytes(std::span(part.tokens)), 0);
+      copy_common(block, at, pictures, records);
     }
-    out_->used_bytes_ += bytes.size();
+    out_->used_bytes_ += index.text_bytes();
+
+    ByteReader in(pictures, path_);
+    for (int64_t i = 0; i < index.pictures; ++i) {
+      ContextPicture picture;
+      const auto hash = in.take(picture.hash.size(), "picture");
+      std::memcpy(picture.hash.data(), hash.data(), hash.size());
+      picture.first = in.scalar<int64_t>("picture");
+      picture.count = in.scalar<int64_t>("picture");
+      // What a later save does not keep does not count.
+      if (picture.first >= end) continue;
+      if (++pictures_ > kMaxContextFilePictures)
+        damaged(path_, "more pictures than a text may have");
+      part.pictures.push_back(picture);
+    }
     text_.push_back(std::move(part));
+  }
+
+  // Copies where a piece of a stream, from `at` on, and another from `to_at` on meet.
+  static void copy_common(std::span<const std::byte> from, uint64_t at, std::span<std::byte> to,
+                          uint64_t to_at) {
+    const uint64_t first = std::max(at, to_at);
+    const uint64_t end = std::min(at + from.size(), to_at + to.size());
+    if (first < end)
+      std::memcpy(to.data() + (first - to_at), from.data() + (first - at), end - first);
   }
 
   // Page `number` of a segment, to be verified.
@@ -300,22 +329,8 @@ class ContextReader {
 
   void assemble_text() {
     for (auto part = text_.rbegin(); part != text_.rend(); ++part) {
-      ByteReader in(part->bytes, path_);
-      const auto tokens = in.take(static_cast<uint64_t>(part->count) * sizeof(int32_t), "tokens");
-      const size_t before = out_->tokens_.size();
-      const auto count = static_cast<size_t>(std::max<int64_t>(0, part->end - part->begin));
-      out_->tokens_.resize(before + count);
-      if (count > 0)
-        std::memcpy(out_->tokens_.data() + before, tokens.data(), count * sizeof(int32_t));
-      for (int64_t i = 0; i < part->pictures; ++i) {
-        ContextPicture picture;
-        const auto hash = in.take(picture.hash.size(), "picture");
-        std::memcpy(picture.hash.data(), hash.data(), hash.size());
-        picture.first = in.scalar<int64_t>("picture");
-        picture.count = in.scalar<int64_t>("picture");
-        // What a later save does not keep does not count.
-        if (picture.first < part->end) out_->pictures_.push_back(picture);
-      }
+      out_->tokens_.insert(out_->tokens_.end(), part->tokens.begin(), part->tokens.end());
+      out_->pictures_.insert(out_->pictures_.end(), part->pictures.begin(), part->pictures.end());
     }
     if (const auto fault = fault_of(out_->text(), identity_.vocab)) damaged(path_, *fault);
   }
@@ -328,6 +343,8 @@ class ContextReader {
   const std::byte* memory_ = nullptr;  // of the mapping
   std::vector<Block> blocks_;
   std::vector<TextPart> text_;  // newest first
+  int64_t pictures_ = 0;
+  AlignedArray<std::byte> text_buffer_{kChecksumBlock};
 };
 
 std::shared_ptr<const ContextFile> ContextFile::open(const std::filesystem::path& path,

@@ -134,13 +134,14 @@ enum class ContextSave {
   kWritten,    // a new file, or one written anew in the place of the old
 };
 
-// Writes a file while its text is being read: full pages are handed over as they come and may be
-// forgotten by the caller only if it can give them again (a file that is not there yet starts at
-// page 0). Nothing is to be seen of it before publish(), which may be called again as the text
-// grows. Destroyed without, it leaves the file as it was.
+// Writes a file while its text is being read: full pages are handed over as they come, from page
+// pages() on, and lie on the disk before the text is at its end. Nothing is to be seen of it before
+// publish(), which may be called again as the text grows. Destroyed without, it leaves the file as
+// it was. One thread at a time uses it.
 //
 // Every call may throw kCannotWrite (the disk is full, another process is writing), kPermission or
-// kIo. Then the file is as it was after the last publish(), and only destruction is allowed.
+// kIo. Then the file is as it was, or as the publish() that threw would have left it, and only
+// destruction is allowed.
 class ContextWriter {
  public:
   // Takes the lock PATH.lock, waiting for at most `wait`, and looks at what is there. A file that
@@ -153,7 +154,8 @@ class ContextWriter {
   ContextWriter(const ContextWriter&) = delete;
   ContextWriter& operator=(const ContextWriter&) = delete;
 
-  // The first page that append_pages() expects next: how many full pages are there.
+  // The page that append_pages() expects next: so many full pages are there. 0 for a file that is
+  // new or written anew.
   int64_t pages() const;
 
   // The next full pages of all global layers: a list per global layer, all of one length.

@@ -9,6 +9,7 @@
 #include <functional>
 #include <thread>
 
+#include "base/crc32c.h"
 #include "base/mapped_file.h"
 #include "cache/context_file_fixture.h"
 #include "tests/support/counting_malloc.h"
@@ -559,6 +560,44 @@ TEST(ContextFile, ASparseFileOfATerabyteCostsNoTimeAndMemory) {
   }
   EXPECT_LT(testing::peak_bytes - before, size_t{16} << 20);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+}
+
+TEST(ContextFile, AChainOfVastTextsInAVoidCostsNoMemory) {
+  // Five saves, each of 32 million tokens that are a hole in the file, of which the next one keeps
+  // a few. Everything is as it should be, so the last text is given.
+  const TempFolder folder;
+  const CacheLayout layout{
+      .kv_heads = 1, .head_dim = 6, .chunked = {true}, .chunk = 16, .type = DType::kI8};
+  constexpr int64_t kVast = int64_t{1} << 25;
+  const uint32_t zeros = crc32c(std::vector<std::byte>(kChecksumBlock));
+  const fs::path path = folder.write("a.ctx", "");
+  IndexPlace place;
+  uint64_t at = kHeaderBytes;
+  for (int64_t kept = 0; kept <= 5; ++kept) {
+    SegmentIndex index;
+    index.previous = place;
+    index.length = kept < 5 ? kVast : 16;
+    index.kept = kept;
+    at += index.text_bytes();
+    index.checksums.assign(index.checksum_count(ContextShape(layout)), zeros);
+    // The last text block of a vast save is short by what it keeps; a hole all the same.
+    if (const uint64_t rest = index.text_bytes() % kChecksumBlock; rest != 0) {
+      index.checksums.back() = crc32c(std::vector<std::byte>(rest));
+    }
+    const auto bytes = encode_index(index, identity_of(layout));
+    place = {at, bytes.size(), sha256(bytes)};
+    overwrite(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, at);
+    at += bytes.size();
+  }
+  const auto header = encode_slot({1, place});
+  const std::string slot(reinterpret_cast<const char*>(header.data()), header.size());
+  overwrite(path, slot + slot, 0);
+  testing::reset_peak();
+  const size_t before = testing::live_bytes;
+  const auto file = load(path, layout);
+  EXPECT_LT(testing::peak_bytes - before, size_t{4} << 20);
+  EXPECT_EQ(file->segments(), 6);
+  EXPECT_TRUE(std::ranges::equal(file->text().tokens, std::vector<int32_t>(16)));
 }
 
 TEST(ContextFile, ASecondWriterWaitsAndThenIsToldWhy) {

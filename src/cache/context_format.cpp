@@ -250,7 +250,8 @@ SegmentIndex decode_index(std::span<const std::byte> bytes, const ContextIdentit
   const uint64_t count = index.checksum_count(shape);
   const auto checksums = in.take(count * sizeof(uint32_t), "checksums");
   index.checksums.resize(count);
-  std::memcpy(index.checksums.data(), checksums.data(), checksums.size());
+  std::copy_n(checksums.data(), checksums.size(),
+              std::as_writable_bytes(std::span(index.checksums)).data());
   require(aligned(in.offset()) == bytes.size(), "its size is not that of its contents");
   return index;
 }

@@ -1,6 +1,10 @@
 #include "model/fingerprint.h"
 
+#include <array>
 #include <bit>
+#include <span>
+
+#include "base/mapped_file.h"
 
 namespace drover {
 namespace {
@@ -29,12 +33,16 @@ class Print {
       hash_.update({data, static_cast<size_t>(bytes)});
       return;
     }
-    // More than 32 blocks, so step >= block and the last one ends where the data ends.
-    const int64_t last = bytes - kBlockBytes;
+    // The disk is asked for all of them at once: one after the other they would take seconds.
+    std::array<std::span<const std::byte>, kBlocks> blocks;
     for (int64_t i = 0; i < kBlocks; ++i) {
+      // last * i / 31, without overflow
+      const int64_t last = bytes - kBlockBytes;
       const int64_t at = last / (kBlocks - 1) * i + last % (kBlocks - 1) * i / (kBlocks - 1);
-      hash_.update({data + at, static_cast<size_t>(kBlockBytes)});
+      blocks[static_cast<size_t>(i)] = {data + at, static_cast<size_t>(kBlockBytes)};
     }
+    for (const auto& block : blocks) MappedFile::will_need(block);
+    for (const auto& block : blocks) hash_.update(block);
   }
   void floats(std::string_view name, const float* values, int64_t count) {
     data(name, reinterpret_cast<const std::byte*>(values),
