@@ -210,6 +210,7 @@ float ChoosingToken::kept(const float* mass) const {
     const float below = mass[2 * row] - reference[row];
     const float sum = below >= -87.0f ? mass[2 * row + 1] * exp_of(below) : 0.0f;
     const float kept = sum / (sum + rest[row]);
+    if (!(kept > 0)) return 0.0f;  // nothing is known of what is no number
     smallest = kept < smallest ? kept : smallest;
   }
   return smallest;
