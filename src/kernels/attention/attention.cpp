@@ -308,7 +308,8 @@ void attention(Context& context, std::span<const AttentionJob> jobs) {
     tiles = cut_tiles(exact, tile_rows);
   }
   run_tiles(context, functions, tiles, /*may_cut=*/tile_rows == kSmallTileRows);
-  attend_by_choice(context, functions, choosing);
+  // Bounds hold for scores as these sets make them, with every product rounded to float.
+  attend_by_choice(context, functions_for(std::min(context.isa, Isa::kAvx512)), choosing);
 }
 
 }  // namespace drover

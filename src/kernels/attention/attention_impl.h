@@ -474,11 +474,17 @@ void bound_pages(const PageBoundTask& task) {
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(task.head_dim));
   for (int64_t span = task.first_span; span < task.end_span; ++span) {
     const Bf16* bounds = reinterpret_cast<const Bf16*>(task.bounds[span] + task.head_offset);
+    const Bf16* end = bounds + task.head_dim * 2 * kSpanPages;
+    const void* next = span + 1 < task.end_span ? task.bounds[span + 1] + task.head_offset
+                                                : static_cast<const void*>(bounds);
+    // The processor does not foresee which sides will be read.
+    const Ahead ahead(end, next);
     for (int64_t row = 0; row < task.rows; ++row) {
       const float* q = task.q + row * task.head_dim;
       for (int64_t page = 0; page < kSpanPages; page += N * W) {
         V sum[N] = {};
         for (int64_t i = 0; i < task.head_dim; ++i) {
+          if (row == 0 && page == 0) ahead(bounds + i * 2 * kSpanPages, 2 * kSpanPages);
           const float query = q[i] * scale;
           const Bf16* side = bounds + (i * 2 + (query < 0 ? 0 : 1)) * kSpanPages + page;
           for (int v = 0; v < N; ++v) sum[v] = fma(all(query), load(side + v * W), sum[v]);

@@ -1071,6 +1071,7 @@ TEST(PageChoice, QueriesThatAreNoNumbersDoNotCrash) {
         EXPECT_TRUE(std::isnan(x));
       }
       EXPECT_LE(visits.visited, 100);
+      EXPECT_EQ(visits.kept, visits.visited == 100 ? 1.0f : 0.0f);
     }
   }
 }

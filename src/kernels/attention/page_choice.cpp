@@ -25,6 +25,9 @@ constexpr int kSteps = 4096;
 constexpr int64_t kWalkShare = 4;
 constexpr int64_t kFirstRound = 8;
 
+// Spans whose bounds are looked at in one go: some tens of microseconds.
+constexpr int64_t kSpansAtOnce = 16;
+
 // Sum and maximum of the weights of a row.
 struct Mass {
   float maximum, sum;
@@ -207,6 +210,7 @@ float ChoosingToken::kept(const float* mass) const {
     const float below = mass[2 * row] - reference[row];
     const float sum = below >= -87.0f ? mass[2 * row + 1] * exp_of(below) : 0.0f;
     const float kept = sum / (sum + rest[row]);
+    if (!(kept > 0)) return 0.0f;  // nothing is known of what is no number
     smallest = kept < smallest ? kept : smallest;
   }
   return smallest;
@@ -226,9 +230,10 @@ void choose_pages(Context& context, const AttentionFunctions& functions,
     const AttentionTask& task = one.task();
     scratch = std::max(scratch,
                        static_cast<size_t>(attention_scratch(one.rows(), task.layout.padded_dim)));
-    for (int64_t span = 0; span < one.spans(); ++span) {
-      bounds.push_back(one.bounds_of(span, span + 1));
-      bound_tasks.add(kSpanPages * task.head_dim * (one.rows() + 2));
+    for (int64_t span = 0; span < one.spans(); span += kSpansAtOnce) {
+      const int64_t end = std::min(span + kSpansAtOnce, one.spans());
+      bounds.push_back(one.bounds_of(span, end));
+      bound_tasks.add((end - span) * kSpanPages * task.head_dim * (one.rows() + 2) / 4);
     }
   }
   bound_tasks.run(context, [&](int64_t i, int) { functions.bound_pages(bounds[i]); });
