@@ -116,6 +116,10 @@ void KvCache::reserve(int64_t tokens) {
   }
   for_pages_to_write(tokens, [&](int64_t layer, int64_t i, bool live) {
     if (writable(layer, i)) return;
+    // At a border the rings still hold the chunk before it, until one of its pages goes.
+    if (layout_.chunked[static_cast<size_t>(layer)] && length_ % layout_.chunk == 0) {
+      ring_chunk_ = -1;
+    }
     Layer& mine = layers_[static_cast<size_t>(layer)];
     PageRef page = pool_.take();
     if (live) {
@@ -219,6 +223,15 @@ void KvCache::adopt(std::span<const PageRef> global, std::span<const PageRef> lo
   tail_live_ = true;
 }
 
+void KvCache::share_global(int64_t position, std::span<const PageRef> pages) {
+  DROVER_CHECK(!storing_ && position < length_);
+  DROVER_CHECK(static_cast<int64_t>(pages.size()) == layout_.global_layers());
+  size_t next = 0;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (!layout_.chunked[i]) layers_[i].set(position / kPageTokens, pages[next++]);
+  }
+}
+
 std::vector<PageRef> KvCache::global_pages(int64_t position) const {
   std::vector<PageRef> out;
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -233,8 +246,7 @@ std::vector<PageRef> KvCache::local_pages(int64_t position) const {
   std::vector<PageRef> out;
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (layout_.chunked[i]) {
-      out.push_back(
-          layers_[i].pages[static_cast<size_t>(position % layout_.chunk / kPageTokens)]);
+      out.push_back(layers_[i].pages[static_cast<size_t>(position % layout_.chunk / kPageTokens)]);
     }
   }
   return out;

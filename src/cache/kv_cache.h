@@ -112,6 +112,10 @@ class KvCache {
   // until a border is reached, by more of the kind or by rewind().
   void adopt(std::span<const PageRef> global, std::span<const PageRef> local, int64_t tokens);
 
+  // Holds these pages of the global layers, in order of layer, in place of its own for the page of
+  // this position: somebody else stored the same there.
+  void share_global(int64_t position, std::span<const PageRef> pages);
+
   // The page of each global layer, or of each chunked layer, that holds this position, which must
   // be before the end; of chunked layers it must be in the chunk that the rings hold.
   std::vector<PageRef> global_pages(int64_t position) const;

@@ -7,9 +7,6 @@
 namespace drover {
 namespace {
 
-// Some 100 MB of nodes, and 67 million tokens.
-constexpr size_t kMostNodes = size_t{1} << 18;
-
 // One step of a hash; contents are always compared, so it need only spread.
 uint64_t mix(uint64_t hash, uint64_t value) {
   hash = (hash ^ value) * 0x9e3779b97f4a7c15u;
@@ -45,7 +42,8 @@ struct PrefixTree::Piece {
     const auto mine = from.first(static_cast<size_t>(end - begin));
     tokens.assign(mine.begin(), mine.end());
     for (const PlacedPicture& p : text.pictures) {
-      if (p.end > begin && p.first < end) pictures.push_back({p.first - begin, p.end - begin, p.hash});
+      if (p.end > begin && p.first < end)
+        pictures.push_back({p.first - begin, p.end - begin, p.hash});
     }
     for (const Token token : tokens) hash = mix(hash, static_cast<uint64_t>(token));
     for (const PlacedPicture& p : pictures) {
@@ -88,21 +86,15 @@ struct PrefixTree::Node {
   }
 };
 
-PrefixTree::PrefixTree(CacheLayout layout)
+PrefixTree::PrefixTree(CacheLayout layout, int64_t most_nodes)
     : layout_(std::move(layout)),
       stand_alone_(layout_.global_layers() == 1 && layout_.chunk > 0 &&
-                   layout_.chunk % kPageTokens == 0) {}
+                   layout_.chunk % kPageTokens == 0),
+      most_nodes_(most_nodes) {}
 
 PrefixTree::~PrefixTree() {
   // Leaf by leaf: a long text is a long chain, too long for a destructor that calls itself.
-  while (!recent_.empty()) {
-    for (auto at = recent_.end(); at != recent_.begin();) {
-      Node* node = *--at;
-      if (!node->children.empty()) continue;
-      ++at;
-      remove(node);
-    }
-  }
+  while (!recent_.empty()) remove(recent_.back());
 }
 
 PrefixTree::Node* PrefixTree::root(std::string_view salt) {
@@ -120,7 +112,16 @@ void PrefixTree::touch(Node* node) {
   }
 }
 
+PrefixTree::Match PrefixTree::match(std::string_view salt, TextView text, int64_t most) {
+  return find(salt, text, most, /*to_go_on=*/true);
+}
+
 PrefixTree::Match PrefixTree::longest(std::string_view salt, TextView text, int64_t most) {
+  return find(salt, text, most, /*to_go_on=*/false);
+}
+
+PrefixTree::Match PrefixTree::find(std::string_view salt, TextView text, int64_t most,
+                                   bool to_go_on) {
   const auto root = roots_.find(std::string(salt));
   if (root == roots_.end()) return {};
   Node* node = root->second.get();
@@ -131,40 +132,31 @@ PrefixTree::Match PrefixTree::longest(std::string_view salt, TextView text, int6
     node = next;
     at += kPageTokens;
   }
-  // Of what follows a part may be known.
-  Match out{node, node->is_root() ? 0 : node->piece->length(), at};
-  if (at < most) {
-    const Piece rest(text, at, std::min(at + kPageTokens, most));
-    int64_t longest = 0;
-    for (const auto& [hash, child] : node->children) {
-      const int64_t same = shared_beginning(rest.view(), child->piece->view());
-      if (same > longest) {
-        longest = same;
-        out = {child.get(), same, at + same};
-      }
-    }
-  }
-  if (out.length == 0) return {};
-  touch(out.node);
-  return out;
-}
-
-PrefixTree::Match PrefixTree::match(std::string_view salt, TextView text, int64_t most) {
-  Match out = longest(salt, text, most);
   // Inside a chunk the rings of all its tokens must be there; else it goes on where it begins.
-  const int64_t border = layout_.chunk_begin(out.length);
-  if (layout_.chunk > 0 && out.length > border) {
+  const auto usable = [&](const Node* last, int64_t length) {
+    const int64_t border = layout_.chunk_begin(length);
+    if (layout_.chunk == 0 || length == border || !to_go_on) return length;
     bool there = layout_.chunk % kPageTokens == 0;
-    for (Node* n = out.node; there && !n->is_root() && n->begin >= border; n = n->parent) {
+    for (const Node* n = last; there && !n->is_root() && n->begin >= border; n = n->parent) {
       there = !n->local.empty();
     }
-    if (!there) {
-      while (!out.node->is_root() && out.node->begin >= border) out.node = out.node->parent;
-      out.length = border;
-      out.partial = border - out.node->begin;
+    return there ? length : border;
+  };
+  Match out{node, 0, usable(node, at)};
+  // Of what follows a part may be known.
+  if (at < most) {
+    const Piece rest(text, at, std::min(at + kPageTokens, most));
+    for (const auto& [hash, child] : node->children) {
+      const int64_t same = shared_beginning(rest.view(), child->piece->view());
+      const int64_t length = usable(child.get(), at + same);
+      if (same > 0 && length > out.length) out = {child.get(), 0, length};
     }
   }
-  return out.length > 0 ? out : Match{};
+  while (!out.node->is_root() && out.node->begin >= out.length) out.node = out.node->parent;
+  if (out.length == 0) return {};
+  out.partial = out.length - out.node->begin;
+  touch(out.node);
+  return out;
 }
 
 void PrefixTree::pin(Node* node) {
@@ -181,6 +173,7 @@ void PrefixTree::unpin(Node* node, uint64_t user) {
     --node->pins;
     if (node->owner == user) node->owner = 0;
     pinned_pages_ += node->counted();
+    recent_.splice(recent_.begin(), recent_, node->place);
   }
 }
 
@@ -188,7 +181,7 @@ PrefixTree::Node* PrefixTree::step_back(Node* node) {
   pinned_pages_ -= node->counted();
   --node->pins;
   pinned_pages_ += node->counted();
-  return node->parent;
+  return node->parent->is_root() ? nullptr : node->parent;
 }
 
 void PrefixTree::fill(const Match& match, KvCache& cache) const {
@@ -199,8 +192,9 @@ void PrefixTree::fill(const Match& match, KvCache& cache) const {
   const bool rings = layout_.chunk > 0 && match.length > border;
   for (auto n = path.rbegin(); n != path.rend(); ++n) {
     const int64_t tokens = *n == match.node ? match.partial : kPageTokens;
-    const bool in_chunk = rings && (*n)->begin >= border;
-    cache.adopt((*n)->global, in_chunk ? std::span(std::as_const((*n)->local)) : std::span<const PageRef>{}, tokens);
+    std::span<const PageRef> local;
+    if (rings && (*n)->begin >= border) local = (*n)->local;
+    cache.adopt((*n)->global, local, tokens);
   }
   DROVER_CHECK(cache.length() == match.length);
 }
@@ -210,20 +204,20 @@ PrefixTree::Node* PrefixTree::add(Node* parent, std::shared_ptr<const Piece> pie
                                   uint64_t user) {
   Node* node = parent->child(*piece);
   if (node == nullptr) {
-    // What a partly filled page held is all in this one.
+    // What a partly filled page held is all in this one, but for its rings.
     for (auto at = parent->children.begin(); at != parent->children.end(); ++at) {
       Node* old = at->second.get();
-      if (old->pins == 0 && old->children.empty() &&
+      if (old->pins == 0 && old->children.empty() && (old->local.empty() || !local.empty()) &&
           shared_beginning(old->piece->view(), piece->view()) == old->piece->length()) {
-        remove(old);
+        remove(old, parent);
         break;
       }
     }
-    if (recent_.size() >= kMostNodes) {
+    if (nodes() >= most_nodes_) {
       for (auto at = recent_.end(); at != recent_.begin();) {
         Node* old = *--at;
         if (old->pins > 0 || !old->children.empty() || old == parent) continue;
-        remove(old);
+        remove(old, parent);
         break;
       }
     }
@@ -235,36 +229,39 @@ PrefixTree::Node* PrefixTree::add(Node* parent, std::shared_ptr<const Piece> pie
     node->piece = std::move(piece);
     node->global = std::move(global);
     node->owner = user;
-    recent_.push_front(node);
-    node->place = recent_.begin();
+    node->place =
+        recent_.insert(parent->is_root() ? recent_.begin() : std::next(parent->place), node);
     tokens_ += node->piece->length();
     parent->children.emplace(node->piece->hash, std::move(made));
   }
   if (node->local.empty()) node->local = std::move(local);
+  // Nobody counts it: else the pin would make it one more than all were promised.
+  if (node->pins == 0) node->owner = user;
   pinned_pages_ -= node->counted();
   ++node->pins;
   pinned_pages_ += node->counted();
   return node;
 }
 
-void PrefixTree::remove(Node* leaf) {
+void PrefixTree::remove(Node* leaf, const Node* wanted_root) {
   DROVER_CHECK(leaf->children.empty());
-  if (leaf->indexed) {
-    const auto [first, last] = chunks_.equal_range(leaf->chunk_hash);
-    chunks_.erase(std::find_if(first, last, [&](const auto& at) { return at.second == leaf; }));
-  }
+  unindex(leaf);
   pinned_pages_ -= leaf->counted();
   tokens_ -= leaf->piece->length();
   recent_.erase(leaf->place);
-  auto& siblings = leaf->parent->children;
+  Node* parent = leaf->parent;
+  auto& siblings = parent->children;
   const auto [first, last] = siblings.equal_range(leaf->piece->hash);
   siblings.erase(
       std::find_if(first, last, [&](const auto& at) { return at.second.get() == leaf; }));
+  if (parent->is_root() && siblings.empty() && parent != wanted_root) {
+    roots_.erase(roots_.find(*parent->salt));
+  }
 }
 
 PrefixTree::Node* PrefixTree::insert(std::string_view salt, Node* parent, TextView text,
-                                     int64_t begin, int64_t end, const KvCache& cache,
-                                     bool rings, uint64_t user) {
+                                     int64_t begin, int64_t end, KvCache& cache, bool rings,
+                                     uint64_t user) {
   DROVER_CHECK(begin % kPageTokens == 0 && begin < end && end - begin <= kPageTokens &&
                end <= cache.length());
   if (parent == nullptr) parent = root(salt);
@@ -284,12 +281,13 @@ PrefixTree::Node* PrefixTree::insert(std::string_view salt, Node* parent, TextVi
   std::vector<PageRef> local;
   if (rings) local = cache.local_pages(begin);
   Node* node = add(parent, std::move(piece), cache.global_pages(begin), std::move(local), user);
+  cache.share_global(begin, node->global);
   if (stand_alone_ && node->end() % layout_.chunk == 0) index_chunk(node);
   return node;
 }
 
-PrefixTree::Node* PrefixTree::find_chunk(const std::string* salt,
-                                         std::span<const std::shared_ptr<const Piece>> pieces) {
+PrefixTree::Node* PrefixTree::find_chunk(
+    const std::string* salt, std::span<const std::shared_ptr<const Piece>> pieces) const {
   uint64_t hash = 0;
   for (const auto& piece : pieces) hash = mix(hash, piece->hash);
   const auto [first, last] = chunks_.equal_range(hash);
@@ -306,6 +304,20 @@ PrefixTree::Node* PrefixTree::find_chunk(const std::string* salt,
   return nullptr;
 }
 
+PrefixTree::Node* PrefixTree::chunk_at(std::string_view salt, TextView text, int64_t begin) const {
+  const auto root = roots_.find(std::string(salt));
+  if (!stand_alone_ || root == roots_.end()) return nullptr;
+  std::vector<std::shared_ptr<const Piece>> pieces;
+  for (int64_t at = begin; at < begin + layout_.chunk; at += kPageTokens) {
+    pieces.push_back(std::make_shared<const Piece>(text, at, at + kPageTokens));
+  }
+  return find_chunk(root->second->salt, pieces);
+}
+
+bool PrefixTree::knows_chunk(std::string_view salt, TextView text, int64_t begin) const {
+  return chunk_at(salt, text, begin) != nullptr;
+}
+
 void PrefixTree::index_chunk(Node* last) {
   std::vector<std::shared_ptr<const Piece>> pieces;
   for (Node* n = last; static_cast<int64_t>(pieces.size()) < layout_.chunk / kPageTokens;
@@ -313,39 +325,38 @@ void PrefixTree::index_chunk(Node* last) {
     pieces.insert(pieces.begin(), n->piece);
   }
   if (last->indexed || find_chunk(last->salt, pieces) != nullptr) return;
+  last->chunk_hash = 0;
   for (const auto& piece : pieces) last->chunk_hash = mix(last->chunk_hash, piece->hash);
   last->indexed = true;
   chunks_.emplace(last->chunk_hash, last);
 }
 
-std::vector<std::shared_ptr<const PrefixTree::Piece>> PrefixTree::chunk_pieces(
-    TextView text, int64_t begin) const {
-  std::vector<std::shared_ptr<const Piece>> out;
-  for (int64_t at = begin; at < begin + layout_.chunk; at += kPageTokens) {
-    out.push_back(std::make_shared<const Piece>(text, at, at + kPageTokens));
-  }
-  return out;
-}
-
-bool PrefixTree::knows_chunk(std::string_view salt, TextView text, int64_t begin) {
-  return stand_alone_ && find_chunk(root(salt)->salt, chunk_pieces(text, begin)) != nullptr;
+void PrefixTree::unindex(Node* last) {
+  if (!last->indexed) return;
+  const auto [first, end] = chunks_.equal_range(last->chunk_hash);
+  chunks_.erase(std::find_if(first, end, [&](const auto& at) { return at.second == last; }));
+  last->indexed = false;
 }
 
 PrefixTree::Node* PrefixTree::adopt_chunk(std::string_view salt, Node* parent, TextView text,
                                           int64_t begin, KvCache& cache, uint64_t user) {
-  if (!stand_alone_) return nullptr;
+  Node* known = chunk_at(salt, text, begin);
+  if (known == nullptr) return nullptr;
   DROVER_CHECK(begin == cache.length() && begin % layout_.chunk == 0);
   if (parent == nullptr) parent = root(salt);
-  const auto pieces = chunk_pieces(text, begin);
-  Node* last = find_chunk(parent->salt, pieces);
-  if (last == nullptr) return nullptr;
-  std::vector<Node*> path;
-  for (size_t i = 0; i < pieces.size(); ++i, last = last->parent) path.push_back(last);
-  touch(path.front());
-  for (auto known = path.rbegin(); known != path.rend(); ++known) {
-    cache.adopt((*known)->global, {}, kPageTokens);
-    parent = add(parent, (*known)->piece, (*known)->global, {}, user);
+  // Adding may drop nodes: first all that is wanted of the known ones.
+  std::vector<std::pair<std::shared_ptr<const Piece>, std::vector<PageRef>>> pages;
+  for (Node* n = known; static_cast<int64_t>(pages.size()) < layout_.chunk / kPageTokens;
+       n = n->parent) {
+    pages.emplace_back(n->piece, n->global);
   }
+  // Who comes next finds the chunk where it was used last.
+  unindex(known);
+  for (auto page = pages.rbegin(); page != pages.rend(); ++page) {
+    parent = add(parent, page->first, page->second, {}, user);
+    cache.adopt(parent->global, {}, kPageTokens);
+  }
+  index_chunk(parent);
   return parent;
 }
 
@@ -355,22 +366,20 @@ int64_t PrefixTree::release(int64_t wanted) {
                          [](const PageRef& page) { return page.use_count() == 1; });
   };
   int64_t freed = 0;
-  for (bool more = true; more && freed < wanted;) {
-    more = false;
-    for (auto at = recent_.end(); at != recent_.begin() && freed < wanted;) {
-      Node* node = *--at;
-      // Rings that nobody goes on with.
-      if (!node->local.empty() && own(node->local) == static_cast<int64_t>(node->local.size())) {
-        freed += own(node->local);
-        node->local.clear();
-        more = true;
-      }
-      if (node->pins > 0 || !node->children.empty()) continue;
-      freed += own(node->global) + own(node->local);
-      ++at;
-      remove(node);
-      more = true;
+  for (auto at = recent_.end(); at != recent_.begin() && freed < wanted;) {
+    Node* node = *--at;
+    // Rings that nobody goes on with.
+    if (!node->local.empty() && own(node->local) == static_cast<int64_t>(node->local.size())) {
+      freed += own(node->local);
+      node->local.clear();
     }
+    if (node->pins > 0 || !node->children.empty()) continue;
+    freed += own(node->global);
+    ++at;
+    remove(node);
+  }
+  if (freed < wanted) {
+    for (Node* node : recent_) node->local.clear();
   }
   return freed;
 }

@@ -117,17 +117,24 @@ struct Scheduler::Job {
   std::vector<Answer> answers;
   int64_t unfinished = 0;  // answers
   bool cancelled = false;
-  bool forked = false;  // every answer has a sequence
+  bool forked = false;        // every answer has a sequence
+  std::exception_ptr broken;  // what its listener threw in the midst of a pass
 
   int64_t prompt() const { return static_cast<int64_t>(request.prompt.tokens.size()); }
   // Why it should end now, if it should.
   std::optional<FinishReason> ending() const {
-    if (cancelled ||
-        (events.cancel != nullptr && events.cancel->load(std::memory_order_relaxed))) {
+    if (cancelled || (events.cancel != nullptr && events.cancel->load(std::memory_order_relaxed))) {
       return FinishReason::kCancelled;
     }
     if (request.deadline && Clock::now() >= *request.deadline) return FinishReason::kDeadline;
     return std::nullopt;
+  }
+  // The last that is heard. What is thrown then is nobody's to hear.
+  void tell(std::vector<Answer> all, std::exception_ptr error) const noexcept {
+    try {
+      if (events.done) events.done(std::move(all), error);
+    } catch (...) {
+    }
   }
 };
 
@@ -172,6 +179,9 @@ Scheduler::Scheduler(const Model& model, Context& context, const EngineOptions& 
       pool_(layout_.page_bytes(), choose_memory(layout_, context_tokens_, options),
             options.cache_dir),
       tree_(layout_),
+      reuse_chunks_(options.chunk_reuse && options.shortcuts.dead_prefill &&
+                    options.shortcuts.positions_in_chunk && tree_.chunks_stand_alone() &&
+                    model.config().chunks_stand_alone()),
       decoder_(context, model.config(), model.weights(), options.shortcuts) {
   decoder_.observe(options.observer);
   decoder_.choose(options.choice);
@@ -186,9 +196,7 @@ Scheduler::Scheduler(const Model& model, Context& context, const EngineOptions& 
 Scheduler::~Scheduler() {
   const auto gone = std::make_exception_ptr(Error(ErrorKind::kCancelled, "stopped"));
   while (!running_.empty()) fail(*running_.front()->job, gone);
-  for (const auto& job : waiting_) {
-    if (job->events.done) job->events.done({}, gone);
-  }
+  for (const auto& job : waiting_) job->tell({}, gone);
 }
 
 void Scheduler::expect_room(int64_t tokens) const {
@@ -219,8 +227,8 @@ void Scheduler::expect_prompt(const Prompt& prompt) const {
   expect_room(static_cast<int64_t>(prompt.tokens.size()));
   for (const Token token : prompt.tokens) {
     if (token < 0 || token >= model_.config().vocab) {
-      throw_error(ErrorKind::kBadData, "token: expected 0 to {}, got {}",
-                  model_.config().vocab - 1, token);
+      throw_error(ErrorKind::kBadData, "token: expected 0 to {}, got {}", model_.config().vocab - 1,
+                  token);
     }
   }
   std::vector<PictureTokens> pictures;
@@ -313,7 +321,9 @@ void Scheduler::cancel(uint64_t id) {
 // Lets a waiting request in, if what it may need is there.
 bool Scheduler::admit(Job& job) {
   const int64_t samples = job.request.samples, prompt = job.prompt();
-  if (static_cast<int64_t>(running_.size()) + samples > options_.parallel) return false;
+  int64_t answers = samples;
+  for (const auto& s : running_) answers += s->job->forked ? 1 : s->job->request.samples;
+  if (answers > options_.parallel) return false;
   const uint64_t user = next_user_;
   next_user_ += static_cast<uint64_t>(samples);
   // The last token is computed anew, for its logits.
@@ -326,23 +336,22 @@ bool Scheduler::admit(Job& job) {
                 "show the pictures again");
   }
   tree_.pin(known.node);
+  // A page that is shared in part will be copied, and is then another one.
+  PrefixTree::Node* const node =
+      known.length % kPageTokens == 0 ? known.node : tree_.step_back(known.node);
   const int64_t first = pages_for(job.longest, known.length);
   const int64_t others = (samples - 1) * pages_for(job.longest, prompt);
   if (promised_ + first + others + tree_.pinned_pages() > pool_.capacity()) {
-    tree_.unpin(known.node, user);
+    tree_.unpin(node, user);
     return false;
   }
 
-  auto sequence = std::make_unique<Sequence>(
-      waiting_.front(), 0, user, KvCache(layout_, context_tokens_, pool_),
-      job.request.options.sampling, model_.tokenizer());
+  auto sequence = std::make_unique<Sequence>(waiting_.front(), 0, user,
+                                             KvCache(layout_, context_tokens_, pool_),
+                                             job.request.options.sampling, model_.tokenizer());
   if (known.node != nullptr) tree_.fill(known, sequence->cache);
-  sequence->node = known.node;
+  sequence->node = node;
   sequence->kept = known.length / kPageTokens * kPageTokens;
-  // A page that is shared in part will be copied, and is then another one.
-  if (known.length % kPageTokens != 0) {
-    sequence->node = tree_.step_back(known.node);
-  }
   sequence->promised = first + others;
   promised_ += first + others;
   sequence->answer.cached_tokens = known.length;
@@ -367,42 +376,42 @@ void Scheduler::drop_cancelled() {
     Answer none;
     none.finish = *reason;
     none.prompt_tokens = job->prompt();
-    if (job->events.done) {
-      job->events.done(
-          std::vector<Answer>(static_cast<size_t>(job->request.samples), none), nullptr);
-    }
+    job->tell(std::vector<Answer>(static_cast<size_t>(job->request.samples), none), nullptr);
   }
-  std::vector<Sequence*> ending;
+  std::vector<std::pair<std::shared_ptr<Job>, FinishReason>> ending;
   for (const auto& sequence : running_) {
-    if (sequence->job->ending()) ending.push_back(sequence.get());
+    if (!ending.empty() && ending.back().first == sequence->job) continue;
+    if (const auto reason = sequence->job->ending()) ending.emplace_back(sequence->job, *reason);
   }
-  for (Sequence* sequence : ending) finish(*sequence, *sequence->job->ending());
+  for (const auto& [job, reason] : ending) end(job, reason);
 }
 
-// Chunks that are known from elsewhere, and stand alone, are taken over. Returns how many tokens of
-// the next n are to be read before there is another.
-int64_t Scheduler::skip_known_chunks(Sequence& s, int64_t n) {
-  if (!options_.chunk_reuse || !options_.shortcuts.dead_prefill ||
-      !options_.shortcuts.positions_in_chunk || !tree_.chunks_stand_alone()) {
-    return n;
+// All answers of a request end as they are.
+void Scheduler::end(const std::shared_ptr<Job>& job, FinishReason reason) {
+  const auto is_its = [&](const auto& s) { return s->job == job; };
+  try {
+    for (auto at = running_.begin();
+         (at = std::find_if(running_.begin(), running_.end(), is_its)) != running_.end();) {
+      finish(**at, reason);
+    }
+  } catch (...) {
+    fail(*job, std::current_exception());
   }
-  const std::string& salt = s.job->request.salt;
+}
+
+// Chunks that are known from elsewhere, and stand alone, are taken over.
+void Scheduler::skip_known_chunks(Sequence& s) {
+  if (!reuse_chunks_) return;
   const int64_t live = layout_.chunk_begin(s.job->prompt() - 1);
   while (s.cache.length() % layout_.chunk == 0 && s.cache.length() < live &&
          s.kept == s.cache.length()) {
     PrefixTree::Node* node =
-        tree_.adopt_chunk(salt, s.node, s.view(), s.cache.length(), s.cache, s.user);
+        tree_.adopt_chunk(s.job->request.salt, s.node, s.view(), s.cache.length(), s.cache, s.user);
     if (node == nullptr) break;
     s.node = node;
     s.kept = s.cache.length();
     s.answer.cached_tokens += layout_.chunk;
   }
-  const int64_t end = std::min(s.cache.length() + n, live);
-  for (int64_t at = layout_.chunk_begin(s.cache.length()) + layout_.chunk; at < end;
-       at += layout_.chunk) {
-    if (tree_.knows_chunk(salt, s.view(), at)) return at - s.cache.length();
-  }
-  return n;
 }
 
 // Tokens of prompts that a step takes beside so many answers.
@@ -413,10 +422,9 @@ int64_t Scheduler::prompt_budget(int64_t answers) const {
                      answers <= 2 * answers_then_ && 2 * answers >= answers_then_;
   if (!known) return 0;
   if (token_seconds_ <= 0) return kSmallestSlice;
-  const double tokens =
-      answers_seconds_ * kPromptShare / (1 - kPromptShare) / token_seconds_;
-  return std::clamp<int64_t>(static_cast<int64_t>(std::min(tokens, 1e9)), kSmallestSlice,
-                             options_.batch);
+  const double tokens = answers_seconds_ * kPromptShare / (1 - kPromptShare) / token_seconds_;
+  return std::min(std::max(static_cast<int64_t>(std::min(tokens, 1e9)), kSmallestSlice),
+                  options_.batch);
 }
 
 void Scheduler::learn(int64_t answers, int64_t prompt_tokens, double seconds) {
@@ -438,17 +446,16 @@ bool Scheduler::step() {
     const std::shared_ptr<Job> job = waiting_.front();
     try {
       if (!admit(*job)) break;
-      waiting_.pop_front();
     } catch (...) {
-      waiting_.pop_front();
-      if (job->events.done) job->events.done({}, std::current_exception());
+      job->tell({}, std::current_exception());
     }
+    waiting_.pop_front();
   }
   if (running_.empty()) return !waiting_.empty();
 
   // The batch: a token of every answer, then prompts in turn.
-  const int64_t answers = std::count_if(running_.begin(), running_.end(),
-                                        [](const auto& s) { return !s->reading(); });
+  const int64_t answers =
+      std::count_if(running_.begin(), running_.end(), [](const auto& s) { return !s->reading(); });
   const int64_t room = std::max<int64_t>(options_.batch - answers, 1);
   int64_t budget = std::min(prompt_budget(answers), room);
   std::vector<Sequence*> batch;
@@ -461,15 +468,21 @@ bool Scheduler::step() {
     if (s.reading()) {
       if (budget == 0) continue;
       s.cache.leave_shared_ring();
-      int64_t n = skip_known_chunks(s, budget);
+      skip_known_chunks(s);
       const int64_t first = s.cache.length(), prompt = s.job->prompt();
-      n = std::min(n, prompt - first);
+      int64_t n = std::min(budget, prompt - first);
       slice.live = prompt - 1;
       // Where a ring's pages are shared, or will be, its chunk is left before the next begins: so
       // no more pages are taken than were promised.
       if (layout_.chunk > 0) {
         const int64_t border = layout_.chunk_begin(first) + layout_.chunk;
         if (s.cache.ring_shared() || border > slice.live) n = std::min(n, border - first);
+        // And so that a chunk that is known from elsewhere is taken over and not read.
+        const int64_t live = layout_.chunk_begin(slice.live);
+        for (int64_t at = border; reuse_chunks_ && at < std::min(first + n, live);
+             at += layout_.chunk) {
+          if (tree_.knows_chunk(s.job->request.salt, s.view(), at)) n = at - first;
+        }
       }
       slice.tokens = std::span(s.text).subspan(static_cast<size_t>(first), static_cast<size_t>(n));
       slice.logits = first + n == prompt ? 1 : 0;
@@ -504,11 +517,14 @@ void Scheduler::run_batch(std::span<Sequence* const> batch, std::span<const Sequ
     for (size_t i = 0; i < batch.size(); ++i) {
       const Sequence& s = *batch[i];
       const int64_t n = static_cast<int64_t>(slices[i].tokens.size());
-      if (s.reading() && s.job->events.prompt) {
+      if (!s.reading() || !s.job->events.prompt || s.job->broken) continue;
+      try {
         s.job->events.prompt(s.cache.length() + n * layer / layers, s.job->prompt());
+      } catch (...) {
+        s.job->broken = std::current_exception();
       }
     }
-    return batch.size() > 1 || !batch[0]->job->ending();
+    return batch.size() > 1 || (!batch[0]->job->broken && !batch[0]->job->ending());
   };
   bool done = false;
   try {
@@ -527,8 +543,9 @@ void Scheduler::run_batch(std::span<Sequence* const> batch, std::span<const Sequ
   }
   if (!done) {
     batch[0]->cache.rewind(batch[0]->cache.length());
-    finish(*batch[0], batch[0]->job->ending().value_or(FinishReason::kCancelled));
-    return;
+    const auto job = batch[0]->job;
+    if (job->broken) return fail(*job, job->broken);
+    return end(job, job->ending().value_or(FinishReason::kCancelled));
   }
   learn(answers, prompt_tokens, seconds_since(start));
 
@@ -539,7 +556,9 @@ void Scheduler::run_batch(std::span<Sequence* const> batch, std::span<const Sequ
     // A request that failed on the way has taken its other answers along.
     const bool there = std::any_of(running_.begin(), running_.end(),
                                    [&](const auto& s) { return s.get() == batch[i]; });
-    if (there) advance(*batch[i], logits);
+    if (!there) continue;
+    const auto job = batch[i]->job;
+    job->broken ? fail(*job, job->broken) : advance(*batch[i], logits);
   }
 }
 
@@ -597,8 +616,8 @@ void Scheduler::draw(Sequence& s, std::span<float> logits) {
   const Job& job = *s.job;
   const GenerateOptions& options = job.request.options;
   if (options.max_tokens == 0) return finish(s, FinishReason::kLength);
-  const Token token = s.sampler.sample(
-      logits, s.text, static_cast<int64_t>(s.answer.tokens.size()), s.cache.length());
+  const Token token = s.sampler.sample(logits, s.text, static_cast<int64_t>(s.answer.tokens.size()),
+                                       s.cache.length());
   if (std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
       options.stop_tokens.end()) {
     return finish(s, FinishReason::kStop);
@@ -652,7 +671,7 @@ void Scheduler::finish(Sequence& s, FinishReason reason) {
     job->unfinished = 0;
   }
   close(s);
-  if (job->unfinished == 0 && job->events.done) job->events.done(std::move(job->answers), nullptr);
+  if (job->unfinished == 0) job->tell(std::move(job->answers), nullptr);
 }
 
 void Scheduler::fail(Job& failed, std::exception_ptr error) {
@@ -664,7 +683,7 @@ void Scheduler::fail(Job& failed, std::exception_ptr error) {
     close(**at);
   }
   // Null: all its answers were done already.
-  if (job && job->events.done) job->events.done({}, error);
+  if (job) job->tell({}, error);
 }
 
 // Gives back all that a sequence holds.
@@ -691,8 +710,16 @@ void Scheduler::score(const Prompt& prompt, const EachLogits& each, const Progre
   if (!prompt.pictures.empty()) {
     place(prompt, *model_.vision().config.patch_token, pictures, embeddings);
   }
-  KvCache cache(layout_, context_tokens_, pool_);
   const std::span tokens(prompt.tokens);
+  const int64_t wanted = layout_.pages(static_cast<int64_t>(tokens.size()));
+  const int64_t left = std::max<int64_t>(0, pool_.capacity() - promised_ - tree_.pinned_pages());
+  if (wanted > left) {
+    throw Error(ErrorKind::kLimit,
+                fmt::format("cache memory: {} bytes are needed for {} tokens, {} are available",
+                            wanted * pool_.page_bytes(), tokens.size(), left * pool_.page_bytes()),
+                "allow more with --cache-memory, or choose --cache-type int8");
+  }
+  KvCache cache(layout_, context_tokens_, pool_);
   const int64_t vocab = model_.config().vocab;
   // Logits of a large vocabulary are the largest thing in sight; 64 MB of them at a time.
   const int64_t rows = std::clamp<int64_t>((int64_t{64} << 20) / (vocab * 4), 1, options_.batch);

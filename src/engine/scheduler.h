@@ -118,10 +118,11 @@ class Scheduler {
   int64_t pages_for(int64_t length, int64_t shared) const;
   void expect_prompt(const Prompt& prompt) const;
   void drop_cancelled();
+  void end(const std::shared_ptr<Job>& job, FinishReason reason);
   bool admit(Job& job);
   int64_t prompt_budget(int64_t answers) const;
   void learn(int64_t answers, int64_t prompt_tokens, double seconds);
-  int64_t skip_known_chunks(Sequence& sequence, int64_t n);
+  void skip_known_chunks(Sequence& sequence);
   void take_room(std::span<const SequenceSlice> slices);
   void run_batch(std::span<Sequence* const> batch, std::span<const SequenceSlice> slices,
                  int64_t rows, int64_t answers, int64_t prompt_tokens);
@@ -142,6 +143,7 @@ class Scheduler {
   PagePool pool_;
   std::vector<std::shared_ptr<const ContextFile>> files_;  // whose pages the tree holds
   PrefixTree tree_;
+  const bool reuse_chunks_;
   Decoder decoder_;
   uint64_t next_user_ = 1;
   int64_t promised_ = 0;                          // pages, to those that run

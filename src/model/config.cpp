@@ -15,6 +15,18 @@ CacheLayout ModelConfig::cache_layout(DType type) const {
   return layout;
 }
 
+bool ModelConfig::chunks_stand_alone() const {
+  const auto global = std::find_if(layers.begin(), layers.end(),
+                                   [](const LayerConfig& layer) { return !layer.chunked; });
+  if (global == layers.end() || global->rope) return false;
+  const bool one = std::all_of(std::next(global), layers.end(),
+                               [](const LayerConfig& layer) { return layer.chunked; });
+  // Where there is no rope, queries grow with their position in the text.
+  return one && std::all_of(layers.begin(), global, [&](const LayerConfig& layer) {
+           return layer.rope || !temperature_tuning;
+         });
+}
+
 float query_temperature(const ModelConfig& config, int64_t position) {
   const float periods = std::floor((static_cast<float>(position) + 1.0f) / config.floor_scale);
   return 1.0f + config.attn_scale * std::log(1.0f + periods);

@@ -77,6 +77,11 @@ struct ModelConfig {
 
   int64_t layer_count() const { return static_cast<int64_t>(layers.size()); }
   CacheLayout cache_layout(DType type) const;
+
+  // Whether what a chunk leaves to later ones follows from its own tokens, wherever it stands (with
+  // positions modulo the chunk): there is one global layer, its keys have no positions, and no
+  // layer before it knows where the chunk begins.
+  bool chunks_stand_alone() const;
 };
 
 // The factor of a query at this position on a layer without rope:
