@@ -33,6 +33,9 @@ function(drover_library name)
 endfunction()
 
 # Instruction-set flags belong to the one file that needs them.
+function(drover_sse42)
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "-msse4.2;-mpclmul")
+endfunction()
 function(drover_avx2)
   set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
 endfunction()

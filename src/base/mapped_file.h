@@ -23,6 +23,8 @@ class MappedFile {
 
   // Asks the system to read ahead; a hint that may be ignored.
   void will_need() const;
+  // The same for `bytes`, which should be part of some mapped file.
+  static void will_need(std::span<const std::byte> bytes);
   // Gives back the memory of the pages that lie wholly in `bytes`, which must be part of some
   // mapped file; touched again, they are read again. Other memory would lose what is in it.
   static void forget(std::span<const std::byte> bytes);

@@ -54,8 +54,8 @@ void ProgressBar::update(uint64_t done, uint64_t total) {
   const int filled = static_cast<int>(fraction * kWidth);
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double left = fraction > 0 ? seconds / fraction - seconds : 0;
-  fmt::print(stderr, "\r\033[K{} [{:#<{}}{:.<{}}] {}, {:.0f} s left", title_, "", filled, "",
-             kWidth - filled, amount(done, total, unit_), left);
+  fmt::print(stderr, "\r\033[K{} [{:#<{}}{:.<{}}] {}{}{}, {:.0f} s left", title_, "", filled, "",
+             kWidth - filled, amount(done, total, unit_), note_.empty() ? "" : ", ", note_, left);
   std::fflush(stderr);
 }
 

@@ -22,12 +22,14 @@ class ProgressBar {
   ProgressBar& operator=(const ProgressBar&) = delete;
 
   void update(uint64_t done, uint64_t total);
+  // Shown after the figures from now on.
+  void note(std::string text) { note_ = std::move(text); }
   Progress callback() {
     return [this](uint64_t done, uint64_t total) { update(done, total); };
   }
 
  private:
-  std::string title_, unit_;
+  std::string title_, unit_, note_;
   bool terminal_;
   bool drawn_ = false;
   std::chrono::steady_clock::time_point start_, last_;

@@ -132,8 +132,33 @@ void KvCache::reserve(int64_t tokens) {
 
 KvPages KvCache::pages(int64_t layer) const {
   KvPages out = empty_pages(layout_);
-  out.pages = layers_[static_cast<size_t>(layer)].data.data();
+  const Layer& mine = layers_[static_cast<size_t>(layer)];
+  out.pages = mine.data.data();
+  out.bounds = mine.bounds_data.empty() ? nullptr : mine.bounds_data.data();
   return out;
+}
+
+BoundKeysJob KvCache::bounds_to_make(int64_t layer, int64_t end) {
+  Layer& mine = layers_[static_cast<size_t>(layer)];
+  const int64_t full = end / kPageTokens;
+  const size_t spans = static_cast<size_t>((full + kSpanPages - 1) / kSpanPages);
+  const size_t bytes = static_cast<size_t>(empty_pages(layout_).bounds_bytes());
+  // A span that is written on is this cache's own: a copy of the cache shares those before.
+  const size_t open = static_cast<size_t>(mine.bounded / kSpanPages);
+  if (full > mine.bounded && open < mine.bounds.size() && mine.bounds[open].use_count() > 1) {
+    auto own = std::make_shared<AlignedArray<std::byte>>(bytes);
+    std::memcpy(own->data(), mine.bounds[open]->data(), bytes);
+    mine.bounds[open] = std::move(own);
+    mine.bounds_data[open] = mine.bounds[open]->data();
+  }
+  while (mine.bounds.size() < spans) {
+    mine.bounds.push_back(std::make_shared<AlignedArray<std::byte>>(bytes));
+    std::memset(mine.bounds.back()->data(), 0, bytes);
+    mine.bounds_data.push_back(mine.bounds.back()->data());
+  }
+  const BoundKeysJob job{pages(layer), mine.bounded, std::max(full, mine.bounded)};
+  mine.bounded = job.end_page;
+  return job;
 }
 
 void KvCache::begin_store() {
@@ -172,6 +197,7 @@ int64_t KvCache::rewind(int64_t length) {
     if (layout_.chunked[i]) continue;
     layers_[i].pages.resize(static_cast<size_t>(pages_for(length)));
     layers_[i].data.resize(static_cast<size_t>(pages_for(length)));
+    layers_[i].bounded = std::min(layers_[i].bounded, length / kPageTokens);
   }
   return length_;
 }

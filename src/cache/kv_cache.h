@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/aligned.h"
 #include "cache/page_pool.h"
 #include "kernels/attention/attention.h"
 
@@ -82,6 +83,10 @@ class KvCache {
     return layout_.chunked[layer] ? position % layout_.chunk : position;
   }
 
+  // For attention that leaves out pages: pages() of this global layer will tell the bounds of its
+  // full pages before position `end`; the job makes those that are missing, and must be run first.
+  BoundKeysJob bounds_to_make(int64_t layer, int64_t end);
+
   // Storing begins: from here until advance() the rings may hold parts of a chunk that the length
   // does not know of. If advance() never comes, because something was thrown, rewind() puts the
   // cache right again; nothing else may be called first.
@@ -130,6 +135,10 @@ class KvCache {
   struct Layer {
     std::vector<PageRef> pages;
     std::vector<std::byte*> data;  // of each
+    // Of the keys of the first `bounded` pages, span after span; no part of the pool.
+    std::vector<std::shared_ptr<AlignedArray<std::byte>>> bounds;
+    std::vector<std::byte*> bounds_data;
+    int64_t bounded = 0;
 
     void set(int64_t i, PageRef page);
   };

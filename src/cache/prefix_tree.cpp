@@ -113,6 +113,15 @@ void PrefixTree::touch(Node* node) {
 }
 
 PrefixTree::Match PrefixTree::match(std::string_view salt, TextView text, int64_t most) {
+  return find(salt, text, most, /*to_go_on=*/true);
+}
+
+PrefixTree::Match PrefixTree::longest(std::string_view salt, TextView text, int64_t most) {
+  return find(salt, text, most, /*to_go_on=*/false);
+}
+
+PrefixTree::Match PrefixTree::find(std::string_view salt, TextView text, int64_t most,
+                                   bool to_go_on) {
   const auto root = roots_.find(std::string(salt));
   if (root == roots_.end()) return {};
   Node* node = root->second.get();
@@ -126,7 +135,7 @@ PrefixTree::Match PrefixTree::match(std::string_view salt, TextView text, int64_
   // Inside a chunk the rings of all its tokens must be there; else it goes on where it begins.
   const auto usable = [&](const Node* last, int64_t length) {
     const int64_t border = layout_.chunk_begin(length);
-    if (layout_.chunk == 0 || length == border) return length;
+    if (layout_.chunk == 0 || length == border || !to_go_on) return length;
     bool there = layout_.chunk % kPageTokens == 0;
     for (const Node* n = last; there && !n->is_root() && n->begin >= border; n = n->parent) {
       there = !n->local.empty();
@@ -187,7 +196,7 @@ void PrefixTree::fill(const Match& match, KvCache& cache) const {
     if (rings && (*n)->begin >= border) local = (*n)->local;
     cache.adopt((*n)->global, local, tokens);
   }
-  DROVER_CHECK(cache.length() == match.length && cache.ring_complete());
+  DROVER_CHECK(cache.length() == match.length);
 }
 
 PrefixTree::Node* PrefixTree::add(Node* parent, std::shared_ptr<const Piece> piece,

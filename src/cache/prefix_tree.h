@@ -69,6 +69,8 @@ class PrefixTree {
     int64_t length = 0;  // tokens that a cache can take over
   };
   Match match(std::string_view salt, TextView text, int64_t most);
+  // The same where nobody goes on: inside a chunk whose rings are lost too.
+  Match longest(std::string_view salt, TextView text, int64_t most);
 
   // Keeps all up to this node from giving way, once more for each call. Null: nothing.
   void pin(Node* node);
@@ -111,6 +113,8 @@ class PrefixTree {
 
  private:
   struct Piece;
+
+  Match find(std::string_view salt, TextView text, int64_t most, bool to_go_on);
 
   Node* root(std::string_view salt);
   // The child of this piece, or a new one; pinned by the user, who holds a pin of the parent.

@@ -10,6 +10,7 @@
 #include <random>
 
 #include "base/progress.h"
+#include "engine/advised_options.h"
 #include "text/utf8.h"
 
 namespace drover {
@@ -58,7 +59,8 @@ void ModelFlags::add_engine(CLI::App& command) {
   command
       .add_option("--cache-memory", cache_memory,
                   "Bytes of cached keys and values, all conversations together (8G, 512M); what\n"
-                  "is kept of earlier ones gives way. Unset: two conversations of --context")
+                  "is kept of earlier ones gives way. Unset: two of --context, or more in a quarter of\n"
+                  "the machine's memory")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
       ->type_name("SIZE")
       ->group(group)
@@ -69,6 +71,21 @@ void ModelFlags::add_engine(CLI::App& command) {
       ->type_name("FOLDER")
       ->group(group)
       ->envname("DROVER_CACHE_DIR");
+  command
+      .add_option("--attention", attention,
+                  "How global layers read the past: exact; bounded, leaving out what is certain to\n"
+                  "hold less than --epsilon of the attention; budget, the --pages of 256 tokens that\n"
+                  "may count most")
+      ->check(CLI::IsMember({"exact", "bounded", "budget"}))
+      ->type_name("MODE")
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--epsilon", epsilon, "Of --attention bounded")
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--pages", pages, "Of --attention budget")
+      ->group(group)
+      ->capture_default_str();
   const std::string exact = "Exact shortcuts, for the comparison";
   command
       .add_flag("--no-dead-prefill", no_dead_prefill,
@@ -122,6 +139,15 @@ EngineOptions ModelFlags::engine_options() const {
   options.cache_dir = cache_dir;
   options.shortcuts = {.dead_prefill = !no_dead_prefill, .positions_in_chunk = !absolute_positions};
   options.chunk_reuse = !no_chunk_reuse;
+  if (attention != "exact") {
+    if (!(epsilon >= 0 && epsilon < 1)) {
+      throw_error(ErrorKind::kUsage, "epsilon: expected 0 or more and less than 1, got {}", epsilon);
+    }
+    if (pages < 2) throw_error(ErrorKind::kUsage, "pages: expected at least 2, got {}", pages);
+    const auto mode =
+        attention == "bounded" ? PageChoice::Mode::kBounded : PageChoice::Mode::kBudget;
+    options.choice = PageChoice{.mode = mode, .epsilon = epsilon, .pages = pages};
+  }
   if (!cache_type.empty()) {
     options.cache_type = cache_type_from_name(cache_type);
     if (!options.cache_type) {
@@ -178,15 +204,8 @@ void SamplingFlags::add(CLI::App& command) {
 }
 
 GenerateOptions SamplingFlags::options(const Model& model, ChatFormat format) const {
-  const GenerationDefaults& advice = model.generation();
-  GenerateOptions out;
+  GenerateOptions out = advised_options(model, format);
   SamplingOptions& s = out.sampling;
-  if (advice.temperature) s.temperature = static_cast<float>(*advice.temperature);
-  if (advice.greedy) s.temperature = 0;
-  if (advice.top_k) s.top_k = *advice.top_k;
-  if (advice.top_p) s.top_p = static_cast<float>(*advice.top_p);
-  if (advice.min_p) s.min_p = static_cast<float>(*advice.min_p);
-  if (advice.repeat_penalty) s.repeat_penalty = static_cast<float>(*advice.repeat_penalty);
   s.temperature = temperature.value_or(s.temperature);
   s.top_k = top_k.value_or(s.top_k);
   s.top_p = top_p.value_or(s.top_p);
@@ -201,7 +220,6 @@ GenerateOptions SamplingFlags::options(const Model& model, ChatFormat format) co
   }
   out.max_tokens = max_tokens;
   out.stop = stop;
-  out.stop_tokens = model.stop_tokens(format);
   return out;
 }
 
@@ -293,12 +311,18 @@ std::string speed_line(const Answer& answer) {
   const auto rate = [](int64_t tokens, double seconds) {
     return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
   };
+  // What budget mode promises to tell.
+  const std::string kept =
+      answer.visits.seen > 0
+          ? fmt::format("; {} of {} pages visited, at least {:.4f} of the attention kept",
+                        answer.visits.visited, answer.visits.seen, answer.visits.kept)
+          : "";
   return fmt::format(
       "prompt {} tokens ({} from the cache), {:.1f} tokens/s; answer {} tokens, {:.1f} tokens/s; "
-      "{}",
+      "{}{}",
       answer.prompt_tokens, answer.cached_tokens, rate(read, answer.prompt_seconds),
       answer.tokens.size(), rate(static_cast<int64_t>(answer.tokens.size()), answer.answer_seconds),
-      finish_reason_name(answer.finish));
+      finish_reason_name(answer.finish), kept);
 }
 
 }  // namespace drover

@@ -29,6 +29,9 @@ struct ModelFlags {
   std::string cache_type;
   uint64_t cache_memory = 0;
   std::string cache_dir;
+  std::string attention = "exact";
+  float epsilon = 0.001f;
+  int64_t pages = 64;
   bool no_dead_prefill = false, no_chunk_reuse = false, absolute_positions = false;
 
   void add_model(CLI::App& command);    // MODEL
@@ -105,5 +108,6 @@ void add_score(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_batch(CLI::App& app);
 
 }  // namespace drover

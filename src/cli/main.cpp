@@ -74,6 +74,7 @@ int main(int argc, char** argv) {
   keep_standard_streams();
   choose_locale();
   signal(SIGBUS, on_bus_error);
+  signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error like any other, of write()
 
   CLI::App app("Runs and measures models of the Llama 4 family.", "drover");
   app.formatter(std::make_shared<HelpFormatter>());
@@ -83,6 +84,7 @@ int main(int argc, char** argv) {
   app.fallthrough(false);
   drover::add_run(app);
   drover::add_chat(app);
+  drover::add_batch(app);
   drover::add_inspect(app);
   drover::add_tokenize(app);
   drover::add_detokenize(app);

@@ -25,6 +25,8 @@ struct Run {
   std::string chat_format;
   bool raw = false;
   bool special = false;
+  std::string context_file, save_context;
+  int64_t prompt_tokens = 0;
   bool json = false;
   bool quiet = false;
 
@@ -35,7 +37,7 @@ struct Run {
 
 std::string Run::read_prompt() const {
   if (prompt && *prompt != "-") {
-    if (prompt->empty())
+    if (prompt->empty() && !(raw && !context_file.empty()))
       throw_error(ErrorKind::kUsage, "prompt: expected a text, got an empty one");
     return *prompt;
   }
@@ -72,6 +74,24 @@ std::vector<Token> Run::continue_text(const Tokenizer& tokenizer,
   return tokens;
 }
 
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// What a context file keeps, as the beginning of a prompt. Its pictures are known by name alone.
+Prompt text_of(const ContextFile& file, Token patch) {
+  const ContextText text = file.text();
+  Prompt out{{text.tokens.begin(), text.tokens.end()}};
+  for (const ContextPicture& p : text.pictures) {
+    auto picture = std::make_shared<EncodedPicture>();
+    picture->hash = p.hash;
+    const auto its = text.tokens.subspan(static_cast<size_t>(p.first), static_cast<size_t>(p.count));
+    picture->tokens.per_tile = std::count(its.begin(), its.end(), patch);
+    out.pictures.push_back(std::move(picture));
+  }
+  return out;
+}
+
 void Run::operator()() const {
   const std::string text = read_prompt();
   const auto context = model_flags.make_context();
@@ -80,10 +100,39 @@ void Run::operator()() const {
   const Tokenizer& tokenizer = model->tokenizer();
   const ChatFormat format = raw ? ChatFormat::kNone : choose_chat_format(*model, chat_format);
 
+  EngineOptions engine_options = model_flags.engine_options();
+  std::shared_ptr<const ContextFile> known;
+  double context_seconds = 0;
+  if (!context_file.empty()) {
+    if (!system.empty()) {
+      throw Error(ErrorKind::kUsage, "system: the text of the context file has begun already",
+                  "give --system when the file is made");
+    }
+    const auto opening = std::chrono::steady_clock::now();
+    known = ContextFile::open(context_file, context_identity(*model, engine_options),
+                              context->threads);
+    context_seconds = seconds_since(opening);
+    if (known->damaged_header()) warn("the context file's newest save is lost; this is the one before");
+  }
+  if (!save_context.empty()) check_can_create(save_context);
+
   const Pictures pictures(*model, images);
   const std::vector<Part> parts = place_pictures(text, pictures.tokens());
   Prompt shown;
-  if (format == ChatFormat::kNone) {
+  if (known) {
+    shown = text_of(*known, model->has_vision() ? model->vision().config.patch_token.value_or(-1) : -1);
+    std::vector<Token> next;
+    if (format == ChatFormat::kNone) {
+      append_parts(tokenizer, parts, special, next);
+    } else {
+      next = render_next_turn(format, tokenizer, {"user", parts});
+    }
+    shown.tokens.insert(shown.tokens.end(), next.begin(), next.end());
+    if (engine_options.context == 0) {
+      // Room for what is known, and for as much talk as there would be without it.
+      engine_options.context = std::min(model->config().context, known->length() + 32768);
+    }
+  } else if (format == ChatFormat::kNone) {
     shown.tokens = continue_text(tokenizer, parts);
   } else {
     std::vector<Message> messages;
@@ -92,12 +141,29 @@ void Run::operator()() const {
     shown.tokens = render_chat(format, tokenizer, messages, /*add_generation_prompt=*/true);
   }
 
-  Engine engine(*model, *context, model_flags.engine_options());
+  if (prompt_tokens != 0) {
+    const int64_t got = static_cast<int64_t>(shown.tokens.size());
+    if (prompt_tokens < 1 || prompt_tokens > got || !images.empty()) {
+      throw_error(ErrorKind::kUsage, "prompt-tokens: expected 1 to {}, and no picture, got {}", got,
+                  prompt_tokens);
+    }
+    shown.tokens.resize(static_cast<size_t>(prompt_tokens));
+  }
+
+  Engine engine(*model, *context, engine_options);
   engine.expect_room(static_cast<int64_t>(shown.tokens.size()));
+  if (known) {
+    const auto adopting = std::chrono::steady_clock::now();
+    engine.adopt(known);
+    context_seconds += seconds_since(adopting);
+  }
   const auto looking = std::chrono::steady_clock::now();
-  shown.pictures = pictures.encode(*model, *context);
-  const double picture_seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - looking).count();
+  engine.call([&] {
+    for (auto& picture : pictures.encode(*model, *context)) {
+      shown.pictures.push_back(std::move(picture));
+    }
+  });
+  const double picture_seconds = seconds_since(looking);
   GenerateOptions options = sampling.options(*model, format);
   options.show_special = special;
   Answer answer;
@@ -120,13 +186,31 @@ void Run::operator()() const {
     out["seed"] = options.sampling.seed;
     out["prompt_tokens"] = answer.prompt_tokens;
     if (!images.empty()) out["picture_seconds"] = picture_seconds;
+    out["cached_tokens"] = answer.cached_tokens;
+    if (known) out["context_seconds"] = context_seconds;
     out["answer_tokens"] = answer.tokens.size();
     out["prompt_seconds"] = answer.prompt_seconds;
     out["answer_seconds"] = answer.answer_seconds;
+    if (answer.visits.seen > 0) {
+      out["pages_seen"] = answer.visits.seen;
+      out["pages_visited"] = answer.visits.visited;
+      out["attention_kept"] = answer.visits.kept;
+    }
     print_out(boost::json::serialize(out) + '\n');
   } else {
     print_out("\n");
     if (!quiet && ::isatty(STDERR_FILENO) == 1) fmt::print(stderr, "[{}]\n", speed_line(answer));
+  }
+  // The answer is there, whatever becomes of the file.
+  if (!save_context.empty()) {
+    shown.tokens.insert(shown.tokens.end(), answer.tokens.begin(), answer.tokens.end());
+    // The last token was said and not read: nothing hung on it yet.
+    GenerateOptions read_only = options;
+    read_only.max_tokens = 0;
+    if (static_cast<int64_t>(shown.tokens.size()) <= engine.context()) {
+      engine.generate(shown, read_only);
+    }
+    engine.save(save_context, shown);
   }
   if (answer.finish == FinishReason::kCancelled) throw_error(ErrorKind::kCancelled, "stopped");
 }
@@ -154,6 +238,21 @@ void add_run(CLI::App& app) {
   command->add_flag("--special", run->special,
                     "Control tokens show in the answer; with --raw, their names in the prompt "
                     "become those tokens");
+  command->add_option("--prompt-tokens", run->prompt_tokens,
+                      "Read only so many tokens, the first of the prompt");
+  const std::string kept = "Reading once";
+  command
+      ->add_option("--save-context", run->save_context,
+                   "Keep what was read and said in this file; one that has its beginning is appended\n"
+                   "to. With --max-tokens 0 the prompt is only read")
+      ->type_name("FILE")
+      ->group(kept);
+  command
+      ->add_option("--context-file", run->context_file,
+                   "Go on after what this file keeps, of the same model and --cache-type; the prompt\n"
+                   "is the next turn, or with --raw what follows")
+      ->type_name("FILE")
+      ->group(kept);
   command->add_flag("--json", run->json, "Print one JSON object when done");
   command->add_flag("-q,--quiet", run->quiet, "No line about speed");
   run->model_flags.add_machine(*command);

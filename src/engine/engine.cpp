@@ -97,6 +97,16 @@ void Engine::score(const Prompt& prompt, const EachLogits& each, const Progress&
   call([&] { scheduler_.score(prompt, each, progress); });
 }
 
+void Engine::adopt(std::shared_ptr<const ContextFile> file) {
+  call([&] { scheduler_.adopt(std::move(file)); });
+}
+
+ContextSaved Engine::save(const std::filesystem::path& path, const Prompt& text) {
+  ContextSaved saved;
+  call([&] { saved = scheduler_.save(path, text); });
+  return saved;
+}
+
 SchedulerState Engine::state() {
   SchedulerState state;
   call([&] { state = scheduler_.state(); });

@@ -53,6 +53,10 @@ class Engine {
     score(Prompt{{tokens.begin(), tokens.end()}}, each, progress);
   }
 
+  // As Scheduler's; these wait.
+  void adopt(std::shared_ptr<const ContextFile> file);
+  ContextSaved save(const std::filesystem::path& path, const Prompt& text);
+
   // Runs something on the thread that owns the model, between two steps, and waits: the encoder of
   // pictures, say. Throws what it throws.
   void call(const std::function<void()>& task);

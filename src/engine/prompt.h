@@ -19,6 +19,8 @@ struct EncodedPicture {
   int64_t embedding = 0;           // D
   AlignedArray<float> embeddings;  // [tokens.patches(), D], tile after tile
 
+  // Only its name is known: it stands in a text that was read before, and is not looked at again.
+  bool unseen() const { return embeddings.size() == 0; }
   const float* row(int64_t i) const { return embeddings.data() + i * embedding; }
   int64_t bytes() const {
     return static_cast<int64_t>(embeddings.size()) * static_cast<int64_t>(sizeof(float));

@@ -13,15 +13,16 @@
 #include "base/progress.h"
 #include "engine/prompt.h"
 #include "engine/sampler.h"
+#include "kernels/attention/attention.h"
 #include "tensor/view.h"
 
 namespace drover {
 
 struct GenerateOptions {
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   int64_t max_tokens = -1;         // -1: until the model stops or the context is full
-  std::vector<std::string> stop;   // strings that end the answer and are not part of it
-  std::vector<Token> stop_tokens;  // as the chat format and the model say
+  std::vector<std::string> stop = {};   // strings that end the answer and are not part of it
+  std::vector<Token> stop_tokens = {};  // as the chat format and the model say
   bool show_special = false;       // control tokens appear in the text
 };
 
@@ -37,6 +38,7 @@ struct Answer {
   int64_t cached_tokens = 0;  // of the prompt, not computed again
   double prompt_seconds = 0;  // from where its reading began
   double answer_seconds = 0;
+  PageVisits visits;  // of global layers, where not all pages are wanted
 };
 
 // What a request tells while it is worked on, on the thread that owns the model: whoever listens

@@ -1,11 +1,15 @@
 #include "engine/scheduler.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <numeric>
 
 #include "base/error.h"
 #include "engine/stop_finder.h"
+#include "model/fingerprint.h"
 #include "text/detokenizer.h"
 
 namespace drover {
@@ -37,10 +41,17 @@ int64_t choose_context(const ModelConfig& config, int64_t asked) {
   return asked;
 }
 
-int64_t choose_memory(const CacheLayout& layout, int64_t context, int64_t asked) {
-  if (asked < 0)
-    throw_error(ErrorKind::kUsage, "cache memory: expected 0 or more bytes, got {}", asked);
-  return asked > 0 ? asked : 2 * layout.pages(context) * layout.page_bytes();
+// Unless asked for otherwise room for two whole conversations, and for as many as run together up
+// to a quarter of the machine's memory; it is taken only as it is used.
+int64_t choose_memory(const CacheLayout& layout, int64_t context, const EngineOptions& options) {
+  if (options.cache_memory < 0) {
+    throw_error(ErrorKind::kUsage, "cache memory: expected 0 or more bytes, got {}",
+                options.cache_memory);
+  }
+  if (options.cache_memory > 0) return options.cache_memory;
+  const int64_t one = layout.pages(context) * layout.page_bytes();
+  const int64_t machine = ::sysconf(_SC_PHYS_PAGES) * ::sysconf(_SC_PAGESIZE);
+  return std::max(2 * one, std::min(std::max<int64_t>(options.parallel, 1) * one, machine / 4));
 }
 
 double seconds_since(Clock::time_point start) {
@@ -58,6 +69,25 @@ DType choose_cache_type(const Model& model, std::optional<DType> asked) {
     return *asked;
   }
   return model.weights().layers.front().wk.type == DType::kF32 ? DType::kF32 : DType::kBF16;
+}
+
+ContextIdentity context_identity(const Model& model, const EngineOptions& options) {
+  Digest whose = fingerprint(model);
+  const CacheLayout layout =
+      model.config().cache_layout(choose_cache_type(model, options.cache_type));
+  // What a global layer leaves out, the keys and values of the next one show.
+  if (options.choice && layout.global_layers() > 1) {
+    Sha256 hash;
+    hash.update(std::as_bytes(std::span(whose)));
+    hash.update_number(static_cast<int64_t>(options.choice->mode));
+    hash.update_number(std::bit_cast<int32_t>(options.choice->epsilon));
+    hash.update_number(options.choice->pages);
+    whose = hash.finish();
+  }
+  return {.model = whose,
+          .tokenizer = fingerprint(model.tokenizer().vocabulary()),
+          .vocab = model.config().vocab,
+          .layout = layout};
 }
 
 std::string_view finish_reason_name(FinishReason reason) {
@@ -82,6 +112,7 @@ struct Scheduler::Job {
   Events events;
   std::vector<PlacedPicture> pictures;
   std::vector<const float*> embeddings;  // as SequenceSlice::embeddings; empty without pictures
+  int64_t must_know = 0;  // tokens that only what was read before can give: pictures of a file
   int64_t longest = 0;                   // tokens of prompt and answer together, at most
   std::vector<Answer> answers;
   int64_t unfinished = 0;  // answers
@@ -145,7 +176,7 @@ Scheduler::Scheduler(const Model& model, Context& context, const EngineOptions& 
       options_(options),
       layout_(model.config().cache_layout(choose_cache_type(model, options.cache_type))),
       context_tokens_(choose_context(model.config(), options.context)),
-      pool_(layout_.page_bytes(), choose_memory(layout_, context_tokens_, options.cache_memory),
+      pool_(layout_.page_bytes(), choose_memory(layout_, context_tokens_, options),
             options.cache_dir),
       tree_(layout_),
       reuse_chunks_(options.chunk_reuse && options.shortcuts.dead_prefill &&
@@ -153,6 +184,7 @@ Scheduler::Scheduler(const Model& model, Context& context, const EngineOptions& 
                     model.config().chunks_stand_alone()),
       decoder_(context, model.config(), model.weights(), options.shortcuts) {
   decoder_.observe(options.observer);
+  decoder_.choose(options.choice);
   if (options.batch < 1) {
     throw_error(ErrorKind::kUsage, "batch: expected at least 1 token, got {}", options.batch);
   }
@@ -201,7 +233,7 @@ void Scheduler::expect_prompt(const Prompt& prompt) const {
   }
   std::vector<PictureTokens> pictures;
   for (const auto& picture : prompt.pictures) {
-    DROVER_CHECK(picture->embedding == model_.config().hidden);
+    DROVER_CHECK(picture->unseen() || picture->embedding == model_.config().hidden);
     pictures.push_back(picture->tokens);
   }
   expect_patches(prompt.tokens, pictures);
@@ -219,7 +251,7 @@ static void place(const Prompt& prompt, Token patch, std::vector<PlacedPicture>&
     const int64_t at = static_cast<int64_t>(i);
     if (row == 0) placed.push_back({at, at, picture.hash});
     placed.back().end = at + 1;
-    embeddings[i] = picture.row(row);
+    if (!picture.unseen()) embeddings[i] = picture.row(row);
     if (++row == picture.tokens.patches()) {
       ++next;
       row = 0;
@@ -247,6 +279,9 @@ std::shared_ptr<Scheduler::Job> Scheduler::prepare(Request request, Events event
   if (!job->request.prompt.pictures.empty()) {
     place(job->request.prompt, *model_.vision().config.patch_token, job->pictures,
           job->embeddings);
+    for (size_t i = 0; i < job->pictures.size(); ++i) {
+      if (job->request.prompt.pictures[i]->unseen()) job->must_know = job->pictures[i].end;
+    }
   }
   const int64_t samples = job->request.samples;
   const int64_t wanted =
@@ -294,6 +329,12 @@ bool Scheduler::admit(Job& job) {
   // The last token is computed anew, for its logits.
   const PrefixTree::Match known =
       tree_.match(job.request.salt, {job.request.prompt.tokens, job.pictures}, prompt - 1);
+  if (known.length < job.must_know) {
+    throw Error(ErrorKind::kNotFound,
+                fmt::format("prompt: expected {} known tokens with their pictures, found {}",
+                            job.must_know, known.length),
+                "show the pictures again");
+  }
   tree_.pin(known.node);
   // A page that is shared in part will be copied, and is then another one.
   PrefixTree::Node* const node =
@@ -423,6 +464,7 @@ bool Scheduler::step() {
   for (const auto& owned : running_) {
     Sequence& s = *owned;
     SequenceSlice slice{&s.cache, {}, 1};
+    slice.visits = &s.answer.visits;
     if (s.reading()) {
       if (budget == 0) continue;
       s.cache.leave_shared_ring();
@@ -692,6 +734,70 @@ void Scheduler::score(const Prompt& prompt, const EachLogits& each, const Progre
     each(first, out);
     if (progress) progress(first + n, tokens.size());
   }
+}
+
+void Scheduler::adopt(std::shared_ptr<const ContextFile> file) {
+  std::vector<PlacedPicture> pictures;
+  for (const ContextPicture& p : file->text().pictures) {
+    pictures.push_back({p.first, p.first + p.count, p.hash});
+  }
+  const TextView text{file->text().tokens, pictures};
+  const int64_t length = file->length();
+  const auto page = [&](int64_t layer, int64_t i) {
+    // Nobody writes to a page that others hold, and the file always holds its own.
+    return PageRef(file, const_cast<std::byte*>(file->pages(layer)[static_cast<size_t>(i)]));
+  };
+  KvCache cache(layout_, length, pool_);
+  const uint64_t user = next_user_++;
+  PrefixTree::Node* node = nullptr;
+  for (int64_t at = 0; at < length; at += kPageTokens) {
+    std::vector<PageRef> global, local;
+    const int64_t begin = layout_.chunk_begin(length - 1);
+    for (int64_t layer = 0; layer < model_.config().layer_count(); ++layer) {
+      if (!layout_.chunked[static_cast<size_t>(layer)]) {
+        global.push_back(page(layer, at / kPageTokens));
+      } else if (at >= begin && !file->pages(layer).empty() && layout_.chunk % kPageTokens == 0) {
+        local.push_back(page(layer, (at - begin) / kPageTokens));
+      }
+    }
+    const int64_t end = std::min(at + kPageTokens, length);
+    cache.adopt(global, local, end - at);
+    node = tree_.insert({}, node, text, at, end, cache, /*rings=*/!local.empty(), user);
+  }
+  files_.push_back(std::move(file));
+}
+
+ContextSaved Scheduler::save(const std::filesystem::path& path, const Prompt& text) {
+  std::vector<PlacedPicture> placed;
+  std::vector<const float*> embeddings;
+  if (!text.pictures.empty()) {
+    place(text, *model_.vision().config.patch_token, placed, embeddings);
+  }
+  const PrefixTree::Match known = tree_.longest({}, {text.tokens, placed}, text.tokens.size());
+  if (known.length == 0) {
+    throw_error(ErrorKind::kNotFound, "context: nothing of {} tokens is known any more",
+                text.tokens.size());
+  }
+  KvCache cache(layout_, known.length, pool_);
+  tree_.fill(known, cache);
+  std::vector<ContextPicture> pictures;
+  for (const PlacedPicture& p : placed) {
+    if (p.end <= known.length) pictures.push_back({p.hash, p.first, p.end - p.first});
+  }
+  std::vector<PageList> pages;
+  for (size_t layer = 0; layer < layout_.chunked.size(); ++layer) {
+    int64_t held = known.length;
+    if (layout_.chunked[layer]) {
+      const int64_t begin = layout_.chunk_begin(known.length);
+      held = known.length > begin && cache.ring_holds(begin) ? known.length - begin : 0;
+    }
+    pages.emplace_back(cache.pages(static_cast<int64_t>(layer)).pages,
+                       static_cast<size_t>((held + kPageTokens - 1) / kPageTokens));
+  }
+  const std::span tokens(text.tokens);
+  return save_context(path, identity(),
+                      {tokens.first(static_cast<size_t>(known.length)), pictures}, pages,
+                      context_.threads);
 }
 
 SchedulerState Scheduler::state() const {

@@ -18,6 +18,7 @@
 #include <span>
 #include <vector>
 
+#include "cache/context_file.h"
 #include "cache/prefix_tree.h"
 #include "engine/request.h"
 #include "kernels/context.h"
@@ -35,10 +36,13 @@ struct EngineOptions {
   int64_t batch = kDefaultBatch;
   // f32, bf16 or i8; unset: f32 for f32 weights, else bf16
   std::optional<DType> cache_type = std::nullopt;
-  int64_t cache_memory = 0;  // bytes of pages; 0: one conversation of the whole context, and its like
+  // Bytes of pages, at most. 0: two conversations of the whole context, or `parallel` of them up to
+  // a quarter of the machine's memory.
+  int64_t cache_memory = 0;
   std::filesystem::path cache_dir = {};  // pages lie in a file there; empty: in memory
   int64_t parallel = 64;     // answers that are written at the same time, at most
   Shortcuts shortcuts = {};
+  std::optional<PageChoice> choice = std::nullopt;  // which pages global layers visit; unset: all
   bool chunk_reuse = true;   // PrefixTree::adopt_chunk
   InputObserver* observer = nullptr;  // of the decoder; must outlive the engine
 };
@@ -46,6 +50,9 @@ struct EngineOptions {
 // The type of cached keys and values: what was asked for (kUsage unless f32, bf16 or i8), else f32
 // for a model of f32 weights and bf16 for others.
 DType choose_cache_type(const Model& model, std::optional<DType> asked);
+
+// What a context file is bound to: the model, its tokenizer, and how they are asked.
+ContextIdentity context_identity(const Model& model, const EngineOptions& options);
 
 // What a scheduler has in hand.
 struct SchedulerState {
@@ -81,6 +88,16 @@ class Scheduler {
 
   // Logits after every token of the prompt, in batches, now. Nothing is kept. Throws as submit().
   void score(const Prompt& prompt, const EachLogits& each, const Progress& progress = {});
+
+  // Prompts that begin as this file does go on from it; its pages are used where they lie and stay
+  // as long as the scheduler. Its identity must be identity().
+  void adopt(std::shared_ptr<const ContextFile> file);
+  // Makes the file hold the longest beginning of this text that is known: what a request had read
+  // and said, as long as nothing had to give way. Throws what save_context() throws, kNotFound when
+  // nothing is known.
+  ContextSaved save(const std::filesystem::path& path, const Prompt& text);
+  // Whose files these are: the model's, read in this way.
+  ContextIdentity identity() const { return context_identity(model_, options_); }
 
   // Throws kLimit if a prompt of so many tokens does not fit the context.
   void expect_room(int64_t tokens) const;
@@ -124,6 +141,7 @@ class Scheduler {
   const CacheLayout layout_;
   const int64_t context_tokens_;
   PagePool pool_;
+  std::vector<std::shared_ptr<const ContextFile>> files_;  // whose pages the tree holds
   PrefixTree tree_;
   const bool reuse_chunks_;
   Decoder decoder_;

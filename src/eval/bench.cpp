@@ -107,7 +107,7 @@ void Bencher::bring_to_depth(const BenchTest& test, const std::function<void()>&
     while (at < test.depth) {
       if (tick) tick();
       const int64_t n = std::min(settings_.batch, test.depth - at);
-      SequenceSlice slice{&cache, tokens(s, at, n), /*logits=*/0};
+      SequenceSlice slice{&cache, tokens(s, at, n), /*logits=*/0, /*live=*/test.depth};
       pass({&slice, 1}, nullptr);
       at += n;
     }
@@ -172,7 +172,9 @@ double Bencher::run(const BenchTest& test, const std::function<void()>& tick,
     const int64_t share = std::max<int64_t>(1, settings_.batch / test.parallel);
     const int64_t n = std::min(share, test.prompt - done);
     for (int64_t s = 0; s < test.parallel; ++s) {
-      slices[s] = {&caches_[s], tokens(s, test.depth + done, n), done + n == test.prompt ? 1 : 0};
+      // As any prompt is read: of what its last chunk does not look at, no more than is needed.
+      slices[s] = {&caches_[s], tokens(s, test.depth + done, n), done + n == test.prompt ? 1 : 0,
+                   test.depth + test.prompt - 1};
     }
     pass(slices, passes);
     done += n;

@@ -245,7 +245,7 @@ void Decoder::attention_block(std::span<const SequenceSlice> slices, int64_t ind
     rotate(k);
     rotate(queries());
     tune(layer, queries());
-    store_and_attend(index, waves_, k, v);
+    store_and_attend(slices, index, waves_, k, v);
   } else {
     project({{&w.wk, k}, {&w.wv, v}});
     rotate(k);
@@ -256,7 +256,7 @@ void Decoder::attention_block(std::span<const SequenceSlice> slices, int64_t ind
       rotate(queries());
       tune(layer, queries());
     }
-    store_and_attend(index, stored, k, v);
+    store_and_attend(slices, index, stored, k, v);
     if (tokens_ == 0) return;
   }
 
@@ -279,30 +279,53 @@ void Decoder::tune(const LayerConfig& layer, MatrixView q) {
 
 // Stores keys and values, whose rows `stored` tells, and lets the rows of the batch attend, in an
 // order that each kind of layer allows: wave after wave in a ring, all at once elsewhere.
-void Decoder::store_and_attend(int64_t index, const Waves& stored, MatrixView k, MatrixView v) {
+void Decoder::store_and_attend(std::span<const SequenceSlice> slices, int64_t index,
+                               const Waves& stored, MatrixView k, MatrixView v) {
   const ModelConfig& c = config_;
   const int64_t q_cols = c.heads * c.head_dim;
+  const bool choosing = choice_.has_value() && !c.layers[index].chunked;
   std::vector<KvStoreJob> stores;
+  std::vector<BoundKeysJob> bounds;
   std::vector<AttentionJob> jobs;
-  const auto run = [&] {
+  std::vector<PageVisits> visits;
+  const auto run = [&](std::span<const Segment> attending) {
     store_kv(context_, stores);
+    if (choosing) bound_keys(context_, bounds);
+    visits.resize(attending.size());
+    for (size_t i = 0; i < attending.size(); ++i) {
+      const Segment& s = attending[i];
+      jobs.push_back({rows_of(q_, s.row, s.count, q_cols), s.cache->pages(index),
+                      s.cache->slot(index, s.position), rows_of(mixed_, s.row, s.count, q_cols)});
+      if (!choosing) continue;
+      jobs.back().choice = &*choice_;
+      jobs.back().visits = &visits[i];
+    }
     attention(context_, jobs);
+    for (size_t i = 0; choosing && i < attending.size(); ++i) {
+      PageVisits* sum = slices[attending[i].slice].visits;
+      if (sum == nullptr) continue;
+      sum->visited += visits[i].visited;
+      sum->seen += visits[i].seen;
+      sum->kept = std::min(sum->kept, visits[i].kept);
+    }
     stores.clear();
     jobs.clear();
   };
+  std::vector<Segment> attending;
   for (size_t wave = 0; wave < stored.size(); ++wave) {
     for (const Segment& s : stored[wave]) {
       stores.push_back({s.cache->pages(index), s.cache->slot(index, s.position),
                         {k.row(s.row), s.count, k.cols, k.stride},
                         {v.row(s.row), s.count, v.cols, v.stride}});
+      if (choosing) bounds.push_back(s.cache->bounds_to_make(index, s.position + s.count));
     }
-    for (const Segment& s : waves_[wave]) {
-      jobs.push_back({rows_of(q_, s.row, s.count, q_cols), s.cache->pages(index),
-                      s.cache->slot(index, s.position), rows_of(mixed_, s.row, s.count, q_cols)});
+    if (c.layers[index].chunked) {
+      run(waves_[wave]);
+    } else {
+      attending.insert(attending.end(), waves_[wave].begin(), waves_[wave].end());
     }
-    if (c.layers[index].chunked) run();
   }
-  run();
+  if (!c.layers[index].chunked) run(attending);
 }
 
 // h += shared(f) + sum over chosen experts e of expert_e(sigmoid(l_e) f),  f = norm(h)

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -36,6 +37,8 @@ struct SequenceSlice {
   // Empty, or for each token what stands in place of its embedding (a row of a picture, [D]), null
   // where the token's own does.
   std::span<const float* const> embeddings = {};
+  // With a choice of pages, what was visited of global layers is added here; may be null.
+  PageVisits* visits = nullptr;
 };
 
 // Exact ways to compute less. Each can be switched off, to compare.
@@ -75,6 +78,10 @@ class Decoder {
   bool forward(std::span<const SequenceSlice> slices, MatrixView logits,
                const std::function<bool(int64_t layers)>& between_layers = {});
 
+  // From now on global layers visit the pages that this choice leaves (attention.h), for every
+  // token; nothing: all, exactly.
+  void choose(std::optional<PageChoice> choice) { choice_ = choice; }
+
   // From now on this observer, which must outlive its use, is shown all inputs; null for none.
   void observe(InputObserver* observer) { observer_ = observer; }
 
@@ -101,7 +108,8 @@ class Decoder {
   void keep_rows(std::span<const SequenceSlice> slices, std::span<const int64_t> needed);
   void attention_block(std::span<const SequenceSlice> slices, int64_t layer);
   void tune(const LayerConfig& layer, MatrixView q);
-  void store_and_attend(int64_t layer, const Waves& stored, MatrixView k, MatrixView v);
+  void store_and_attend(std::span<const SequenceSlice> slices, int64_t layer, const Waves& stored,
+                        MatrixView k, MatrixView v);
   void feed_forward_block(int64_t layer);
   void route(const LayerWeights& w);
   void read_out(std::span<const SequenceSlice> slices, MatrixView logits);
@@ -112,6 +120,7 @@ class Decoder {
   const Shortcuts shortcuts_;
   const int64_t tail_;  // CacheLayout::tail
   InputObserver* observer_ = nullptr;
+  std::optional<PageChoice> choice_;
 
   // The batch: of each slice the last tokens, as many as are still needed.
   int64_t tokens_ = 0;              // T

@@ -342,6 +342,25 @@ std::vector<Token> render_chat(ChatFormat format, const Tokenizer& tokenizer,
   return writer.take();
 }
 
+std::vector<Token> render_next_turn(ChatFormat format, const Tokenizer& tokenizer,
+                                    const Message& user) {
+  // What stands before does not show in what follows.
+  const Message before[] = {{"user", "?"}, {"assistant", "!"}, user};
+  const std::vector<Token> known =
+      render_chat(format, tokenizer, std::span(before).first(1), /*add_generation_prompt=*/true);
+  std::vector<Token> all = render_chat(format, tokenizer, before, /*add_generation_prompt=*/true);
+  const std::vector<Token> said = tokenizer.encode("!");
+  const size_t begin = known.size() + said.size();
+  if (all.size() < begin || !std::equal(known.begin(), known.end(), all.begin()) ||
+      !std::equal(said.begin(), said.end(), all.begin() + static_cast<int64_t>(known.size()))) {
+    throw_error(ErrorKind::kUnsupported,
+                "chat format: in {} a conversation cannot go on from its tokens alone",
+                chat_format_name(format));
+  }
+  all.erase(all.begin(), all.begin() + static_cast<int64_t>(begin));
+  return all;
+}
+
 std::vector<Token> chat_stop_tokens(ChatFormat format, const Tokenizer& tokenizer) {
   std::vector<Token> out = tokenizer.vocabulary().stops;
   if (const Markers* markers = markers_of(format)) {

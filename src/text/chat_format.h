@@ -66,6 +66,11 @@ ChatFormat detect_chat_format(const Vocabulary& vocabulary);
 std::vector<Token> render_chat(ChatFormat format, const Tokenizer& tokenizer,
                                std::span<const Message> messages, bool add_generation_prompt);
 
+// What follows the content of an assistant's turn when a user answers it: the end of that turn, the
+// user's, and the header of the next. For a conversation of which only the tokens are left.
+std::vector<Token> render_next_turn(ChatFormat format, const Tokenizer& tokenizer,
+                                    const Message& user);
+
 // The tokens that end an assistant's turn: those of the format that the vocabulary has, and the
 // vocabulary's own stops. Increasing.
 std::vector<Token> chat_stop_tokens(ChatFormat format, const Tokenizer& tokenizer);

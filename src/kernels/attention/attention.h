@@ -21,8 +21,8 @@
 //          and j + 4, j and j + 2, 0 and 1
 //   o[i] = fma over p in order from +0: fma(w'[p], v[p, i], o),  w' = w
 //          int8: w'[p] = w[p] times the position's value scale
-// The pages are merged in order, the first being the start; (M, L, O) is what there is and (m, l,
-// o) what a page gives:
+// The pages of a span, kSpanPages in a row, are merged in order, the first being the start, and the
+// spans are merged likewise; (M, L, O) is what there is and (m, l, o) what a page or a span gives:
 //   M' = max(m, M),  a = e(m - M'),  b = e(M - M')
 //   L' = fma(l, a, L * b),  O'[i] = fma(o[i], a, O[i] * b)
 //   out[i] = O[i] / L
@@ -35,7 +35,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/attention/attention_task.h"  // kPageTokens, kMaxHeadDim
+#include "kernels/attention/attention_task.h"  // kPageTokens, kSpanPages, kMaxHeadDim
 #include "kernels/context.h"
 #include "tensor/view.h"
 
@@ -61,6 +61,9 @@ struct KvPages {
   DType type = DType::kF32;  // kF32, kBF16 or kI8
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
+  // Null, or what the keys of a full page lie between, span after span; each span's starts on a
+  // cache line. See bound_keys().
+  std::byte* const* bounds = nullptr;
 
   HeadLayout head() const {
     const int64_t padded = (head_dim + 15) / 16 * 16;
@@ -70,6 +73,9 @@ struct KvPages {
     return {padded, values, scales, scales + scale_bytes, scales + 2 * scale_bytes};
   }
   int64_t page_bytes() const { return kv_heads * head().bytes; }
+  int64_t bounds_bytes() const {  // of a span
+    return kv_heads * row_bytes(DType::kBF16, 2 * head_dim * kSpanPages);
+  }
 };
 
 // True for the types that a cache can have: f32, bf16 and i8.
@@ -87,6 +93,56 @@ struct KvStoreJob {
 // even, int8 as above. Does not fail.
 void store_kv(Context& context, std::span<const KvStoreJob> jobs);
 
+// Pages [first_page, end_page) of a sequence, all full. `pages.bounds` must reach as far.
+struct BoundKeysJob {
+  KvPages pages;
+  int64_t first_page = 0;
+  int64_t end_page = 0;
+};
+
+// Makes the bounds of these pages, once their keys are stored: of span s, at bounds[s],
+//   bf16 [K][d][2][kSpanPages]   smallest and largest key of each component
+// as they are read back, rounded outwards; those of int8 by one step of bf16 more, for what
+// rounding does to a score. A key that is not finite makes the bounds of its component infinite.
+// They are 0.2 % (f32) to 0.8 % (int8) of a page. Pages of one span may be bounded one by one. Does
+// not fail.
+void bound_keys(Context& context, std::span<const BoundKeysJob> jobs);
+
+// How many pages of its past a token visits, where exactly all is not wanted. The choice is made
+// for each token and kv head alone and is a function of the token's queries and of the pages that
+// it sees: no other token, thread or cut changes it, nor any bit of the result, which is what it
+// would be if the pages chosen, in their order, were all there are.
+//
+// With bounds of a page's keys no score of query row h on it exceeds
+//   u[h] = chain over i in order from +0: fma(q'[i], q'[i] < 0 ? smallest[i] : largest[i], u)
+// and 256 e^(u[h] - M[h]) bounds what the page can add to the row's sum of weights L[h], M[h] being
+// its largest score so far. The first page and the newest are always visited; they give M and L.
+// The others are ranked by the largest u[h] - M[h] of all rows, in steps of 1/32, then by number.
+//   kBounded  Pages are visited by rank until what the rest may add, R, is at most `epsilon` of the
+//             whole, R / (L + R), in each row. L and M grow with each page visited; after a quarter
+//             of all pages they are taken to stay, and R alone decides how many more there are.
+//   kBudget   The `pages` of highest rank, at least 2.
+// What is not visited: with o the mean of the values visited and r the mean of the others, weighed
+// by the softmax, the exact result is (L o + R' r) / (L + R') for an R' <= R, so that each
+// component of o differs from it by R' / (L + R') |r - o| <= 2 epsilon max |v|.
+//
+// Source: bounds of pages, Tang et al. 2024, arXiv 2406.10774.
+struct PageChoice {
+  enum class Mode { kBounded, kBudget };
+  Mode mode = Mode::kBounded;
+  float epsilon = 0.001f;  // in [0, 1)
+  int64_t pages = 64;
+};
+
+// What attention visited: all tokens and kv heads of a job together.
+struct PageVisits {
+  int64_t visited = 0;  // pages,
+  int64_t seen = 0;     // of so many
+  // L / (L + R), a certain lower bound of the part of the softmax that was visited: the smallest of
+  // all tokens and query heads.
+  float kept = 1.0f;
+};
+
 // The queries of T consecutive tokens of one sequence, the first at position `first`.
 struct AttentionJob {
   ConstMatrixView q;  // [T, H * d]
@@ -96,6 +152,10 @@ struct AttentionJob {
   // Token t attends to positions [0, first + t]; or every token to [0, first + T), as the patches
   // of a tile do.
   bool causal = true;
+  // Null: all pages are visited. Else the pages need bounds, all but the last one a token sees, and
+  // tokens must be causal.
+  const PageChoice* choice = nullptr;
+  PageVisits* visits = nullptr;  // null, or overwritten
 };
 
 // out[t, j] = softmax_p( q[t, j] . k[p, g] / sqrt(d) ) v[p, g] over the positions p that token t
@@ -103,9 +163,11 @@ struct AttentionJob {
 // size up to kMaxHeadDim, H a multiple of K. Does not fail, whatever numbers it meets.
 //
 // Work is cut into tiles of (job, kv head, consecutive tokens). Where few tokens have a long past
-// and threads would idle, a tile's past is cut into runs of pages too; what each page gives a row
-// then waits in the context's shared scratch, (d' + 16) floats per row and page: 1.6 % of a page
-// of bf16 for 4 rows of 64.
+// and threads would idle, a tile's past is cut too: into runs of spans where it has enough of them,
+// else of pages. What each span or page gives a row then waits in the context's shared scratch,
+// (d' + 16) floats per row: 1.6 MB for 8 rows of 64 after ten million positions.
+//
+// A token with a choice is a tile of its own. Choosing takes 44 bytes per page for 4 rows.
 //
 // Source: Vaswani et al. 2017; grouped heads, Ainslie et al. 2023, arXiv 2305.13245; running
 // softmax, Milakov & Gimelshein 2018, arXiv 1805.02867; tiles, Dao et al. 2022, arXiv 2205.14135;

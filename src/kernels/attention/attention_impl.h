@@ -198,7 +198,8 @@ struct Tile {
   float* const q;       // scaled queries, groups of up to kRows rows, [d][rows of the group] each
   float* const scores;  // [rows, kPageTokens]
   float* const page;    // [rows, state]: what the page at hand gives
-  float* const total;   // [rows, state]: all pages so far
+  float* const span;    // [rows, state]: the span at hand so far
+  float* const total;   // [rows, state]: all spans so far
   float* const wide;    // the block at hand as floats
 
   explicit Tile(const AttentionTask& t)
@@ -210,7 +211,8 @@ struct Tile {
         q(t.scratch),
         scores(q + rows * padded),
         page(scores + rows * kPageTokens),
-        total(page + rows * state),
+        span(page + rows * state),
+        total(span + rows * state),
         wide(total + rows * state) {}
 
   // How many positions a row attends to, all pages together.
@@ -251,22 +253,29 @@ struct Tile {
     return to;
   }
 
-  // Finds what page p gives each row that reaches it.
-  void visit(int64_t p, float* to) {
-    const std::byte* head = task.pages[p] + task.head_offset;
-    const T* keys = reinterpret_cast<const T*>(head);
-    const T* values = reinterpret_cast<const T*>(head + task.layout.values);
-    const auto scales = [&](int64_t offset) {
-      return task.type == KvType::kInt8 ? reinterpret_cast<const float*>(head + offset) : nullptr;
-    };
-    const float* key_scales = scales(task.layout.key_scales);
-    const float* value_scales = scales(task.layout.value_scales);
-    const int64_t begin = p * kPageTokens;
+  // The first position of the k'th page to visit, and the part of the page that is this kv head's.
+  int64_t page_begin(int64_t k) const {
+    return (task.chosen != nullptr ? task.chosen[k] : k) * kPageTokens;
+  }
+  const std::byte* head(int64_t k) const {
+    return task.pages[task.chosen != nullptr ? task.chosen[k] : k] + task.head_offset;
+  }
+  const float* scales(int64_t k, int64_t offset) const {
+    return task.type == KvType::kInt8 ? reinterpret_cast<const float*>(head(k) + offset) : nullptr;
+  }
+
+  // Finds maximum and sum of the weights of each row that reaches the k'th page; leaves the weights
+  // in scores. `next` is what will be read after the keys.
+  void weigh_keys(int64_t k, float* to, const void* next) {
+    const T* keys = reinterpret_cast<const T*>(head(k));
+    const float* key_scales = scales(k, task.layout.key_scales);
+    const float* value_scales = scales(k, task.layout.value_scales);
+    const int64_t begin = page_begin(k);
     const int64_t filled = count(positions(rows - 1), begin, kPageTokens);
 
     const T* filled_keys = keys + (filled + kBlockTokens - 1) / kBlockTokens * kBlockTokens * d;
     for (int64_t offset = 0; offset < filled; offset += kBlockTokens) {
-      const Ahead ahead(filled_keys, values);
+      const Ahead ahead(filled_keys, next);
       with_block(keys + offset * d, kBlockTokens * d, ahead, [&](const auto* block, auto fetch) {
         for (int64_t row = 0; row < rows; row += kRows) {
           const int64_t group = count(rows, row, kRows);
@@ -283,21 +292,30 @@ struct Tile {
     }
     // Two passes, so that one row need not wait for the maximum of the other.
     for (int64_t row = 0; row < rows; ++row) {
-      float* mine = to + row * state;
-      for (int64_t i = 0; i < padded; i += W) store(mine + i, V{});
       const int64_t n = count(positions(row), begin, kPageTokens);
-      mine[padded] = largest(scores + row * kPageTokens, n);
+      to[row * state + padded] = largest(scores + row * kPageTokens, n);
     }
     for (int64_t row = 0; row < rows; ++row) {
       float* mine = to + row * state + padded;
       const int64_t n = count(positions(row), begin, kPageTokens);
       mine[1] = softmax(scores + row * kPageTokens, n, mine[0], value_scales);
     }
+  }
+
+  // Finds what the k'th page gives each row that reaches it.
+  void visit(int64_t k, float* to) {
+    const T* values = reinterpret_cast<const T*>(head(k) + task.layout.values);
+    const int64_t begin = page_begin(k);
+    const int64_t filled = count(positions(rows - 1), begin, kPageTokens);
+    weigh_keys(k, to, values);
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = 0; i < padded; i += W) store(to + row * state + i, V{});
+    }
     for (int64_t panel = 0; panel < padded; panel += kPanelWidth) {
       const int64_t width = count(padded, panel, kPanelWidth);
       const T* mine = values + panel * kPageTokens;
       const void* next = panel + width < padded  ? mine + kPageTokens * width
-                         : p + 1 < task.end_page ? task.pages[p + 1] + task.head_offset
+                         : k + 1 < task.end_page ? head(k + 1)
                                                  : static_cast<const void*>(mine);
       const Ahead ahead(mine + filled * width, next);
       for (int64_t offset = 0; offset < filled; offset += kBlockTokens) {
@@ -335,50 +353,172 @@ struct Tile {
 
   void finish_rows(const float* states) const {
     for (int64_t row = 0; row < rows; ++row) {
-      finish(states + row * state, padded, d,
-             task.out + row / task.group * task.out_stride + row % task.group * d);
+      const float* mine = states + row * state;
+      finish(mine, padded, d, task.out + row / task.group * task.out_stride + row % task.group * d);
+      if (task.mass == nullptr) continue;
+      task.mass[2 * row] = mine[padded];
+      task.mass[2 * row + 1] = mine[padded + 1];
     }
   }
 
+  // Merges what the k'th page, or what begins with it, gives into what there is, for the rows that
+  // reach it.
+  void merge_rows(float* sum, const float* part, int64_t k) const {
+    for (int64_t row = 0; row < rows; ++row) {
+      if (positions(row) > page_begin(k)) merge(sum + row * state, part + row * state, padded);
+    }
+  }
+
+  float* part(int64_t k) const { return task.parts + k / task.part_pages * rows * state; }
+
   void run() {
     take_queries();
-    for (int64_t p = task.first_page; p < task.end_page; ++p) {
-      if (task.parts != nullptr) {
-        visit(p, task.parts + p * rows * state);
-        continue;
-      }
-      visit(p, p == 0 ? total : page);
-      for (int64_t row = 0; p > 0 && row < rows; ++row) {
-        if (positions(row) > p * kPageTokens) {
-          merge(total + row * state, page + row * state, padded);
+    const bool by_page = task.parts != nullptr && task.part_pages == 1;
+    for (int64_t first = task.first_page; first < task.end_page;) {
+      const int64_t begin = first / kSpanPages * kSpanPages;
+      const int64_t end = begin + count(task.end_page, begin, kSpanPages);
+      // The first span is the start of all, the first page that of its span.
+      float* sum = task.parts != nullptr ? part(begin) : begin == 0 ? total : span;
+      for (int64_t k = first; k < end; ++k) {
+        if (by_page) {
+          visit(k, part(k));
+          continue;
         }
+        visit(k, k == begin ? sum : page);
+        if (k > begin) merge_rows(sum, page, k);
       }
+      if (sum == span) merge_rows(total, span, begin);
+      first = end;
     }
     if (task.parts == nullptr) finish_rows(total);
   }
 
   void run_merge() {
-    for (int64_t row = 0; row < rows; ++row) {
-      float* sum = task.parts + row * state;
-      for (int64_t p = 1; p * kPageTokens < positions(row); ++p) {
-        merge(sum, sum + p * rows * state, padded);
+    for (int64_t begin = 0; begin < task.end_page; begin += kSpanPages) {
+      const int64_t end = begin + count(task.end_page, begin, kSpanPages);
+      for (int64_t k = begin + task.part_pages; k < end; k += task.part_pages) {
+        merge_rows(part(begin), part(k), k);
       }
+      if (begin > 0) merge_rows(part(0), part(begin), begin);
     }
     finish_rows(task.parts);
   }
+
+  void run_peek() {
+    take_queries();
+    for (int64_t k = task.first_page; k < task.end_page; ++k) {
+      weigh_keys(k, page, head(k + 1 < task.end_page ? k + 1 : k));
+      for (int64_t row = 0; row < rows; ++row) {
+        float* to = task.parts + (k * rows + row) * 2;
+        to[0] = page[row * state + padded];
+        to[1] = page[row * state + padded + 1];
+      }
+    }
+  }
 };
+
+// The smallest bf16 that is no less than x; with `further` the one after it.
+inline uint16_t round_up(float x, bool further) {
+  const uint32_t u = __builtin_bit_cast(uint32_t, x);
+  uint16_t top = static_cast<uint16_t>(u >> 16);
+  if (x > 0 && (u & 0xffff) != 0) ++top;  // a negative number was rounded up by being cut
+  if (further && top != 0x7f80) top = (top & 0x7fff) == 0 ? 1 : x > 0 ? top + 1 : top - 1;
+  return top;
+}
+
+template <typename T>
+void bound_keys_of(const KeyBoundTask& task) {
+  const T* keys = reinterpret_cast<const T*>(task.head);
+  const bool is_int8 = task.type == KvType::kInt8;
+  const float* scales = reinterpret_cast<const float*>(task.head + task.layout.key_scales);
+  for (int64_t i = 0; i < task.head_dim; ++i) {
+    V most = all(-__builtin_inff()), least = most;  // of x and of -x
+    I odd = {};
+    for (int64_t t = 0; t < kPageTokens; t += W) {
+      V x = load(keys + t / kBlockTokens * kBlockTokens * task.head_dim + i * kBlockTokens +
+                 t % kBlockTokens);
+      if (is_int8) x *= load(scales + t);
+      most = max(x, most);
+      least = max(-x, least);
+      odd |= x - x != V{};
+    }
+    float high = most[0], low = least[0];
+    int32_t any = 0;
+    for (int l = 0; l < W; ++l) {
+      high = max(most[l], high);
+      low = max(least[l], low);
+      any |= odd[l];
+    }
+    uint16_t* bounds = task.bounds + i * 2 * kSpanPages + task.slot;
+    bounds[0] = any != 0 ? 0xff80 : round_up(low, is_int8) ^ 0x8000;
+    bounds[kSpanPages] = any != 0 ? 0x7f80 : round_up(high, is_int8);
+  }
+}
+
+}  // namespace
+
+void bound_keys(const KeyBoundTask& task) {
+  switch (task.type) {
+    case KvType::kF32:
+      return bound_keys_of<float>(task);
+    case KvType::kBF16:
+      return bound_keys_of<Bf16>(task);
+    case KvType::kInt8:
+      return bound_keys_of<int8_t>(task);
+  }
+}
+
+void bound_pages(const PageBoundTask& task) {
+  constexpr int N = 4;
+  static_assert(kSpanPages % (N * W) == 0);
+  const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(task.head_dim));
+  for (int64_t span = task.first_span; span < task.end_span; ++span) {
+    const Bf16* bounds = reinterpret_cast<const Bf16*>(task.bounds[span] + task.head_offset);
+    const Bf16* end = bounds + task.head_dim * 2 * kSpanPages;
+    const void* next = span + 1 < task.end_span ? task.bounds[span + 1] + task.head_offset
+                                                : static_cast<const void*>(bounds);
+    // The processor does not foresee which sides will be read.
+    const Ahead ahead(end, next);
+    for (int64_t row = 0; row < task.rows; ++row) {
+      const float* q = task.q + row * task.head_dim;
+      for (int64_t page = 0; page < kSpanPages; page += N * W) {
+        V sum[N] = {};
+        for (int64_t i = 0; i < task.head_dim; ++i) {
+          if (row == 0 && page == 0) ahead(bounds + i * 2 * kSpanPages, 2 * kSpanPages);
+          const float query = q[i] * scale;
+          const Bf16* side = bounds + (i * 2 + (query < 0 ? 0 : 1)) * kSpanPages + page;
+          for (int v = 0; v < N; ++v) sum[v] = fma(all(query), load(side + v * W), sum[v]);
+        }
+        float* to = task.out + row * task.stride + span * kSpanPages + page;
+        for (int v = 0; v < N; ++v) store(to + v * W, sum[v]);
+      }
+    }
+  }
+}
+
+namespace {
+
+// Calls f with the tile of a task.
+template <typename F>
+inline void with_tile(const AttentionTask& task, F f) {
+  switch (task.type) {
+    case KvType::kF32:
+      return f(Tile<float>(task));
+    case KvType::kBF16:
+      return f(Tile<Bf16>(task));
+    case KvType::kInt8:
+      return f(Tile<int8_t>(task));
+  }
+}
 
 }  // namespace
 
 void attend(const AttentionTask& task) {
-  switch (task.type) {
-    case KvType::kF32:
-      return Tile<float>(task).run();
-    case KvType::kBF16:
-      return Tile<Bf16>(task).run();
-    case KvType::kInt8:
-      return Tile<int8_t>(task).run();
-  }
+  with_tile(task, [](auto tile) { tile.run(); });
+}
+
+void peek(const AttentionTask& task) {
+  with_tile(task, [](auto tile) { tile.run_peek(); });
 }
 
 void merge_parts(const AttentionTask& task) { Tile<float>(task).run_merge(); }

@@ -8,6 +8,7 @@
 namespace drover {
 
 inline constexpr int64_t kPageTokens = 256;  // the fixed split of the softmax
+inline constexpr int64_t kSpanPages = 64;    // what pages give is merged in spans of so many
 inline constexpr int64_t kMaxHeadDim = 512;
 
 // Keys and values of a page lie in blocks of this many positions and panels of this many
@@ -42,22 +43,27 @@ struct AttentionTask {
   int64_t head_dim;
   int64_t group;
   int64_t tokens;
-  int64_t seen;        // the first token attends to positions [0, seen),
-  int64_t step;        // each later one to so many more: 1 if causal, else 0
-  int64_t first_page;  // the pages to visit
+  int64_t seen;  // the first token attends to positions [0, seen),
+  int64_t step;  // each later one to so many more: 1 if causal, else 0
+  // The pages to visit: the first_page'th of the sequence, or of those chosen, and so on.
+  int64_t first_page;
   int64_t end_page;
-  float* scratch;  // attention_scratch() floats
-  // Null: all pages are visited and the result goes to out. Else page p leaves its result in
-  // parts + p * rows * row_state(): a slice of the past, to be merged when all pages are there.
+  const int32_t* chosen;  // numbers of pages, ascending (any order to peek); null: all are visited
+  float* scratch;         // attention_scratch() floats
+  float* mass;            // null, or for maximum and sum of each row, beside its result
+  // Null: all pages are visited and the result goes to out. Else a slice of the past is visited
+  // that leaves parts, to be merged when all are there: one for each page or for each span, so many
+  // pages, the one that begins with page p at parts + p / part_pages * rows * row_state().
   float* parts;
+  int64_t part_pages;
 };
 
-// What one page, or all so far, give a row: padded_dim weighted sums, then maximum and sum.
+// What a page, a span, or all so far give a row: padded_dim weighted sums, then maximum and sum.
 inline constexpr int64_t row_state(int64_t padded_dim) { return padded_dim + 16; }
 
 inline constexpr int64_t attention_scratch(int64_t rows, int64_t padded_dim) {
   const int64_t widest = padded_dim > kPanelWidth ? padded_dim : kPanelWidth;
-  return rows * (kPageTokens + padded_dim + 2 * row_state(padded_dim)) + kBlockTokens * widest;
+  return rows * (kPageTokens + padded_dim + 3 * row_state(padded_dim)) + kBlockTokens * widest;
 }
 
 // Keys and values of `tokens` consecutive positions that lie in one block, for one kv head.
@@ -75,10 +81,47 @@ struct KvStoreTask {
   float* scratch;  // kBlockTokens * padded_dim floats
 };
 
+// The bounds of the keys of a full page, for one kv head.
+struct KeyBoundTask {
+  KvType type;
+  const std::byte* head;  // where the kv head begins in the page
+  HeadLayout layout;
+  int64_t head_dim;
+  uint16_t* bounds;  // where it begins in the span's bounds, bf16 [head_dim][2][kSpanPages]
+  int64_t slot;      // of the page, in the span
+};
+
+// What no score of a page can exceed, for all pages of some spans and the query heads of one token
+// that share a kv head.
+struct PageBoundTask {
+  const float* q;  // row h at h * head_dim
+  const std::byte* const* bounds;
+  int64_t head_offset;  // where the kv head begins in a span's bounds
+  int64_t head_dim;
+  int64_t rows;
+  int64_t first_span;
+  int64_t end_span;
+  float* out;  // of row h and page p at h * stride + p
+  int64_t stride;
+};
+
+struct AttentionFunctions {
+  void (*attend)(const AttentionTask&);
+  void (*merge_parts)(const AttentionTask&);
+  // Only maximum and sum of weights of each row on the k'th page, to parts + k * rows * 2.
+  void (*peek)(const AttentionTask&);
+  void (*bound_pages)(const PageBoundTask&);
+  void (*bound_keys)(const KeyBoundTask&);
+  void (*store_block)(const KvStoreTask&);
+};
+
 #define DROVER_DECLARE_ATTENTION(isa)          \
   namespace isa {                              \
   void attend(const AttentionTask& task);      \
   void merge_parts(const AttentionTask& task); \
+  void peek(const AttentionTask& task);        \
+  void bound_pages(const PageBoundTask& task); \
+  void bound_keys(const KeyBoundTask& task);   \
   void store_block(const KvStoreTask& task);   \
   }
 DROVER_DECLARE_ATTENTION(attention_plain)
