@@ -394,6 +394,21 @@ TEST_F(EngineCompany, OneOutputPerPromptWhereMemoryIsTight) {
   }
 }
 
+// No page is taken that was not promised, in whatever order requests come, read and leave. How long
+// slices are depends on the clock, so no two runs are the same.
+TEST_F(EngineCompany, PromisedPagesAreThereInCompanyOfEveryKind) {
+  for (uint32_t seed = 100; seed < 120; ++seed) {
+    for (const Kind kind : {kReuse, kTail, kTwoGlobal, kDense, kLocal, kOddChunk}) {
+      SCOPED_TRACE(fmt::format("seed {}, model {}", seed, static_cast<int>(kind)));
+      expect_company(kind, DType::kBF16, 2 + seed % 30, 1,
+                     {.batch = 20 + seed * 37 % 900,
+                      .cache_memory = tight(kind, DType::kBF16, seed % 9),
+                      .parallel = 3 + seed % 20},
+                     seed);
+    }
+  }
+}
+
 TEST_F(EngineCompany, OneOutputPerPromptForEveryKindOfModel) {
   for (const Kind kind : {kTail, kTwoGlobal, kDense, kLocal, kOddChunk}) {
     SCOPED_TRACE(kind);
