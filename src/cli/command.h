@@ -110,5 +110,6 @@ void add_convert(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_plan(CLI::App& app);
+void add_needle(CLI::App& app);
 
 }  // namespace drover

@@ -91,6 +91,7 @@ int main(int argc, char** argv) {
   drover::add_quantize(app);
   drover::add_bench(app);
   drover::add_plan(app);
+  drover::add_needle(app);
 
   try {
     app.parse(argc, argv);

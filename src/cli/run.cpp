@@ -12,6 +12,8 @@
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/pictures.h"
+#include "cli/quantities.h"
+#include "eval/recall_map.h"
 
 namespace drover {
 namespace {
@@ -23,6 +25,7 @@ struct Run {
   std::vector<std::string> images;
   std::string system;
   std::string chat_format;
+  std::string recall_map;
   bool raw = false;
   bool special = false;
   bool json = false;
@@ -72,8 +75,20 @@ std::vector<Token> Run::continue_text(const Tokenizer& tokenizer,
   return tokens;
 }
 
+// A prompt longer than the lengths at which the model was found to remember.
+void warn_beyond(const RecallMap& map, int64_t tokens) {
+  const int64_t vouched = vouched_length(map, map.threshold);
+  if (tokens <= vouched) return;
+  warn(
+      fmt::format("the prompt has {} tokens, and the recall map vouches for {}: what stands in it "
+                  "may be overlooked",
+                  grouped(tokens), vouched == 0 ? "none" : grouped(vouched)));
+}
+
 void Run::operator()() const {
   const std::string text = read_prompt();
+  std::optional<RecallMap> map;
+  if (!recall_map.empty()) map = load_recall_map(recall_map);
   const auto context = model_flags.make_context();
   InterruptGuard interrupt;
   const auto model = model_flags.load();
@@ -92,6 +107,7 @@ void Run::operator()() const {
     shown.tokens = render_chat(format, tokenizer, messages, /*add_generation_prompt=*/true);
   }
 
+  if (map) warn_beyond(*map, static_cast<int64_t>(shown.tokens.size()));
   Session session(*model, *context, model_flags.session_options());
   session.expect_room(static_cast<int64_t>(shown.tokens.size()));
   const auto looking = std::chrono::steady_clock::now();
@@ -151,6 +167,10 @@ void add_run(CLI::App& app) {
   command->add_flag("--raw", run->raw, "Continue the text as it is, without a chat format");
   command->add_option("--chat-format", run->chat_format,
                       "llama4, llama3, chatml or none; what the model's file says if unset");
+  command
+      ->add_option("--recall-map", run->recall_map,
+                   "Warn of a prompt longer than this file of `drover needle` vouches for")
+      ->type_name("FILE");
   command->add_flag("--special", run->special,
                     "Control tokens show in the answer; with --raw, their names in the prompt "
                     "become those tokens");
