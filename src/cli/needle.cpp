@@ -111,6 +111,14 @@ std::string table_text(const NeedleGrid& grid, const NeedleSummary& summary) {
     }
     text += "\n";
   }
+  const int64_t control = std::count(grid.kinds.begin(), grid.kinds.end(), NeedleKind::kControl);
+  if (static_cast<int64_t>(grid.kinds.size()) - control > 1) {
+    text += "| all but the control |";
+    for (const int64_t length : lengths) {
+      text += fmt::format(" {:.1f} % |", 100 * summary.by_length.at(length).recall());
+    }
+    text += "\n";
+  }
   return text;
 }
 

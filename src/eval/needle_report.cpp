@@ -74,6 +74,9 @@ Colour colour_of(double recall) {
   return out;
 }
 
+// A control has to be at zero, and then there is nothing to see.
+Colour control_colour(double recall) { return recall > 0 ? colour_of(0) : kGrey; }
+
 std::string percent(double share) { return fmt::format("{:.0f}%", 100 * share); }
 
 Drawing draw(const NeedleGrid& grid, const NeedleSummary& summary, const std::string& title) {
@@ -113,8 +116,11 @@ Drawing draw(const NeedleGrid& grid, const NeedleSummary& summary, const std::st
                 ? fmt::format("{}, {} tokens, depth {}: {} of {} trials", needle_kind_name(kind),
                               length, percent(grid.depth(d)), percent(recall), found->second.trials)
                 : "not done";
-        out.boxes.push_back(
-            {x, y, kCellWidth - 1, kCellHeight - 1, known ? colour_of(recall) : kGrey, tip});
+        out.boxes.push_back({x, y, kCellWidth - 1, kCellHeight - 1,
+                             !known                         ? kWhite
+                             : kind == NeedleKind::kControl ? control_colour(recall)
+                                                            : colour_of(recall),
+                             tip});
         if (known) {
           out.labels.push_back({x + kCellWidth / 2, y + kCellHeight / 2, percent(recall), 2, 'm'});
         }
