@@ -150,12 +150,12 @@ PromptLayout byte_layout() {
     std::vector<Token> tokens((text.size() + kBytes - 1) / kBytes);
     std::string padded(text);
     padded.resize(tokens.size() * kBytes, ' ');
-    std::memcpy(tokens.data(), padded.data(), padded.size());
+    if (!tokens.empty()) std::memcpy(tokens.data(), padded.data(), padded.size());
     return tokens;
   };
   out.decode = [](std::span<const Token> tokens) {
     std::string text(tokens.size() * kBytes, ' ');
-    std::memcpy(text.data(), tokens.data(), text.size());
+    if (!tokens.empty()) std::memcpy(text.data(), tokens.data(), text.size());
     return text;
   };
   out.render = out.encode;
