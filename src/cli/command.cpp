@@ -10,6 +10,7 @@
 #include <random>
 
 #include "base/progress.h"
+#include "cli/quantities.h"
 #include "engine/advised_options.h"
 #include "text/utf8.h"
 
@@ -43,7 +44,14 @@ void ModelFlags::add_engine(CLI::App& command) {
   const std::string group = "Context";
   command
       .add_option("-c,--context,--ctx-size", context,
-                  "Most tokens of a conversation; 0 means the model's own, at most 32768")
+                  "Most tokens of a conversation (32K, 1M); 0 means the model's own, at most 32768")
+      ->transform(CLI::Validator(
+          [](std::string& text) {
+            const bool unit = text.size() > 1 && (text.back() == 'K' || text.back() == 'M');
+            if (unit) text = std::to_string(parse_tokens("context", text));
+            return std::string();
+          },
+          ""))
       ->group(group)
       ->envname("DROVER_CONTEXT")
       ->capture_default_str();
@@ -61,7 +69,6 @@ void ModelFlags::add_engine(CLI::App& command) {
                   "Bytes of cached keys and values, all conversations together (8G, 512M); what\n"
                   "is kept of earlier ones gives way. Unset: two of --context, or more in a quarter of\n"
                   "the machine's memory")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
       ->type_name("SIZE")
       ->group(group)
       ->envname("DROVER_CACHE_MEMORY");
@@ -135,7 +142,7 @@ std::unique_ptr<Context> ModelFlags::make_context() const {
 
 EngineOptions ModelFlags::engine_options() const {
   EngineOptions options{.context = context, .batch = batch};
-  options.cache_memory = static_cast<int64_t>(std::min<uint64_t>(cache_memory, INT64_MAX));
+  if (!cache_memory.empty()) options.cache_memory = parse_bytes("cache-memory", cache_memory);
   options.cache_dir = cache_dir;
   options.shortcuts = {.dead_prefill = !no_dead_prefill, .positions_in_chunk = !absolute_positions};
   options.chunk_reuse = !no_chunk_reuse;

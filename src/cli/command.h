@@ -27,7 +27,7 @@ struct ModelFlags {
   int64_t context = 0;
   int64_t batch = kDefaultBatch;
   std::string cache_type;
-  uint64_t cache_memory = 0;
+  std::string cache_memory;
   std::string cache_dir;
   std::string attention = "exact";
   float epsilon = 0.001f;
@@ -93,6 +93,13 @@ std::string as_utf8(std::string_view text);
 // is missing or the path is a folder itself, kPermission when the folder is not ours to write in.
 void check_can_create(const std::filesystem::path& path);
 
+// Thrown to end with an exit code of a command's own once all is said: no error, but not yes either.
+struct Verdict {
+  int code;
+};
+// The answer is no: what was asked does not fit, or a threshold was not reached.
+inline constexpr int kVerdictNo = 3;
+
 // A line on standard error about what may not be what was hoped for.
 void warn(std::string_view sentence);
 
@@ -109,5 +116,7 @@ void add_convert(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_batch(CLI::App& app);
+void add_plan(CLI::App& app);
+void add_needle(CLI::App& app);
 
 }  // namespace drover

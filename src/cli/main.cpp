@@ -92,10 +92,14 @@ int main(int argc, char** argv) {
   drover::add_convert(app);
   drover::add_quantize(app);
   drover::add_bench(app);
+  drover::add_plan(app);
+  drover::add_needle(app);
 
   try {
     app.parse(argc, argv);
     return 0;
+  } catch (const drover::Verdict& verdict) {
+    return verdict.code;
   } catch (const CLI::Success& success) {
     return app.exit(success);  // --help and --version
   } catch (const CLI::ParseError& error) {

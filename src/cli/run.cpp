@@ -12,6 +12,8 @@
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/pictures.h"
+#include "cli/quantities.h"
+#include "eval/recall_map.h"
 
 namespace drover {
 namespace {
@@ -23,6 +25,7 @@ struct Run {
   std::vector<std::string> images;
   std::string system;
   std::string chat_format;
+  std::string recall_map;
   bool raw = false;
   bool special = false;
   std::string context_file, save_context;
@@ -92,8 +95,20 @@ Prompt text_of(const ContextFile& file, Token patch) {
   return out;
 }
 
+// A prompt longer than the lengths at which the model was found to remember.
+void warn_beyond(const RecallMap& map, int64_t tokens) {
+  const int64_t vouched = vouched_length(map, map.threshold);
+  if (tokens <= vouched) return;
+  warn(
+      fmt::format("the prompt has {} tokens, and the recall map vouches for {}: what stands in it "
+                  "may be overlooked",
+                  grouped(tokens), vouched == 0 ? "none" : grouped(vouched)));
+}
+
 void Run::operator()() const {
   const std::string text = read_prompt();
+  std::optional<RecallMap> map;
+  if (!recall_map.empty()) map = load_recall_map(recall_map);
   const auto context = model_flags.make_context();
   InterruptGuard interrupt;
   const auto model = model_flags.load();
@@ -150,6 +165,7 @@ void Run::operator()() const {
     shown.tokens.resize(static_cast<size_t>(prompt_tokens));
   }
 
+  if (map) warn_beyond(*map, static_cast<int64_t>(shown.tokens.size()));
   Engine engine(*model, *context, engine_options);
   engine.expect_room(static_cast<int64_t>(shown.tokens.size()));
   if (known) {
@@ -235,6 +251,10 @@ void add_run(CLI::App& app) {
   command->add_flag("--raw", run->raw, "Continue the text as it is, without a chat format");
   command->add_option("--chat-format", run->chat_format,
                       "llama4, llama3, chatml or none; what the model's file says if unset");
+  command
+      ->add_option("--recall-map", run->recall_map,
+                   "Warn of a prompt longer than this file of `drover needle` vouches for")
+      ->type_name("FILE");
   command->add_flag("--special", run->special,
                     "Control tokens show in the answer; with --raw, their names in the prompt "
                     "become those tokens");

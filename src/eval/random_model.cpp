@@ -196,8 +196,8 @@ VisionConfig vision_shape(int64_t tile, int64_t patch, int64_t hidden, int64_t h
 }  // namespace
 
 std::string_view random_shape_names() {
-  return "edge-moe, edge-dense, edge-dense-active, scout-4l, maverick-4l, memory, memory-8k, "
-         "memory-12l, vision, tiny or tiny-vision";
+  return "edge-moe, edge-dense, edge-dense-active, scout-4l, maverick-4l,\n"
+         "memory, memory-8k, memory-12l, vision, tiny or tiny-vision";
 }
 
 RandomShape random_shape(std::string_view name) {
