@@ -69,9 +69,7 @@ class Company : public ::testing::TestWithParam<Case> {
   }
 
   // Rounding to 8 bits can tip, and moves a product by a step of 1/127 of its largest term.
-  bool quantized() const {
-    return is_quantized(model_->weights().layers.front().wq.type);
-  }
+  bool quantized() const { return is_quantized(model_->weights().layers.front().wq.type); }
 
   bool has_own_bits(Isa isa) const { return isa == Isa::kAmx && has_bf16_weights(); }
 
@@ -236,9 +234,9 @@ TEST_P(Company, PositionsModuloTheChunkDifferInRoundingAlone) {
   const SequenceSlice slice{&cache, golden_.tokens, total};
   plain.forward({&slice, 1},
                 {logits.data(), total, model_->config().vocab, model_->config().vocab});
-  EXPECT_LE(relative_difference(logits, whole(DType::kF32)), quantized()                    ? 2e-2
-                                                                  : has_own_bits(detect_isa()) ? 1e-4
-                                                                                               : 1e-5);
+  EXPECT_LE(relative_difference(logits, whole(DType::kF32)), quantized()                  ? 2e-2
+                                                             : has_own_bits(detect_isa()) ? 1e-4
+                                                                                          : 1e-5);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -246,14 +244,13 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Case{"scout", DType::kF32}, Case{"maverick", DType::kBF16}, Case{"top_2", DType::kF16},
         Case{"short_chunks", DType::kF32}, Case{"layer_types", DType::kF32},
-        Case{"rope_list", DType::kF32},
-        Case{"llama", DType::kF32}, Case{"bf16", DType::kBF16}, Case{"bf16", DType::kQ8_0},
-        Case{"bf16", DType::kQ4_0}, Case{"bf16", DType::kQ4_1}, Case{"bf16", DType::kQ5_0},
-        Case{"bf16", DType::kQ5_1}, Case{std::string(kRandom), DType::kQ4_K},
-        Case{std::string(kRandom), DType::kQ5_K}, Case{std::string(kRandom), DType::kQ6_K},
-        Case{std::string(kRandom), DType::kQ2_K}, Case{std::string(kRandom), DType::kQ3_K},
-        Case{"bf16", DType::kIQ4_NL}, Case{std::string(kRandom), DType::kIQ4_XS},
-        Case{"bf16", DType::kMXFP4}),
+        Case{"rope_list", DType::kF32}, Case{"llama", DType::kF32}, Case{"bf16", DType::kBF16},
+        Case{"bf16", DType::kQ8_0}, Case{"bf16", DType::kQ4_0}, Case{"bf16", DType::kQ4_1},
+        Case{"bf16", DType::kQ5_0}, Case{"bf16", DType::kQ5_1},
+        Case{std::string(kRandom), DType::kQ4_K}, Case{std::string(kRandom), DType::kQ5_K},
+        Case{std::string(kRandom), DType::kQ6_K}, Case{std::string(kRandom), DType::kQ2_K},
+        Case{std::string(kRandom), DType::kQ3_K}, Case{"bf16", DType::kIQ4_NL},
+        Case{std::string(kRandom), DType::kIQ4_XS}, Case{"bf16", DType::kMXFP4}),
     [](const auto& info) {
       return info.param.golden + "_" + std::string(dtype_name(info.param.type));
     });

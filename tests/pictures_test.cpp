@@ -6,8 +6,8 @@
 #include <cmath>
 #include <random>
 
-#include "engine/picture_encoder.h"
 #include "engine/engine.h"
+#include "engine/picture_encoder.h"
 #include "eval/random_model.h"
 #include "kernels/matmul/matmul.h"
 #include "model/export_gguf.h"

@@ -8,8 +8,8 @@
 #include <array>
 #include <cmath>
 
-#include "engine/picture_encoder.h"
 #include "engine/engine.h"
+#include "engine/picture_encoder.h"
 #include "formats/gguf_writer.h"
 #include "kernels/matmul/matmul.h"
 #include "model/export_gguf.h"

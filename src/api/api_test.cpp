@@ -41,9 +41,10 @@ Model* Api::model_ = nullptr;
 TEST_F(Api, AChatBecomesTheTokensOfItsFormat) {
   const std::vector<Message> messages = {{"system", "be brief"}, {"user", "hello"}};
   const auto tokens = render_chat(ChatFormat::kChatMl, model_->tokenizer(), messages, true);
-  for (const char* text :
-       {R"({"messages":[{"role":"system","content":"be brief"},{"role":"user","content":"hello"}]})",
-        R"({"messages":[{"role":"developer","content":"be brief"},
+  for (
+      const char* text :
+      {R"({"messages":[{"role":"system","content":"be brief"},{"role":"user","content":"hello"}]})",
+       R"({"messages":[{"role":"developer","content":"be brief"},
             {"role":"user","content":[{"type":"text","text":"hello"}]}],"user":"me","whatever":{"a":1}})"}) {
     EXPECT_EQ(chat(text).request.prompt.tokens, tokens);
   }
@@ -91,7 +92,8 @@ TEST_F(Api, WhatCannotBeDoneIsRefusedByName) {
   expect_error(ErrorKind::kUsage, "messages", [&] { chat("{}"); });
   expect_error(ErrorKind::kUsage, "messages", [&] { chat(R"({"messages":[]})"); });
   expect_error(ErrorKind::kUsage, "message 0", [&] { chat(R"({"messages":[5]})"); });
-  expect_error(ErrorKind::kUsage, "role", [&] { chat(R"({"messages":[{"role":"cat","content":""}]})"); });
+  expect_error(ErrorKind::kUsage, "role",
+               [&] { chat(R"({"messages":[{"role":"cat","content":""}]})"); });
   expect_error(ErrorKind::kUsage, "content", [&] { chat(R"({"messages":[{"role":"user"}]})"); });
   expect_error(ErrorKind::kUsage, "part 0: type",
                [&] { chat(R"({"messages":[{"role":"user","content":[{"type":"sound"}]}]})"); });

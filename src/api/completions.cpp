@@ -18,9 +18,9 @@ namespace json = boost::json;
 // Fields that would change the answer and are not done. All others that are not read change
 // nothing, or nothing that anybody can see here.
 constexpr std::array<std::string_view, 13> kRefused = {
-    "audio",      "best_of", "function_call", "functions",    "logit_bias",
-    "logprobs",   "modalities", "prediction", "suffix",       "tools",
-    "top_logprobs", "web_search_options", "stream"};
+    "audio",      "best_of",    "function_call", "functions", "logit_bias",   "logprobs",
+    "modalities", "prediction", "suffix",        "tools",     "top_logprobs", "web_search_options",
+    "stream"};
 
 [[noreturn]] void refuse(std::string_view field, std::string_view why) {
   throw_error(ErrorKind::kUsage, "{}: {}", field, why);
@@ -42,9 +42,8 @@ void expect_fields(const json::object& body) {
     if (name == "tool_choice" && value != "none" && value != "auto") {
       refuse(name, "this is not done here");
     }
-    if (name == "response_format" &&
-        (!value.is_object() || !value.get_object().contains("type") ||
-         value.get_object().at("type") != "text")) {
+    if (name == "response_format" && (!value.is_object() || !value.get_object().contains("type") ||
+                                      value.get_object().at("type") != "text")) {
       refuse(name, "expected {\"type\": \"text\"}");
     }
   }
@@ -61,7 +60,8 @@ std::vector<std::string> read_stops(const JsonFields& body) {
   if (stop->is_string()) return {std::string(stop->get_string())};
   const auto texts = body.texts("stop");
   std::vector<std::string> out(texts->begin(), texts->end());
-  if (out.size() > 16) throw_error(ErrorKind::kUsage, "stop: expected at most 16, got {}", out.size());
+  if (out.size() > 16)
+    throw_error(ErrorKind::kUsage, "stop: expected at most 16, got {}", out.size());
   return out;
 }
 
@@ -113,8 +113,10 @@ Message read_message(const JsonFields& message, const Model& model,
   std::string role(message.required_text("role"));
   if (role == "developer") role = "system";
   if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
-    throw_error(ErrorKind::kUsage, "{}: role: expected system, developer, user, assistant or tool, "
-                "got {}", message.where(), printable(role));
+    throw_error(ErrorKind::kUsage,
+                "{}: role: expected system, developer, user, assistant or tool, "
+                "got {}",
+                message.where(), printable(role));
   }
   if (message.has("tool_calls")) refuse(message.where(), "tool_calls: this is not done here");
   const json::value* content = message.find("content");
@@ -242,7 +244,8 @@ json::object api_answer(const ApiRequest& request, std::span<const Answer> answe
     json::object choice{{"index", choices.size()}};
     const std::string text = as_utf8_text(request.prompt_text + answer.text);
     if (chat) {
-      choice["message"] = json::object{{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
+      choice["message"] =
+          json::object{{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
     } else {
       choice["text"] = text;
     }
@@ -252,9 +255,8 @@ json::object api_answer(const ApiRequest& request, std::span<const Answer> answe
     written += static_cast<int64_t>(answer.tokens.size());
   }
   const int64_t read = answers.empty() ? 0 : answers[0].prompt_tokens;
-  json::object usage{{"prompt_tokens", read},
-                     {"completion_tokens", written},
-                     {"total_tokens", read + written}};
+  json::object usage{
+      {"prompt_tokens", read}, {"completion_tokens", written}, {"total_tokens", read + written}};
   usage["prompt_tokens_details"] =
       json::object{{"cached_tokens", answers.empty() ? 0 : answers[0].cached_tokens}};
   return {{"id", id},
@@ -282,18 +284,21 @@ int api_status(const Error& error) {
 }
 
 json::object api_error(const Error& error) {
-  const std::string message =
-      error.hint().empty() ? error.message() : fmt::format("{} ({})", error.message(), error.hint());
+  const std::string message = error.hint().empty()
+                                  ? error.message()
+                                  : fmt::format("{} ({})", error.message(), error.hint());
   // The field that is at fault stands before the first colon, where it is one word.
-  const std::string_view field = std::string_view(error.message()).substr(0, error.message().find(':'));
-  const bool is_field = error.kind() == ErrorKind::kUsage && field.find(' ') == std::string_view::npos;
+  const std::string_view field =
+      std::string_view(error.message()).substr(0, error.message().find(':'));
+  const bool is_field =
+      error.kind() == ErrorKind::kUsage && field.find(' ') == std::string_view::npos;
   const bool overflow = error.message().starts_with("prompt: expected at most the context");
-  return {{"error",
-           json::object{{"message", as_utf8_text(message)},
-                        {"type", api_status(error) == 500 ? "server_error" : "invalid_request_error"},
-                        {"param", is_field ? json::value(field) : json::value(nullptr)},
-                        {"code", overflow ? json::value("context_length_exceeded")
-                                          : json::value(error_kind_name(error.kind()))}}}};
+  return {{"error", json::object{{"message", as_utf8_text(message)},
+                                 {"type", api_status(error) == 500 ? "server_error"
+                                                                   : "invalid_request_error"},
+                                 {"param", is_field ? json::value(field) : json::value(nullptr)},
+                                 {"code", overflow ? json::value("context_length_exceeded")
+                                                   : json::value(error_kind_name(error.kind()))}}}};
 }
 
 }  // namespace drover

@@ -1,8 +1,8 @@
 // The requests and answers of the OpenAI API as JSON, apart from any network: POST
 // /v1/chat/completions and /v1/completions.
 //
-// What a field means is done; what means nothing here and harms nobody is ignored; what would change
-// the answer and cannot be done is refused by name. Pure functions, thread-safe.
+// What a field means is done; what means nothing here and harms nobody is ignored; what would
+// change the answer and cannot be done is refused by name. Pure functions, thread-safe.
 #pragma once
 
 #include <boost/json.hpp>
@@ -29,7 +29,7 @@ struct ApiRequest {
   std::string model;  // as it was asked for; may be empty
   Request request;
   std::vector<TiledImage> pictures;
-  bool echo = false;            // of a completion: the prompt's text stands before the answer
+  bool echo = false;             // of a completion: the prompt's text stands before the answer
   std::string prompt_text = {};  // for that
 };
 

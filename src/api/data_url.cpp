@@ -29,7 +29,8 @@ std::vector<std::byte> bytes_of_data_url(std::string_view url, std::string_view 
   std::string_view text = url.substr(comma + 1);
   const size_t padding = text.ends_with("==") ? 2 : text.ends_with("=") ? 1 : 0;
   const std::string_view digits = text.substr(0, text.size() - padding);
-  if (text.size() % 4 != 0 || text.empty() || !std::all_of(digits.begin(), digits.end(), is_base64)) {
+  if (text.size() % 4 != 0 || text.empty() ||
+      !std::all_of(digits.begin(), digits.end(), is_base64)) {
     throw_error(ErrorKind::kUsage, "{}: expected base64, got {} characters that are not", where,
                 text.size());
   }

@@ -52,9 +52,7 @@ struct CacheLayout {
   // Pages of all layers in a context of this many tokens.
   int64_t pages(int64_t context) const;
   // Where a chunk that holds `position` begins; 0 if no layer is chunked.
-  int64_t chunk_begin(int64_t position) const {
-    return chunk > 0 ? position / chunk * chunk : 0;
-  }
+  int64_t chunk_begin(int64_t position) const { return chunk > 0 ? position / chunk * chunk : 0; }
 
   bool operator==(const CacheLayout&) const = default;
 };

@@ -46,9 +46,8 @@ struct PagePool::Store {
     void* memory = MAP_FAILED;
     if (file < 0) {
       // Huge pages begin at multiples of their size: ask for one more and give back the ends.
-      std::byte* wide = static_cast<std::byte*>(::mmap(nullptr, bytes + kHugePage,
-                                                       PROT_READ | PROT_WRITE,
-                                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      std::byte* wide = static_cast<std::byte*>(::mmap(
+          nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
       if (wide != MAP_FAILED) {
         const uintptr_t at = reinterpret_cast<uintptr_t>(wide);
         const int64_t before = static_cast<int64_t>((kHugePage - at % kHugePage) % kHugePage);

@@ -150,8 +150,8 @@ PrefixTree::Match PrefixTree::find(std::string_view salt, TextView text, int64_t
       const int64_t same = shared_beginning(rest.view(), child->piece->view());
       const int64_t length = usable(child.get(), at + same);
       // Of two that are as long the one that still has its rings.
-      const bool longer = length > out.length || (length == out.length && out.node != node &&
-                                                  out.node->local.empty());
+      const bool longer = length > out.length ||
+                          (length == out.length && out.node != node && out.node->local.empty());
       if (same > 0 && longer) out = {child.get(), 0, length};
     }
   }

@@ -136,8 +136,12 @@ struct Batch {
 class BatchRun {
  public:
   BatchRun(const Batch& flags, const Model& model, Context& context)
-      : flags_(flags), model_(model), format_(choose_chat_format(model, flags.chat_format)),
-        answers_(flags.out), engine_(model, context, options(flags)), bar_("answering", "requests") {
+      : flags_(flags),
+        model_(model),
+        format_(choose_chat_format(model, flags.chat_format)),
+        answers_(flags.out),
+        engine_(model, context, options(flags)),
+        bar_("answering", "requests") {
     if (model.has_vision()) encoder_.emplace(model, context);
   }
 
@@ -195,7 +199,8 @@ class BatchRun {
     return parse_json(line, where(number), {.bytes = kLongestLine});
   }
   JsonFields fields(const json::value& value, int64_t number) const {
-    if (!value.is_object()) throw_error(ErrorKind::kBadData, "{}: expected an object", where(number));
+    if (!value.is_object())
+      throw_error(ErrorKind::kBadData, "{}: expected an object", where(number));
     return {value.get_object(), where(number)};
   }
 
@@ -249,11 +254,11 @@ class BatchRun {
       const int64_t now = std::chrono::duration_cast<std::chrono::seconds>(
                               std::chrono::system_clock::now().time_since_epoch())
                               .count();
-      response = {{"status_code", 200},
-                  {"request_id", "req-" + finished.custom_id},
-                  {"body", api_answer(*finished.request, finished.answers,
-                                      "cmpl-" + finished.custom_id,
-                                      model_.path().filename().string(), now)}};
+      response = {
+          {"status_code", 200},
+          {"request_id", "req-" + finished.custom_id},
+          {"body", api_answer(*finished.request, finished.answers, "cmpl-" + finished.custom_id,
+                              model_.path().filename().string(), now)}};
     } catch (const Error& error) {
       ++failed_;
       response = {{"status_code", api_status(error)},
@@ -310,7 +315,8 @@ class BatchRun {
 };
 
 void Batch::operator()() const {
-  if (parallel < 1) throw_error(ErrorKind::kUsage, "parallel: expected at least 1, got {}", parallel);
+  if (parallel < 1)
+    throw_error(ErrorKind::kUsage, "parallel: expected at least 1, got {}", parallel);
   const auto context = model_flags.make_context();
   InterruptGuard interrupt;
   const auto model = model_flags.load();
@@ -327,7 +333,8 @@ void add_batch(CLI::App& app) {
   command->add_option("in", batch->in, "Requests, one JSON object a line: custom_id, url, body")
       ->required()
       ->type_name("IN.jsonl");
-  command->add_option("out", batch->out, "Answers, one a line, as they are done; what is there stays")
+  command
+      ->add_option("out", batch->out, "Answers, one a line, as they are done; what is there stays")
       ->required()
       ->type_name("OUT.jsonl");
   batch->model_flags.add_mmproj(*command);

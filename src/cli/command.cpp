@@ -44,7 +44,7 @@ void ModelFlags::add_engine(CLI::App& command) {
   const std::string group = "Context";
   command
       .add_option("-c,--context,--ctx-size", context,
-                  "Most tokens of a conversation (32K, 1M); 0 means the model's own, at most 32768")
+                  "Most tokens of a conversation (32K, 1M); 0: the model's own, at most 32768")
       ->transform(CLI::Validator(
           [](std::string& text) {
             const bool unit = text.size() > 1 && (text.back() == 'K' || text.back() == 'M');
@@ -65,24 +65,26 @@ void ModelFlags::add_engine(CLI::App& command) {
       ->group(group)
       ->envname("DROVER_CACHE_TYPE");
   command
-      .add_option("--cache-memory", cache_memory,
-                  "Bytes of cached keys and values, all conversations together (8G, 512M); what\n"
-                  "is kept of earlier ones gives way. Unset: two of --context, or more in a quarter of\n"
-                  "the machine's memory")
+      .add_option(
+          "--cache-memory", cache_memory,
+          "Bytes of cached keys and values, all conversations together (8G, 512M); what\n"
+          "is kept of earlier ones gives way. Unset: two of --context, or more in a quarter of\n"
+          "the machine's memory")
       ->type_name("SIZE")
       ->group(group)
       ->envname("DROVER_CACHE_MEMORY");
   command
       .add_option("--cache-dir", cache_dir,
-                  "Keep the cache in a file in this folder, for contexts larger than the memory")
+                  "Keep the cache in a file there, for contexts larger than the memory")
       ->type_name("FOLDER")
       ->group(group)
       ->envname("DROVER_CACHE_DIR");
   command
-      .add_option("--attention", attention,
-                  "How global layers read the past: exact; bounded, leaving out what is certain to\n"
-                  "hold less than --epsilon of the attention; budget, the --pages of 256 tokens that\n"
-                  "may count most")
+      .add_option(
+          "--attention", attention,
+          "How global layers read the past: exact; bounded, leaving out what is certain to\n"
+          "hold less than --epsilon of the attention; budget, the --pages of 256 tokens that\n"
+          "may count most")
       ->check(CLI::IsMember({"exact", "bounded", "budget"}))
       ->type_name("MODE")
       ->group(group)
@@ -148,7 +150,8 @@ EngineOptions ModelFlags::engine_options() const {
   options.chunk_reuse = !no_chunk_reuse;
   if (attention != "exact") {
     if (!(epsilon >= 0 && epsilon < 1)) {
-      throw_error(ErrorKind::kUsage, "epsilon: expected 0 or more and less than 1, got {}", epsilon);
+      throw_error(ErrorKind::kUsage, "epsilon: expected 0 or more and less than 1, got {}",
+                  epsilon);
     }
     if (pages < 2) throw_error(ErrorKind::kUsage, "pages: expected at least 2, got {}", pages);
     const auto mode =

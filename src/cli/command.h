@@ -36,7 +36,7 @@ struct ModelFlags {
 
   void add_model(CLI::App& command);    // MODEL
   void add_machine(CLI::App& command);  // --threads, --isa
-  void add_engine(CLI::App& command);  // --context, --batch, the cache, the shortcuts
+  void add_engine(CLI::App& command);   // --context, --batch, the cache, the shortcuts
   void add_mmproj(CLI::App& command);   // --mmproj
 
   std::unique_ptr<Model> load() const;  // with a progress bar
@@ -93,7 +93,8 @@ std::string as_utf8(std::string_view text);
 // is missing or the path is a folder itself, kPermission when the folder is not ours to write in.
 void check_can_create(const std::filesystem::path& path);
 
-// Thrown to end with an exit code of a command's own once all is said: no error, but not yes either.
+// Thrown to end with an exit code of a command's own once all is said: no error, but not yes
+// either.
 struct Verdict {
   int code;
 };

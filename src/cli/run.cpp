@@ -88,7 +88,8 @@ Prompt text_of(const ContextFile& file, Token patch) {
   for (const ContextPicture& p : text.pictures) {
     auto picture = std::make_shared<EncodedPicture>();
     picture->hash = p.hash;
-    const auto its = text.tokens.subspan(static_cast<size_t>(p.first), static_cast<size_t>(p.count));
+    const auto its =
+        text.tokens.subspan(static_cast<size_t>(p.first), static_cast<size_t>(p.count));
     picture->tokens.per_tile = std::count(its.begin(), its.end(), patch);
     out.pictures.push_back(std::move(picture));
   }
@@ -124,10 +125,11 @@ void Run::operator()() const {
                   "give --system when the file is made");
     }
     const auto opening = std::chrono::steady_clock::now();
-    known = ContextFile::open(context_file, context_identity(*model, engine_options),
-                              context->threads);
+    known =
+        ContextFile::open(context_file, context_identity(*model, engine_options), context->threads);
     context_seconds = seconds_since(opening);
-    if (known->damaged_header()) warn("the context file's newest save is lost; this is the one before");
+    if (known->damaged_header())
+      warn("the context file's newest save is lost; this is the one before");
   }
   if (!save_context.empty()) check_can_create(save_context);
 
@@ -135,7 +137,8 @@ void Run::operator()() const {
   const std::vector<Part> parts = place_pictures(text, pictures.tokens());
   Prompt shown;
   if (known) {
-    shown = text_of(*known, model->has_vision() ? model->vision().config.patch_token.value_or(-1) : -1);
+    shown =
+        text_of(*known, model->has_vision() ? model->vision().config.patch_token.value_or(-1) : -1);
     std::vector<Token> next;
     if (format == ChatFormat::kNone) {
       append_parts(tokenizer, parts, special, next);
@@ -262,15 +265,17 @@ void add_run(CLI::App& app) {
                       "Read only so many tokens, the first of the prompt");
   const std::string kept = "Reading once";
   command
-      ->add_option("--save-context", run->save_context,
-                   "Keep what was read and said in this file; one that has its beginning is appended\n"
-                   "to. With --max-tokens 0 the prompt is only read")
+      ->add_option(
+          "--save-context", run->save_context,
+          "Keep what was read and said in this file; one that has its beginning is appended\n"
+          "to. With --max-tokens 0 the prompt is only read")
       ->type_name("FILE")
       ->group(kept);
   command
-      ->add_option("--context-file", run->context_file,
-                   "Go on after what this file keeps, of the same model and --cache-type; the prompt\n"
-                   "is the next turn, or with --raw what follows")
+      ->add_option(
+          "--context-file", run->context_file,
+          "Go on after what this file keeps, of the same model and --cache-type; the prompt\n"
+          "is the next turn, or with --raw what follows")
       ->type_name("FILE")
       ->group(kept);
   command->add_flag("--json", run->json, "Print one JSON object when done");

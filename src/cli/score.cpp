@@ -74,9 +74,8 @@ void Score::perplexity(const Model& model, Context& context, Engine& engine,
   TextScore score;
   {
     ProgressBar bar("scoring", "tokens");
-    score =
-        score_text(engine, tokenizer, shown, vocabulary.add_bos ? vocabulary.bos : std::nullopt,
-                   cancellable(bar.callback()));
+    score = score_text(engine, tokenizer, shown, vocabulary.add_bos ? vocabulary.bos : std::nullopt,
+                       cancellable(bar.callback()));
   }
   std::vector<std::string> gaps;
   if (seen != nullptr) {

@@ -48,8 +48,7 @@ class Engine {
 
   // Logits after every token of the prompt, from a fresh start; waits.
   void score(const Prompt& prompt, const EachLogits& each, const Progress& progress = {});
-  void score(std::span<const Token> tokens, const EachLogits& each,
-             const Progress& progress = {}) {
+  void score(std::span<const Token> tokens, const EachLogits& each, const Progress& progress = {}) {
     score(Prompt{{tokens.begin(), tokens.end()}}, each, progress);
   }
 

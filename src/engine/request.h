@@ -20,10 +20,10 @@ namespace drover {
 
 struct GenerateOptions {
   SamplingOptions sampling = {};
-  int64_t max_tokens = -1;         // -1: until the model stops or the context is full
+  int64_t max_tokens = -1;              // -1: until the model stops or the context is full
   std::vector<std::string> stop = {};   // strings that end the answer and are not part of it
   std::vector<Token> stop_tokens = {};  // as the chat format and the model say
-  bool show_special = false;       // control tokens appear in the text
+  bool show_special = false;            // control tokens appear in the text
 };
 
 enum class FinishReason { kStop, kLength, kContext, kCancelled, kDeadline };
@@ -44,7 +44,7 @@ struct Answer {
 // What a request tells while it is worked on, on the thread that owns the model: whoever listens
 // must be quick. Every member may be empty.
 struct Listener {
-  Progress prompt;  // tokens of the prompt read so far
+  Progress prompt;                             // tokens of the prompt read so far
   std::function<void(std::string_view)> text;  // the next piece of the answer, whole code points
   const std::atomic<bool>* cancel = nullptr;   // looked at between steps and layers
 };

@@ -113,7 +113,7 @@ struct Scheduler::Job {
   std::vector<PlacedPicture> pictures;
   std::vector<const float*> embeddings;  // as SequenceSlice::embeddings; empty without pictures
   int64_t must_know = 0;  // tokens that only what was read before can give: pictures of a file
-  int64_t longest = 0;                   // tokens of prompt and answer together, at most
+  int64_t longest = 0;    // tokens of prompt and answer together, at most
   std::vector<Answer> answers;
   int64_t unfinished = 0;  // answers
   bool cancelled = false;
@@ -277,8 +277,7 @@ std::shared_ptr<Scheduler::Job> Scheduler::prepare(Request request, Events event
   const int64_t prompt = job->prompt(), most = job->request.options.max_tokens;
   job->longest = most < 0 || most > context_tokens_ - prompt ? context_tokens_ : prompt + most;
   if (!job->request.prompt.pictures.empty()) {
-    place(job->request.prompt, *model_.vision().config.patch_token, job->pictures,
-          job->embeddings);
+    place(job->request.prompt, *model_.vision().config.patch_token, job->pictures, job->embeddings);
     for (size_t i = 0; i < job->pictures.size(); ++i) {
       if (job->request.prompt.pictures[i]->unseen()) job->must_know = job->pictures[i].end;
     }
@@ -795,9 +794,8 @@ ContextSaved Scheduler::save(const std::filesystem::path& path, const Prompt& te
                        static_cast<size_t>((held + kPageTokens - 1) / kPageTokens));
   }
   const std::span tokens(text.tokens);
-  return save_context(path, identity(),
-                      {tokens.first(static_cast<size_t>(known.length)), pictures}, pages,
-                      context_.threads);
+  return save_context(path, identity(), {tokens.first(static_cast<size_t>(known.length)), pictures},
+                      pages, context_.threads);
 }
 
 SchedulerState Scheduler::state() const {

@@ -40,11 +40,11 @@ struct EngineOptions {
   // a quarter of the machine's memory.
   int64_t cache_memory = 0;
   std::filesystem::path cache_dir = {};  // pages lie in a file there; empty: in memory
-  int64_t parallel = 64;     // answers that are written at the same time, at most
+  int64_t parallel = 64;                 // answers that are written at the same time, at most
   Shortcuts shortcuts = {};
   std::optional<PageChoice> choice = std::nullopt;  // which pages global layers visit; unset: all
-  bool chunk_reuse = true;   // PrefixTree::adopt_chunk
-  InputObserver* observer = nullptr;  // of the decoder; must outlive the engine
+  bool chunk_reuse = true;                          // PrefixTree::adopt_chunk
+  InputObserver* observer = nullptr;                // of the decoder; must outlive the engine
 };
 
 // The type of cached keys and values: what was asked for (kUsage unless f32, bf16 or i8), else f32
@@ -56,13 +56,13 @@ ContextIdentity context_identity(const Model& model, const EngineOptions& option
 
 // What a scheduler has in hand.
 struct SchedulerState {
-  int64_t waiting = 0;       // requests
-  int64_t running = 0;       // answers that are written, or prompts that are read
-  int64_t pages_used = 0;    // of the cache, kept ones too
+  int64_t waiting = 0;         // requests
+  int64_t running = 0;         // answers that are written, or prompts that are read
+  int64_t pages_used = 0;      // of the cache, kept ones too
   int64_t pages_promised = 0;  // to those that run
-  int64_t pages = 0;         // that there can be
+  int64_t pages = 0;           // that there can be
   int64_t page_bytes = 0;
-  int64_t kept_tokens = 0;   // in the prefix tree
+  int64_t kept_tokens = 0;  // in the prefix tree
 };
 
 class Scheduler {

@@ -199,7 +199,8 @@ TEST(Plan, ActivationsAreWhatADecoderTakes) {
   options.max_tokens = 1;
   const int64_t before = anonymous_memory();
   engine.generate(prompt, options);
-  const double took = static_cast<double>(anonymous_memory() - before - engine.state().pages_used * engine.state().page_bytes);
+  const double took = static_cast<double>(anonymous_memory() - before -
+                                          engine.state().pages_used * engine.state().page_bytes);
   const double planned =
       static_cast<double>(activation_bytes(planned_model(folder / "m.gguf"), kBatch));
   // What is reserved and never written is not resident, the rotation's table is not counted, and

@@ -43,8 +43,7 @@ TextScore score_text(Engine& engine, const Tokenizer& tokenizer, const Prompt& t
   }
   const size_t room = static_cast<size_t>(engine.context()) - (bos ? 1 : 0);
   if (room < 1 || engine.context() < 2) {
-    throw_error(ErrorKind::kUsage, "context: expected at least 2 tokens, got {}",
-                engine.context());
+    throw_error(ErrorKind::kUsage, "context: expected at least 2 tokens, got {}", engine.context());
   }
   if (!text.pictures.empty())
     engine.expect_room(static_cast<int64_t>(tokens.size() + (bos ? 1 : 0)));

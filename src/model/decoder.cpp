@@ -162,8 +162,7 @@ int64_t Decoder::needed_after_keys(const SequenceSlice& slice, int64_t layer) co
 }
 
 // Drops the rows of tokens that are not needed any more: of slice s all but its last needed[s].
-void Decoder::keep_rows(std::span<const SequenceSlice> slices,
-                        std::span<const int64_t> needed) {
+void Decoder::keep_rows(std::span<const SequenceSlice> slices, std::span<const int64_t> needed) {
   const int64_t hidden = config_.hidden;
   std::vector<int64_t> first_row;
   int64_t from = 0, to = 0;
@@ -184,8 +183,8 @@ void Decoder::keep_rows(std::span<const SequenceSlice> slices,
     for (Segment& segment : wave) {
       const SequenceSlice& slice = slices[segment.slice];
       const int64_t end = segment.position + segment.count;
-      const int64_t first = slice.cache->length() + static_cast<int64_t>(slice.tokens.size()) -
-                            needed[segment.slice];
+      const int64_t first =
+          slice.cache->length() + static_cast<int64_t>(slice.tokens.size()) - needed[segment.slice];
       segment.position = std::max(segment.position, first);
       segment.count = end - segment.position;
       segment.row = first_row[segment.slice] + segment.position - first;
@@ -314,7 +313,8 @@ void Decoder::store_and_attend(std::span<const SequenceSlice> slices, int64_t in
   std::vector<Segment> attending;
   for (size_t wave = 0; wave < stored.size(); ++wave) {
     for (const Segment& s : stored[wave]) {
-      stores.push_back({s.cache->pages(index), s.cache->slot(index, s.position),
+      stores.push_back({s.cache->pages(index),
+                        s.cache->slot(index, s.position),
                         {k.row(s.row), s.count, k.cols, k.stride},
                         {v.row(s.row), s.count, v.cols, v.stride}});
       if (choosing) bounds.push_back(s.cache->bounds_to_make(index, s.position + s.count));
