@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
-#include <regex>
+#include <optional>
 #include <set>
 
 #include "base/mapped_file.h"
@@ -21,6 +21,24 @@ namespace {
 using testing::expect_error;
 using testing::TempFolder;
 
+// What stands in the text after `before` and before the first of `ends`, from `at` on; `at` moves
+// behind it. Nothing if `before` is not there.
+std::optional<std::string> between(std::string_view text, std::string_view before,
+                                   std::string_view ends, size_t& at) {
+  const size_t found = text.find(before, at);
+  if (found == std::string_view::npos) return std::nullopt;
+  const size_t begin = found + before.size();
+  const size_t end = std::min(text.find_first_of(ends, begin), text.size());
+  at = end;
+  return std::string(text.substr(begin, end - begin));
+}
+
+std::optional<std::string> between(std::string_view text, std::string_view before,
+                                   std::string_view ends) {
+  size_t at = 0;
+  return between(text, before, ends, at);
+}
+
 // Reads the last `sight` bytes of the text and answers as somebody would who reads well.
 class Reader : public NeedleAnswerer {
  public:
@@ -33,23 +51,21 @@ class Reader : public NeedleAnswerer {
     const std::string question = prompt.content.substr(split);
     std::string text = prompt.content.substr(0, split);
     if (text.size() > sight_) text.erase(0, text.size() - sight_);
-    std::smatch match;
     std::string said = "It says";
-    if (std::regex_search(question, match, std::regex("cipher ([A-Z]+) stand for"))) {
-      std::string name = match[1];
-      while (std::regex_search(
-          text, match,
-          std::regex("cipher " + name + " stands for the same number as the cipher ([A-Z]+)\\."))) {
-        name = match[1];
+    if (auto name = between(question, "cipher ", " ")) {
+      constexpr std::string_view kSame = " stands for the same number as the cipher ";
+      while (const auto next = between(text, fmt::format("cipher {}{}", *name, kSame), ".")) {
+        name = next;
       }
-      if (std::regex_search(text, match, std::regex("cipher " + name + " stands for ([0-9]+)"))) {
-        said.append(" ").append(match[1].str());
+      if (const auto value = between(text, fmt::format("cipher {} stands for ", *name), ". \n")) {
+        said.append(" ").append(*value);
       }
-    } else if (std::regex_search(question, match, std::regex("pass numbers? of (the .*)\\?"))) {
-      const std::regex line("pass number of " + match[1].str() + " is ([0-9]+)");
-      for (std::sregex_iterator it(text.begin(), text.end(), line), end; it != end; ++it) {
-        said.append(" ").append((*it)[1].str());
-      }
+    } else {
+      auto owner = between(question, "pass number of ", "?");
+      if (!owner) owner = between(question, "pass numbers of ", "?");
+      const std::string line = fmt::format("pass number of {} is ", owner.value_or("nobody"));
+      size_t at = 0;
+      while (const auto value = between(text, line, ". \n", at)) said.append(" ").append(*value);
     }
     return {said + ".", static_cast<int64_t>(prompt.tokens.size()), 0};
   }

@@ -174,9 +174,16 @@ TEST(ChatFormat, APictureIsItsMarkersSeparatorsAndPatches) {
     const PictureTokens picture{rows, cols, 2};
     append_picture(tokenizer, picture, tokens);
     EXPECT_EQ(static_cast<int64_t>(tokens.size()), picture.length());
-    std::string out = tokenizer.decode(tokens, /*show_special=*/true);
-    for (size_t at; (at = out.find("<|patch|>")) != std::string::npos;) out.replace(at, 9, "p");
-    return out;
+    const std::string out = tokenizer.decode(tokens, /*show_special=*/true);
+    // One letter for each patch.
+    constexpr std::string_view kPatch = "<|patch|>";
+    std::string brief;
+    for (size_t at = 0; at < out.size();) {
+      const bool patch = out.compare(at, kPatch.size(), kPatch) == 0;
+      brief.push_back(patch ? 'p' : out[at]);
+      at += patch ? kPatch.size() : 1;
+    }
+    return brief;
   };
   EXPECT_EQ(spelled(1, 1), "<|image_start|><|image|>pp<|image_end|>");
   EXPECT_EQ(spelled(1, 2),
