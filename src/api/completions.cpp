@@ -186,17 +186,6 @@ void read_prompt(const JsonFields& body, const Model& model, ApiRequest& out) {
   }
 }
 
-// Bytes that are no UTF-8 become U+FFFD.
-std::string as_utf8_text(std::string_view text) {
-  std::string out;
-  for (size_t at = 0; at < text.size();) {
-    const Utf8Step step = utf8_step(text, at);
-    append_utf8(out, step.code_point);
-    at += step.length;
-  }
-  return out;
-}
-
 std::string_view api_finish(FinishReason reason) {
   return reason == FinishReason::kStop ? "stop" : "length";
 }
@@ -242,7 +231,7 @@ json::object api_answer(const ApiRequest& request, std::span<const Answer> answe
   int64_t written = 0;
   for (const Answer& answer : answers) {
     json::object choice{{"index", choices.size()}};
-    const std::string text = as_utf8_text(request.prompt_text + answer.text);
+    const std::string text = as_utf8(request.prompt_text + answer.text);
     if (chat) {
       choice["message"] =
           json::object{{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
@@ -293,7 +282,7 @@ json::object api_error(const Error& error) {
   const bool is_field =
       error.kind() == ErrorKind::kUsage && field.find(' ') == std::string_view::npos;
   const bool overflow = error.message().starts_with("prompt: expected at most the context");
-  return {{"error", json::object{{"message", as_utf8_text(message)},
+  return {{"error", json::object{{"message", as_utf8(message)},
                                  {"type", api_status(error) == 500 ? "server_error"
                                                                    : "invalid_request_error"},
                                  {"param", is_field ? json::value(field) : json::value(nullptr)},

@@ -286,16 +286,6 @@ void warn(std::string_view sentence) {
   std::fputs(fmt::format("drover: warning: {}\n", printable(sentence, 10000)).c_str(), stderr);
 }
 
-std::string as_utf8(std::string_view text) {
-  std::string out;
-  for (size_t at = 0; at < text.size();) {
-    const Utf8Step step = utf8_step(text, at);
-    append_utf8(out, step.code_point);
-    at += step.length;
-  }
-  return out;
-}
-
 void check_can_create(const std::filesystem::path& path) {
   namespace fs = std::filesystem;
   const std::string name = printable(path.string(), 300);

@@ -15,6 +15,7 @@
 #include "engine/engine.h"
 #include "kernels/context.h"
 #include "model/model.h"
+#include "text/utf8.h"
 
 namespace drover {
 
@@ -85,9 +86,6 @@ Progress cancellable(Progress progress);
 
 // Writes to standard output at once. Throws kIo when that fails.
 void print_out(std::string_view text);
-
-// For JSON: bytes that are not UTF-8 become U+FFFD.
-std::string as_utf8(std::string_view text);
 
 // Finds out before long work whether its result can be written: throws kCannotWrite when the folder
 // is missing or the path is a folder itself, kPermission when the folder is not ours to write in.

@@ -23,17 +23,6 @@ bool is_cancelled(const std::atomic<bool>* cancel) {
   return cancel != nullptr && cancel->load(std::memory_order_relaxed);
 }
 
-// What was cut inside a character becomes U+FFFD: a JSON text is whole characters.
-std::string whole_characters(std::string_view text) {
-  std::string out;
-  for (size_t at = 0; at < text.size();) {
-    const Utf8Step step = utf8_step(text, at);
-    append_utf8(out, step.code_point);
-    at += step.length;
-  }
-  return out;
-}
-
 extern "C" size_t take_body(char* data, size_t size, size_t count, void* to) {
   auto& body = *static_cast<std::string*>(to);
   if (size * count > kMostBytes - body.size()) return 0;  // ends the transfer
@@ -155,8 +144,8 @@ EndpointAnswerer::~EndpointAnswerer() = default;
 
 NeedleAnswer EndpointAnswerer::answer(const NeedlePrompt& prompt) {
   const std::string request = json::serialize(json::object{
-      {"model", whole_characters(endpoint_.model)},
-      {"messages", {{{"role", "user"}, {"content", whole_characters(prompt.content)}}}},
+      {"model", as_utf8(endpoint_.model)},
+      {"messages", {{{"role", "user"}, {"content", as_utf8(prompt.content)}}}},
       {"max_tokens", prompt.max_tokens},
       {"temperature", 0},
       {"stream", false}});

@@ -75,4 +75,15 @@ inline void append_utf8(std::string& out, char32_t c) {
   }
 }
 
+// The same text where every byte that is no UTF-8 became U+FFFD: for JSON, which is whole characters.
+inline std::string as_utf8(std::string_view text) {
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Step step = utf8_step(text, at);
+    append_utf8(out, step.code_point);
+    at += step.length;
+  }
+  return out;
+}
+
 }  // namespace drover
