@@ -5,7 +5,8 @@
 // Per page: scores of all rows, block by block of keys; then the softmax of each row; then the
 // weighted sums, block by block of values. Whatever a block is widened to stays in the L1 or L2
 // cache while all rows meet it. Rows are taken six at a time, as many as the registers hold sums
-// for, so that one load of a key or value serves six multiply-adds.
+// for, so that one load of a key or value serves six multiply-adds. Pages of int8 meet rows of whole
+// numbers (attention_int8.h).
 
 #include "kernels/attention/attention_int8.h"
 #include "kernels/attention/attention_task.h"

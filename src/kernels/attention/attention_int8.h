@@ -108,6 +108,18 @@ template <int digit>
   __builtin_memcpy(to, &b, sizeof(b));
 }
 
+// All lanes brought together by `join`, which must not mind their order.
+template <typename F>
+[[gnu::always_inline]] inline int32_t join_lanes(I lanes, F join) {
+  I number;
+  for (int l = 0; l < W; ++l) number[l] = l;
+#pragma GCC unroll 4
+  for (int step = W / 2; step > 0; step /= 2) {
+    lanes = join(lanes, __builtin_shuffle(lanes, number ^ step));
+  }
+  return lanes[0];
+}
+
 // How a vector takes its 16-bit form (attention.h).
 struct Rounding {
   float unit;
@@ -117,13 +129,12 @@ struct Rounding {
   // x[0, n), n a multiple of 16.
   Rounding(const float* x, int64_t n) {
     // As integers magnitudes compare like floats, and NaN and infinity come out on top.
+    const auto larger = [](I a, I b) __attribute__((always_inline)) { return a > b ? a : b; };
     I most = {};
     for (int64_t i = 0; i < n; i += W) {
-      const I magnitude = __builtin_bit_cast(I, load(x + i)) & 0x7fffffff;
-      most = magnitude > most ? magnitude : most;
+      most = larger(__builtin_bit_cast(I, load(x + i)) & 0x7fffffff, most);
     }
-    int32_t bits = 0;
-    for (int l = 0; l < W; ++l) bits = most[l] > bits ? most[l] : bits;
+    const int32_t bits = join_lanes(most, larger);
     const float largest = __builtin_bit_cast(float, bits);
     is_finite = bits < 0x7f800000;
     const bool is_zero = !is_finite || largest < 0x1p-110f;
@@ -161,10 +172,8 @@ inline RowUnit make_row(const float* x, int64_t end, std::byte* to, int64_t bloc
       if (kDigits == 2) store_digit<1>(to + next_digit + v * W * kDigitBytes, numbers[v]);
     }
   }
-  int32_t total = 0;
-  if (kOffset != 0) {
-    for (int l = 0; l < W; ++l) total += sum[l];
-  }
+  const int32_t total = join_lanes(
+      sum, [](I a, I b) __attribute__((always_inline)) { return a + b; });
   return {rounding.unit, -kOffset * total};
 }
 
