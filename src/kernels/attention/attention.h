@@ -27,12 +27,12 @@
 //   L' = fma(l, a, L * b),  O'[i] = fma(o[i], a, O[i] * b)
 //   out[i] = O[i] / L
 //
-// The 16-bit form of a vector x, for int8 pages, whose sums are then exact in 32 bits and so have no
-// order:
+// The 16-bit form of a vector x, for int8 pages, whose sums are then exact in 32 bits and so have
+// no order:
 //   most = max |x|,  unit = most / 32639,  n[i] = x[i] * (32639 / most) to nearest, ties to even
 // Below 2^-110 for `most`: unit 0, n 0. With a NaN or an infinity in x: unit NaN, n 0. A product is
-// off by half a unit, 2^-16 of the largest: a 257th of what the int8 form of its key or value is off
-// by. A page's o[i] is off by 256 of them at the very most.
+// off by half a unit, 2^-16 of the largest: a 257th of what the int8 form of its key or value is
+// off by. A page's o[i] is off by 256 of them at the very most.
 //
 // e(x) for x <= 0, x clamped to -87 from below (weights never get smaller than 1.6e-38), in fused
 // steps: n = round(x log2 e) by way of fma(x, log2 e, 1.5 * 2^23 + 127), r = x - n ln 2 in two fma,

@@ -5,8 +5,8 @@
 // Per page: scores of all rows, block by block of keys; then the softmax of each row; then the
 // weighted sums, block by block of values. Whatever a block is widened to stays in the L1 or L2
 // cache while all rows meet it. Rows are taken six at a time, as many as the registers hold sums
-// for, so that one load of a key or value serves six multiply-adds. Pages of int8 meet rows of whole
-// numbers (attention_int8.h).
+// for, so that one load of a key or value serves six multiply-adds. Pages of int8 meet rows of
+// whole numbers (attention_int8.h).
 
 #include "kernels/attention/attention_int8.h"
 #include "kernels/attention/attention_task.h"
@@ -134,9 +134,9 @@ void weigh_block(const float* weights, const T* values, int64_t width, int64_t b
       });
 }
 
-// For each piece of columns of a laid out block (attention_int8.h) calls finish(j, sums), `sums` being
-// vectors of Σ_i row[i] * block[i, column] of each row, for columns from j on and i < depth. Row r is
-// at rows + r * stride.
+// For each piece of columns of a laid out block (attention_int8.h) calls finish(j, sums), `sums`
+// being vectors of Σ_i row[i] * block[i, column] of each row, for columns from j on and i < depth.
+// Row r is at rows + r * stride.
 template <int R, typename F>
 void multiply_block(const std::byte* rows, int64_t stride, int64_t next_digit, const int32_t* block,
                     int64_t depth, int64_t columns, F finish) {
@@ -334,8 +334,8 @@ struct Tile {
 
     const Ahead ahead(keys + whole_blocks(filled) * d, next);
     for (int64_t offset = 0; offset < filled; offset += kBlockTokens) {
-      // The row of a group that sees most decides; what the others must not see their softmax leaves
-      // out.
+      // The row of a group that sees most decides; what the others must not see their softmax
+      // leaves out.
       const auto groups = [&](auto f) __attribute__((always_inline)) {
         for (int64_t row = 0; row < rows; row += kRows) {
           const int64_t group = count(rows, row, kRows);
@@ -374,8 +374,8 @@ struct Tile {
   void score_laid_out(int64_t row, const float* key_scales, int64_t n, float* to) const {
     const int64_t next_digit = whole_blocks(d) * (kRowBytes / kDigits);
     multiply_block<R>(
-        query_digits(row), query_row(padded) * 4, next_digit, laid_out(), d, n,
-        [&](int64_t j, auto& sums) __attribute__((always_inline)) {
+        query_digits(row), query_row(padded) * 4, next_digit, laid_out(), d,
+        n, [&](int64_t j, auto& sums) __attribute__((always_inline)) {
           for (int r = 0; r < R; ++r) {
             const RowUnit unit = query_unit(row + r);
             int v = 0;
@@ -443,17 +443,18 @@ struct Tile {
       const std::byte* weights = weight_digits(row) + offset * kRowBytes;
       with_rows(group, [&](auto rows_at_once) {
         constexpr int R = decltype(rows_at_once)::value;
-        multiply_block<R>(weights, kPageTokens * 4, 64, laid_out(), n, width,
-                          [&](int64_t j, auto& sums) __attribute__((always_inline)) {
-                            for (int r = 0; r < R; ++r) {
-                              float* at = to + (row + r) * state + j;
-                              for (const I sum : sums[r]) {
-                                const I added = load_as<I>(at) + sum;
-                                __builtin_memcpy(at, &added, sizeof(added));
-                                at += W;
-                              }
-                            }
-                          });
+        multiply_block<R>(
+            weights, kPageTokens * 4, 64, laid_out(), n,
+            width, [&](int64_t j, auto& sums) __attribute__((always_inline)) {
+              for (int r = 0; r < R; ++r) {
+                float* at = to + (row + r) * state + j;
+                for (const I sum : sums[r]) {
+                  const I added = load_as<I>(at) + sum;
+                  __builtin_memcpy(at, &added, sizeof(added));
+                  at += W;
+                }
+              }
+            });
       });
     }
   }

@@ -445,6 +445,25 @@ TEST(Attention, WithoutACausalLimitIsTheContractToTheBit) {
   }
 }
 
+// All products of int8 pages as large as they get, and of one sign: sums within a hundredth of
+// 2^31.
+TEST(Attention, TheLargestSumsOfInt8FitInto32Bits) {
+  for (const Isa isa : available_isas()) {
+    for (const float sign : {1.0f, -1.0f}) {
+      const Shape shape{1, 2, kMaxHeadDim};
+      Sequence s(shape, DType::kI8, kPageTokens);
+      std::fill(s.keys.begin(), s.keys.end(), sign);
+      std::fill(s.values.begin(), s.values.end(), sign);
+      s.store(context(isa));
+      const std::vector<float> q(static_cast<size_t>(shape.q_cols()), 1.0f);
+      auto expected = contract_row(s, q.data(), 0, kPageTokens);
+      EXPECT_NEAR(expected[0], sign, 1e-5f);
+      expected.insert(expected.end(), expected.begin(), expected.end());
+      EXPECT_TRUE(same_bits(s.attend(context(isa), q, 1), expected)) << isa_name(isa) << sign;
+    }
+  }
+}
+
 TEST(Attention, MatchesTheFormulaInDoublePrecision) {
   Context context(2);
   double worst = 0, worst_int8 = 0;
@@ -516,8 +535,8 @@ TEST(Attention, MatchesTheFormulaInDoublePrecision) {
       }
     }
   }
-  // What the errors come to when they do not all point one way: a mechanism that is wrong is off by
-  // more, however loose the bound of a long row is.
+  // What the errors come to when they do not all point one way (16 bits: 2^-16 of the largest): a
+  // mechanism that is wrong is off by more, however loose the bound of a long row is.
   EXPECT_LT(worst, 1e-5);
   EXPECT_LT(worst_int8, 2e-4);
 }
@@ -900,9 +919,8 @@ TEST(PageChoice, IsTheContract) {
       std::vector<double> seed(3);
       for (int64_t h = 0; h < 3; ++h) {
         for (int64_t p = 0; p <= last; ++p) {
-          const auto scores =
-              contract_scores(s, &q[h * 40], 0, p * kPageTokens,
-                              std::min(kPageTokens, positions - p * kPageTokens));
+          const auto scores = contract_scores(s, &q[h * 40], 0, p * kPageTokens,
+                                              std::min(kPageTokens, positions - p * kPageTokens));
           u[h].push_back(p < last ? contract_bound(s, &q[h * 40], 0, p) : 0);
           m[h].push_back(*std::max_element(scores.begin(), scores.end()));
           double sum = 0;
