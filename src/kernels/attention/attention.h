@@ -14,18 +14,25 @@
 //
 // Each page is a fixed split of the softmax. For its positions p, up to the row's last, in order:
 //   s[p] = fma over i in order from +0: fma(q'[i], k[p, i], s)
-//          int8: times the position's key scale
+//          int8: (Σ_i n[i] k[p, i]) unit, times the position's key scale; n, unit: q' in 16 bits
 //   m    = the largest s[p] that is a number, -infinity if none is
 //   w[p] = e(s[p] - m)
 //   l    = lane p mod 16 of 16 sums w[p] in order from +0; then lanes j and j + 8 are added, then j
 //          and j + 4, j and j + 2, 0 and 1
-//   o[i] = fma over p in order from +0: fma(w'[p], v[p, i], o),  w' = w
-//          int8: w'[p] = w[p] times the position's value scale
+//   o[i] = fma over p in order from +0: fma(w[p], v[p, i], o)
+//          int8: (Σ_p n[p] v[p, i]) unit; n, unit: in 16 bits w[p] times the position's value scale
 // The pages of a span, kSpanPages in a row, are merged in order, the first being the start, and the
 // spans are merged likewise; (M, L, O) is what there is and (m, l, o) what a page or a span gives:
 //   M' = max(m, M),  a = e(m - M'),  b = e(M - M')
 //   L' = fma(l, a, L * b),  O'[i] = fma(o[i], a, O[i] * b)
 //   out[i] = O[i] / L
+//
+// The 16-bit form of a vector x, for int8 pages, whose sums are then exact in 32 bits and so have
+// no order:
+//   most = max |x|,  unit = most / 32639,  n[i] = x[i] * (32639 / most) to nearest, ties to even
+// Below 2^-110 for `most`: unit 0, n 0. With a NaN or an infinity in x: unit NaN, n 0. A product is
+// off by half a unit, 2^-16 of the largest: a 257th of what the int8 form of its key or value is
+// off by. A page's o[i] is off by 256 of them at the very most.
 //
 // e(x) for x <= 0, x clamped to -87 from below (weights never get smaller than 1.6e-38), in fused
 // steps: n = round(x log2 e) by way of fma(x, log2 e, 1.5 * 2^23 + 127), r = x - n ln 2 in two fma,
@@ -115,6 +122,7 @@ void bound_keys(Context& context, std::span<const BoundKeysJob> jobs);
 //
 // With bounds of a page's keys no score of query row h on it exceeds
 //   u[h] = chain over i in order from +0: fma(q'[i], q'[i] < 0 ? smallest[i] : largest[i], u)
+//          int8: q'[i] as its 16-bit form is read back, n[i] unit
 // and 256 e^(u[h] - M[h]) bounds what the page can add to the row's sum of weights L[h], M[h] being
 // its largest score so far. The first page and the newest are always visited; they give M and L.
 // The others are ranked by the largest u[h] - M[h] of all rows, in steps of 1/32, then by number.

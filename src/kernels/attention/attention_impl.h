@@ -5,8 +5,10 @@
 // Per page: scores of all rows, block by block of keys; then the softmax of each row; then the
 // weighted sums, block by block of values. Whatever a block is widened to stays in the L1 or L2
 // cache while all rows meet it. Rows are taken six at a time, as many as the registers hold sums
-// for, so that one load of a key or value serves six multiply-adds.
+// for, so that one load of a key or value serves six multiply-adds. Pages of int8 meet rows of
+// whole numbers (attention_int8.h).
 
+#include "kernels/attention/attention_int8.h"
 #include "kernels/attention/attention_task.h"
 #include "kernels/attention/attention_vector.h"
 
@@ -82,11 +84,10 @@ template <typename F>
   if (n > i) f(Constant<1>{}, i);
 }
 
-// scores[r * kPageTokens + j] = Σ_i q[i * R + r] * keys[i * kBlockTokens + j], times scale[j], for
-// j < n; computes whole vectors, so what follows is meaningless.
+// scores[r * kPageTokens + j] = Σ_i q[i * R + r] * keys[i * kBlockTokens + j] for j < n; computes
+// whole vectors, so what follows is meaningless.
 template <int R, typename T, typename Fetch>
-void score_block(const float* q, const T* keys, const float* scale, int64_t d, int64_t n,
-                 float* scores, Fetch fetch) {
+void score_block(const float* q, const T* keys, int64_t d, int64_t n, float* scores, Fetch fetch) {
   in_pieces(
       n, [&](auto vectors, int64_t j) __attribute__((always_inline)) {
         constexpr int N = decltype(vectors)::value;
@@ -101,10 +102,7 @@ void score_block(const float* q, const T* keys, const float* scale, int64_t d, i
           }
         }
         for (int r = 0; r < R; ++r) {
-          for (int v = 0; v < N; ++v) {
-            const V s = scale == nullptr ? sum[r][v] : sum[r][v] * load(scale + j + v * W);
-            store(scores + r * kPageTokens + j + v * W, s);
-          }
+          for (int v = 0; v < N; ++v) store(scores + r * kPageTokens + j + v * W, sum[r][v]);
         }
       });
 }
@@ -133,6 +131,37 @@ void weigh_block(const float* weights, const T* values, int64_t width, int64_t b
         for (int r = 0; r < R; ++r) {
           for (int v = 0; v < N; ++v) store(out + r * stride + i + v * W, sum[r][v]);
         }
+      });
+}
+
+// For each piece of columns of a laid out block (attention_int8.h) calls finish(j, sums), `sums`
+// being vectors of Σ_i row[i] * block[i, column] of each row, for columns from j on and i < depth.
+// Row r is at rows + r * stride.
+template <int R, typename F>
+void multiply_block(const std::byte* rows, int64_t stride, int64_t next_digit, const int32_t* block,
+                    int64_t depth, int64_t columns, F finish) {
+  const int64_t lanes = (depth + kDepth - 1) / kDepth;
+  in_pieces(
+      columns, [&](auto vectors, int64_t j) __attribute__((always_inline)) {
+        constexpr int N = decltype(vectors)::value;
+        I sum[R][N] = {};
+        for (int digit = 0; digit < kDigits; ++digit) {
+          if (digit > 0) {
+            for (int r = 0; r < R; ++r) {
+              for (int v = 0; v < N; ++v) sum[r][v] <<= 8;
+            }
+          }
+          const std::byte* row = rows + digit * next_digit;
+          for (int64_t g = 0; g < lanes; ++g) {
+            I x[N];
+            for (int v = 0; v < N; ++v) x[v] = load_lanes(block + g * kBlockTokens + j + v * W);
+            for (int r = 0; r < R; ++r) {
+              const I y = I{} + load_as<int32_t>(row + r * stride + g * 4);
+              for (int v = 0; v < N; ++v) sum[r][v] = multiply_add(sum[r][v], x[v], y);
+            }
+          }
+        }
+        finish(j, sum);
       });
 }
 
@@ -190,17 +219,24 @@ inline void finish(const float* state, int64_t padded, int64_t d, float* out) {
   for (; i < d; ++i) out[i] = state[i] / sum;
 }
 
+template <typename T>
+constexpr bool kIsInt8 = false;
+template <>
+constexpr bool kIsInt8<int8_t> = true;
+
 // One tile on its way through the pages. T: the type of the cache.
 template <typename T>
 struct Tile {
   const AttentionTask& task;
   const int64_t d, padded, rows, state;
-  float* const q;       // scaled queries, groups of up to kRows rows, [d][rows of the group] each
+  // Scaled queries, groups of up to kRows rows, [d][rows of the group] each. int8: rows as
+  // make_row() leaves them, followed by their RowUnit.
+  float* const q;
   float* const scores;  // [rows, kPageTokens]
   float* const page;    // [rows, state]: what the page at hand gives
   float* const span;    // [rows, state]: the span at hand so far
   float* const total;   // [rows, state]: all spans so far
-  float* const wide;    // the block at hand as floats
+  float* const wide;    // the block at hand as floats, or laid out
 
   explicit Tile(const AttentionTask& t)
       : task(t),
@@ -209,7 +245,7 @@ struct Tile {
         rows(t.tokens * t.group),
         state(row_state(padded)),
         q(t.scratch),
-        scores(q + rows * padded),
+        scores(q + rows * query_row(padded)),
         page(scores + rows * kPageTokens),
         span(page + rows * state),
         total(span + rows * state),
@@ -229,13 +265,36 @@ struct Tile {
       for (int64_t i = 0; i < d; i += 16) __builtin_prefetch(query(row) + i);
     }
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
-    for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t row = 0; kIsInt8<T> && row < rows; ++row) {
+      const float* from = query(row);
+      const int64_t end = whole_blocks(d);
+      for (int64_t i = 0; i < end; ++i) wide[i] = i < d ? from[i] * scale : 0.0f;
+      const int64_t digit_bytes = kRowBytes / kDigits;
+      query_unit(row) = make_row(wide, end, query_digits(row), 64 * digit_bytes, end * digit_bytes);
+    }
+    for (int64_t row = 0; !kIsInt8<T> && row < rows; ++row) {
       const int64_t first = row / kRows * kRows, n = count(rows, first, kRows);
       const float* from = query(row);
       float* to = q + first * d + (row - first);
       for (int64_t i = 0; i < d; ++i) to[i * n] = from[i] * scale;
     }
   }
+
+  // int8: the row of a query, and of the weights on a page.
+  std::byte* query_digits(int64_t row) const {
+    return reinterpret_cast<std::byte*>(q + row * query_row(padded));
+  }
+  RowUnit& query_unit(int64_t row) const {
+    return *reinterpret_cast<RowUnit*>(q + row * query_row(padded) + whole_blocks(padded));
+  }
+  std::byte* weight_digits(int64_t row) const {
+    return reinterpret_cast<std::byte*>(scores + row * kPageTokens);
+  }
+  // Beside maximum and sum of what a page gives a row.
+  RowUnit& weight_unit(float* to, int64_t row) const {
+    return *reinterpret_cast<RowUnit*>(to + row * state + padded + 2);
+  }
+  const int32_t* laid_out() const { return reinterpret_cast<const int32_t*>(wide); }
 
   // Calls f with a block of n values: as it lies if few rows meet it, else as floats, widened once
   // for all of them.
@@ -273,22 +332,30 @@ struct Tile {
     const int64_t begin = page_begin(k);
     const int64_t filled = count(positions(rows - 1), begin, kPageTokens);
 
-    const T* filled_keys = keys + (filled + kBlockTokens - 1) / kBlockTokens * kBlockTokens * d;
+    const Ahead ahead(keys + whole_blocks(filled) * d, next);
     for (int64_t offset = 0; offset < filled; offset += kBlockTokens) {
-      const Ahead ahead(filled_keys, next);
-      with_block(keys + offset * d, kBlockTokens * d, ahead, [&](const auto* block, auto fetch) {
+      // The row of a group that sees most decides; what the others must not see their softmax
+      // leaves out.
+      const auto groups = [&](auto f) __attribute__((always_inline)) {
         for (int64_t row = 0; row < rows; row += kRows) {
           const int64_t group = count(rows, row, kRows);
-          // The row that sees most decides; what the others must not see their softmax leaves out.
           const int64_t n = count(positions(row + group - 1), begin + offset, kBlockTokens);
           if (n == 0) continue;
-          with_rows(group, [&](auto r) {
-            score_block<decltype(r)::value>(q + row * d, block,
-                                            key_scales == nullptr ? nullptr : key_scales + offset,
-                                            d, n, scores + row * kPageTokens + offset, fetch);
-          });
+          with_rows(group, [&](auto r) { f(r, row, n, scores + row * kPageTokens + offset); });
         }
-      });
+      };
+      if constexpr (kIsInt8<T>) {
+        lay_out(keys + offset * d, kBlockTokens, d, reinterpret_cast<int32_t*>(wide), ahead);
+        groups([&](auto r, int64_t row, int64_t n, float* to) {
+          score_laid_out<decltype(r)::value>(row, key_scales + offset, n, to);
+        });
+      } else {
+        with_block(keys + offset * d, kBlockTokens * d, ahead, [&](const auto* block, auto fetch) {
+          groups([&](auto r, int64_t row, int64_t n, float* to) {
+            score_block<decltype(r)::value>(q + row * d, block, d, n, to, fetch);
+          });
+        });
+      }
     }
     // Two passes, so that one row need not wait for the maximum of the other.
     for (int64_t row = 0; row < rows; ++row) {
@@ -302,12 +369,37 @@ struct Tile {
     }
   }
 
+  // Scores of R rows from `row` on, of the laid out block of keys with these scales.
+  template <int R>
+  void score_laid_out(int64_t row, const float* key_scales, int64_t n, float* to) const {
+    const int64_t next_digit = whole_blocks(d) * (kRowBytes / kDigits);
+    multiply_block<R>(
+        query_digits(row), query_row(padded) * 4, next_digit, laid_out(), d,
+        n, [&](int64_t j, auto& sums) __attribute__((always_inline)) {
+          for (int r = 0; r < R; ++r) {
+            const RowUnit unit = query_unit(row + r);
+            int v = 0;
+            for (const I sum : sums[r]) {
+              const V s = __builtin_convertvector(sum + unit.missing, V) * all(unit.unit);
+              store(to + r * kPageTokens + j + v, s * load(key_scales + j + v));
+              v += W;
+            }
+          }
+        });
+  }
+
   // Finds what the k'th page gives each row that reaches it.
   void visit(int64_t k, float* to) {
     const T* values = reinterpret_cast<const T*>(head(k) + task.layout.values);
     const int64_t begin = page_begin(k);
     const int64_t filled = count(positions(rows - 1), begin, kPageTokens);
     weigh_keys(k, to, values);
+    for (int64_t row = 0; kIsInt8<T> && row < rows; ++row) {
+      float* weights = scores + row * kPageTokens;
+      const int64_t n = count(positions(row), begin, kPageTokens), end = whole_blocks(filled);
+      for (int64_t i = n; i < end; ++i) weights[i] = 0.0f;
+      weight_unit(to, row) = make_row(weights, end, weight_digits(row), 64 * kRowBytes, 64);
+    }
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t i = 0; i < padded; i += W) store(to + row * state + i, V{});
     }
@@ -319,11 +411,51 @@ struct Tile {
                                                  : static_cast<const void*>(mine);
       const Ahead ahead(mine + filled * width, next);
       for (int64_t offset = 0; offset < filled; offset += kBlockTokens) {
-        with_block(mine + offset * width, kBlockTokens * width, ahead,
-                   [&](const auto* block, auto fetch) {
-                     weigh(block, width, begin, offset, to + panel, fetch);
-                   });
+        if constexpr (kIsInt8<T>) {
+          const int64_t n = count(filled, offset, kBlockTokens);
+          lay_out(mine + offset * width, width, n, reinterpret_cast<int32_t*>(wide), ahead);
+          weigh_laid_out(width, begin, offset, to + panel);
+        } else {
+          with_block(mine + offset * width, kBlockTokens * width, ahead,
+                     [&](const auto* block, auto fetch) {
+                       weigh(block, width, begin, offset, to + panel, fetch);
+                     });
+        }
       }
+    }
+    for (int64_t row = 0; kIsInt8<T> && row < rows; ++row) {
+      const RowUnit unit = weight_unit(to, row);
+      for (int64_t i = 0; i < padded; i += W) {
+        float* at = to + row * state + i;
+        const I sum = load_as<I>(at) + unit.missing;
+        store(at, __builtin_convertvector(sum, V) * all(unit.unit));
+      }
+    }
+  }
+
+  // Adds the laid out block of values to the whole numbers of all rows. What a row does not see has
+  // a weight of zero.
+  void weigh_laid_out(int64_t width, int64_t begin, int64_t offset, float* to) {
+    for (int64_t row = 0; row < rows; row += kRows) {
+      const int64_t group = count(rows, row, kRows);
+      const int64_t n = count(positions(row + group - 1), begin + offset, kBlockTokens);
+      if (n == 0) continue;
+      const std::byte* weights = weight_digits(row) + offset * kRowBytes;
+      with_rows(group, [&](auto rows_at_once) {
+        constexpr int R = decltype(rows_at_once)::value;
+        multiply_block<R>(
+            weights, kPageTokens * 4, 64, laid_out(), n,
+            width, [&](int64_t j, auto& sums) __attribute__((always_inline)) {
+              for (int r = 0; r < R; ++r) {
+                float* at = to + (row + r) * state + j;
+                for (const I sum : sums[r]) {
+                  const I added = load_as<I>(at) + sum;
+                  __builtin_memcpy(at, &added, sizeof(added));
+                  at += W;
+                }
+              }
+            });
+      });
     }
   }
 
@@ -472,6 +604,8 @@ void bound_pages(const PageBoundTask& task) {
   constexpr int N = 4;
   static_assert(kSpanPages % (N * W) == 0);
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(task.head_dim));
+  const int64_t d = task.head_dim;
+  float queries[kMaxHeadDim];
   for (int64_t span = task.first_span; span < task.end_span; ++span) {
     const Bf16* bounds = reinterpret_cast<const Bf16*>(task.bounds[span] + task.head_offset);
     const Bf16* end = bounds + task.head_dim * 2 * kSpanPages;
@@ -480,12 +614,15 @@ void bound_pages(const PageBoundTask& task) {
     // The processor does not foresee which sides will be read.
     const Ahead ahead(end, next);
     for (int64_t row = 0; row < task.rows; ++row) {
-      const float* q = task.q + row * task.head_dim;
+      const float* q = task.q + row * d;
+      const int64_t end = whole_blocks(d);
+      for (int64_t i = 0; i < end; ++i) queries[i] = i < d ? q[i] * scale : 0.0f;
+      if (task.type == KvType::kInt8) read_back(queries, end);
       for (int64_t page = 0; page < kSpanPages; page += N * W) {
         V sum[N] = {};
         for (int64_t i = 0; i < task.head_dim; ++i) {
           if (row == 0 && page == 0) ahead(bounds + i * 2 * kSpanPages, 2 * kSpanPages);
-          const float query = q[i] * scale;
+          const float query = queries[i];
           const Bf16* side = bounds + (i * 2 + (query < 0 ? 0 : 1)) * kSpanPages + page;
           for (int v = 0; v < N; ++v) sum[v] = fma(all(query), load(side + v * W), sum[v]);
         }

@@ -61,9 +61,17 @@ struct AttentionTask {
 // What a page, a span, or all so far give a row: padded_dim weighted sums, then maximum and sum.
 inline constexpr int64_t row_state(int64_t padded_dim) { return padded_dim + 16; }
 
+// Up to whole blocks.
+inline constexpr int64_t whole_blocks(int64_t n) {
+  return (n + kBlockTokens - 1) / kBlockTokens * kBlockTokens;
+}
+
+// A row's query in scratch.
+inline constexpr int64_t query_row(int64_t padded_dim) { return whole_blocks(padded_dim) + 16; }
+
 inline constexpr int64_t attention_scratch(int64_t rows, int64_t padded_dim) {
-  const int64_t widest = padded_dim > kPanelWidth ? padded_dim : kPanelWidth;
-  return rows * (kPageTokens + padded_dim + 3 * row_state(padded_dim)) + kBlockTokens * widest;
+  return rows * (query_row(padded_dim) + kPageTokens + 3 * row_state(padded_dim)) +
+         kBlockTokens * whole_blocks(padded_dim);
 }
 
 // Keys and values of `tokens` consecutive positions that lie in one block, for one kv head.
@@ -94,6 +102,7 @@ struct KeyBoundTask {
 // What no score of a page can exceed, for all pages of some spans and the query heads of one token
 // that share a kv head.
 struct PageBoundTask {
+  KvType type;
   const float* q;  // row h at h * head_dim
   const std::byte* const* bounds;
   int64_t head_offset;  // where the kv head begins in a span's bounds

@@ -222,6 +222,59 @@ TEST(Attention, ExponentialIsWithinTwoUlp) {
   EXPECT_TRUE(std::isnan(contract_exp(NAN)));
 }
 
+// The 16-bit form of a vector; returns the unit.
+float contract_rounded(const std::vector<float>& x, std::vector<int32_t>& numbers) {
+  float most = 0;
+  bool is_finite = true;
+  for (const float one : x) {
+    most = std::max(most, std::fabs(one));
+    is_finite = is_finite && std::isfinite(one);
+  }
+  numbers.assign(x.size(), 0);
+  if (!is_finite) return NAN;
+  if (most < 0x1p-110f) return 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    numbers[i] = static_cast<int32_t>(std::nearbyint(x[i] * (32639 / most)));
+  }
+  return most / 32639;
+}
+
+// q' of the contract; of int8 pages as its 16-bit form is read back.
+std::vector<float> contract_query(const Sequence& s, const float* q) {
+  const float c = 1.0f / std::sqrt(static_cast<float>(s.shape.d));
+  std::vector<float> out(q, q + s.shape.d);
+  for (float& x : out) x *= c;
+  if (s.type == DType::kI8) {
+    std::vector<int32_t> numbers;
+    const float unit = contract_rounded(out, numbers);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(numbers[i]) * unit;
+  }
+  return out;
+}
+
+// The scores of n positions from `begin` on.
+std::vector<float> contract_scores(const Sequence& s, const float* q, int64_t kv_head,
+                                   int64_t begin, int64_t n) {
+  const int64_t d = s.shape.d;
+  const float c = 1.0f / std::sqrt(static_cast<float>(d));
+  std::vector<float> query(q, q + d), out(static_cast<size_t>(n));
+  for (float& x : query) x *= c;
+  std::vector<int32_t> numbers;
+  const float unit = contract_rounded(query, numbers);
+  for (int64_t p = 0; p < n; ++p) {
+    int64_t dot = 0;
+    for (int64_t i = 0; i < d; ++i) {
+      const float key = s.element(false, begin + p, kv_head, i);
+      if (s.type == DType::kI8) dot += numbers[i] * static_cast<int64_t>(key);
+      if (s.type != DType::kI8) out[p] = std::fma(query[i], key, out[p]);
+    }
+    if (s.type == DType::kI8) {
+      out[p] = static_cast<float>(dot) * unit * s.scale(false, begin + p, kv_head);
+    }
+  }
+  return out;
+}
+
 // One row of one head as attention.h says it, word for word: over all pages, or as if those named
 // were all.
 std::vector<float> contract_row(const Sequence& s, const float* q, int64_t kv_head, int64_t seen,
@@ -230,7 +283,6 @@ std::vector<float> contract_row(const Sequence& s, const float* q, int64_t kv_he
     for (int64_t p = 0; p * kPageTokens < seen; ++p) pages.push_back(p);
   }
   const int64_t d = s.shape.d;
-  const float c = 1.0f / std::sqrt(static_cast<float>(d));
   struct State {
     float m, l;
     std::vector<float> o;
@@ -252,21 +304,26 @@ std::vector<float> contract_row(const Sequence& s, const float* q, int64_t kv_he
   };
   for (size_t k = 0; k < pages.size(); ++k) {
     const int64_t begin = pages[k] * kPageTokens, n = std::min(kPageTokens, seen - begin);
-    std::vector<float> w(n), o(d);
+    std::vector<float> w = contract_scores(s, q, kv_head, begin, n), o(d);
     float m = -INFINITY, lanes[16] = {};
-    for (int64_t p = 0; p < n; ++p) {
-      for (int64_t i = 0; i < d; ++i) {
-        w[p] = std::fma(q[i] * c, s.element(false, begin + p, kv_head, i), w[p]);
-      }
-      if (s.type == DType::kI8) w[p] *= s.scale(false, begin + p, kv_head);
-      m = w[p] > m ? w[p] : m;
-    }
+    for (const float score : w) m = score > m ? score : m;
     for (int64_t p = 0; p < n; ++p) {
       w[p] = contract_exp(w[p] - m);
       lanes[p % 16] += w[p];
-      if (s.type == DType::kI8) w[p] *= s.scale(true, begin + p, kv_head);
-      for (int64_t i = 0; i < d; ++i) {
+      for (int64_t i = 0; s.type != DType::kI8 && i < d; ++i) {
         o[i] = std::fma(w[p], s.element(true, begin + p, kv_head, i), o[i]);
+      }
+      if (s.type == DType::kI8) w[p] *= s.scale(true, begin + p, kv_head);
+    }
+    if (s.type == DType::kI8) {
+      std::vector<int32_t> numbers;
+      const float unit = contract_rounded(w, numbers);
+      for (int64_t i = 0; i < d; ++i) {
+        int64_t sum = 0;
+        for (int64_t p = 0; p < n; ++p) {
+          sum += numbers[p] * static_cast<int64_t>(s.element(true, begin + p, kv_head, i));
+        }
+        o[i] = static_cast<float>(sum) * unit;
       }
     }
     for (int width = 8; width > 0; width /= 2) {
@@ -388,9 +445,28 @@ TEST(Attention, WithoutACausalLimitIsTheContractToTheBit) {
   }
 }
 
+// All products of int8 pages as large as they get, and of one sign: sums within a hundredth of
+// 2^31.
+TEST(Attention, TheLargestSumsOfInt8FitInto32Bits) {
+  for (const Isa isa : available_isas()) {
+    for (const float sign : {1.0f, -1.0f}) {
+      const Shape shape{1, 2, kMaxHeadDim};
+      Sequence s(shape, DType::kI8, kPageTokens);
+      std::fill(s.keys.begin(), s.keys.end(), sign);
+      std::fill(s.values.begin(), s.values.end(), sign);
+      s.store(context(isa));
+      const std::vector<float> q(static_cast<size_t>(shape.q_cols()), 1.0f);
+      auto expected = contract_row(s, q.data(), 0, kPageTokens);
+      EXPECT_NEAR(expected[0], sign, 1e-5f);
+      expected.insert(expected.end(), expected.begin(), expected.end());
+      EXPECT_TRUE(same_bits(s.attend(context(isa), q, 1), expected)) << isa_name(isa) << sign;
+    }
+  }
+}
+
 TEST(Attention, MatchesTheFormulaInDoublePrecision) {
   Context context(2);
-  double worst = 0;
+  double worst = 0, worst_int8 = 0;
   for (const DType type : kTypes) {
     for (const int64_t d : kDims) {
       for (const int64_t group : {1, 3, 8}) {
@@ -405,19 +481,27 @@ TEST(Attention, MatchesTheFormulaInDoublePrecision) {
                         seen = positions - tokens + row / (2 * group) + 1;
           std::vector<double> w(seen), o(d);
           double sum = 0, most_score = 0, most_value = 0;
+          double most_query = 0, most_keys = 0, most_weight = 0;
+          for (int64_t i = 0; i < d; ++i) {
+            most_query = std::max(most_query, std::abs(static_cast<double>(q[row * d + i])) /
+                                                  std::sqrt(static_cast<double>(d)));
+          }
           for (int64_t p = 0; p < seen; ++p) {
-            double size = 0;
+            double size = 0, keys = 0;
             for (int64_t i = 0; i < d; ++i) {
               const double product = static_cast<double>(q[row * d + i]) *
                                      s.element(false, p, kv_head, i) * s.scale(false, p, kv_head);
               w[p] += product / std::sqrt(static_cast<double>(d));
               size += std::abs(product) / std::sqrt(static_cast<double>(d));
+              keys += std::abs(s.element(false, p, kv_head, i) * s.scale(false, p, kv_head));
             }
             most_score = std::max(most_score, size);
+            most_keys = std::max(most_keys, keys);
           }
           const double max = *std::max_element(w.begin(), w.end());
           for (int64_t p = 0; p < seen; ++p) {
             sum += w[p] = std::exp(w[p] - max);
+            most_weight = std::max(most_weight, w[p] * s.scale(true, p, kv_head));
             for (int64_t i = 0; i < d; ++i) {
               const double v =
                   static_cast<double>(s.element(true, p, kv_head, i)) * s.scale(true, p, kv_head);
@@ -431,21 +515,30 @@ TEST(Attention, MatchesTheFormulaInDoublePrecision) {
           // page's 256 products and its 16 + 4 sums, the merges (4 roundings, each with two e^x),
           // the scale of int8 and the division.
           const double pages = static_cast<double>((seen + kPageTokens - 1) / kPageTokens);
-          const double bound =
+          double bound =
               kUnit * most_value *
               (2 * ((static_cast<double>(d) + 8) * most_score + 4) + 256 + 20 + 12 * pages + 2);
+          if (type == DType::kI8) {
+            // A number of the query is off by half a unit, and a score by that times its keys,
+            // which counts twice as above. A weight is off by half a unit of its page, which is no
+            // larger than the unit of the largest of all, and meets numbers up to 127.
+            bound += 2 * most_value * most_query / 32639 / 2 * most_keys;
+            bound += static_cast<double>(seen) * most_weight / 32639 / 2 * 127 / sum;
+          }
           for (int64_t i = 0; i < d; ++i) {
             const double error = std::abs(out[row * d + i] - o[i] / sum);
-            worst = std::max(worst, error);
+            double& worst_of_type = type == DType::kI8 ? worst_int8 : worst;
+            worst_of_type = std::max(worst_of_type, error);
             ASSERT_LE(error, bound) << dtype_name(type) << ", " << shape << ", row " << row;
           }
         }
       }
     }
   }
-  // What the errors come to when they do not all point one way: a mechanism that is wrong is off by
-  // more, however loose the bound of a long row is.
+  // What the errors come to when they do not all point one way (16 bits: 2^-16 of the largest): a
+  // mechanism that is wrong is off by more, however loose the bound of a long row is.
   EXPECT_LT(worst, 1e-5);
+  EXPECT_LT(worst_int8, 2e-4);
 }
 
 TEST(Attention, EveryNumberOfPositionsGivesTheSameBitsOnEveryInstructionSet) {
@@ -770,28 +863,12 @@ TEST(KeyBounds, AreInfiniteWhereAKeyIsNotFinite) {
 
 // u of the contract.
 float contract_bound(const Sequence& s, const float* q, int64_t kv_head, int64_t page) {
-  const float c = 1.0f / std::sqrt(static_cast<float>(s.shape.d));
+  const auto query = contract_query(s, q);
   float u = 0;
   for (int64_t i = 0; i < s.shape.d; ++i) {
-    const float query = q[i] * c;
-    u = std::fma(query, s.bound(!(query < 0), page, kv_head, i), u);
+    u = std::fma(query[i], s.bound(!(query[i] < 0), page, kv_head, i), u);
   }
   return u;
-}
-
-// Rows' scores as the contract has them.
-std::vector<float> contract_scores(const Sequence& s, const float* q, int64_t kv_head, int64_t page,
-                                   int64_t n) {
-  const float c = 1.0f / std::sqrt(static_cast<float>(s.shape.d));
-  std::vector<float> out(static_cast<size_t>(n));
-  for (int64_t p = 0; p < n; ++p) {
-    const int64_t position = page * kPageTokens + p;
-    for (int64_t i = 0; i < s.shape.d; ++i) {
-      out[p] = std::fma(q[i] * c, s.element(false, position, kv_head, i), out[p]);
-    }
-    if (s.type == DType::kI8) out[p] *= s.scale(false, position, kv_head);
-  }
-  return out;
 }
 
 // To the bit, not nearly. Where all keys of a page are the same, bound and score are as close as
@@ -813,7 +890,7 @@ TEST(PageChoice, NoScoreExceedsItsPagesBound) {
           for (int64_t page = 0; page < 4; ++page) {
             const float u = contract_bound(s, &q[head * d], head / 3, page);
             for (const float score :
-                 contract_scores(s, &q[head * d], head / 3, page, kPageTokens)) {
+                 contract_scores(s, &q[head * d], head / 3, page * kPageTokens, kPageTokens)) {
               ASSERT_LE(score, u) << dtype_name(type) << ", d " << d << ", same " << same;
             }
           }
@@ -842,8 +919,8 @@ TEST(PageChoice, IsTheContract) {
       std::vector<double> seed(3);
       for (int64_t h = 0; h < 3; ++h) {
         for (int64_t p = 0; p <= last; ++p) {
-          const auto scores =
-              contract_scores(s, &q[h * 40], 0, p, std::min(kPageTokens, positions - p * 256));
+          const auto scores = contract_scores(s, &q[h * 40], 0, p * kPageTokens,
+                                              std::min(kPageTokens, positions - p * kPageTokens));
           u[h].push_back(p < last ? contract_bound(s, &q[h * 40], 0, p) : 0);
           m[h].push_back(*std::max_element(scores.begin(), scores.end()));
           double sum = 0;

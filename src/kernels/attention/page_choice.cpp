@@ -61,7 +61,8 @@ class Choosing {
 
   // Bounds of the scores on all pages of these spans.
   PageBoundTask bounds_of(int64_t first_span, int64_t end_span) {
-    return {.q = token_.task.q,
+    return {.type = token_.task.type,
+            .q = token_.task.q,
             .bounds = token_.bounds,
             .head_offset = token_.bounds_offset,
             .head_dim = token_.task.head_dim,
