@@ -427,7 +427,7 @@ struct Tile {
   }
 };
 
-#ifndef DROVER_ATTENTION_TILE_ONLY
+#ifndef DROVER_ATTENTION_TILE_ONLY  // as attention_amx.cpp wants it
 
 // The smallest bf16 that is no less than x; with `further` the one after it.
 inline uint16_t round_up(float x, bool further) {
