@@ -56,10 +56,6 @@ bool VisionEncoder::encode(std::span<const uint8_t* const> tiles, MatrixView out
 }
 
 void VisionEncoder::linear(ConstMatrixView x, std::initializer_list<Map> maps) {
-  // The reference runs in bf16. Weights in f32 ask for its exact numbers.
-  const auto rounds = [&](DType type) {
-    return type != DType::kF32 && takes_rounded(context_.isa, type);
-  };
   std::vector<MatmulJob> jobs;
   bool quantized = false;
   for (const auto& [w, out] : maps) {
@@ -143,7 +139,8 @@ void VisionEncoder::attention_block(const VisionLayerWeights& w) {
   add_bias(context_, k, w.wk.bias);
   add_bias(context_, v, w.wv.bias);
 
-  KvPages pages{nullptr, DType::kF32, c.heads, c.head_dim()};
+  const bool rounded = rounds(w.wq.weight.type);
+  KvPages pages{nullptr, rounded ? DType::kBF16 : DType::kF32, c.heads, c.head_dim()};
   const int64_t per_tile = (S + kPageTokens - 1) / kPageTokens;
   pages_.reserve_discarding(static_cast<size_t>(tiles_ * per_tile * pages.page_bytes()));
   page_table_.clear();
@@ -158,8 +155,12 @@ void VisionEncoder::attention_block(const VisionLayerWeights& w) {
     rope(context_, of_tile(q), rope_);
     rope(context_, of_tile(k), rope_);
     stores.push_back({pages, 0, of_tile(k), of_tile(v)});
-    jobs.push_back(
-        {.q = of_tile(q), .pages = pages, .first = 0, .out = of_tile(mixed), .causal = false});
+    jobs.push_back({.q = of_tile(q),
+                    .pages = pages,
+                    .first = 0,
+                    .out = of_tile(mixed),
+                    .causal = false,
+                    .rounded = rounded});
   }
   store_kv(context_, stores);
   attention(context_, jobs);

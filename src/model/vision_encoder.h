@@ -50,6 +50,9 @@ class VisionEncoder {
     MatrixView out;
   };
   void linear(ConstMatrixView x, std::initializer_list<Map> maps);
+  // Whether what meets weights of this type is rounded to bf16, as in the reference, which runs in
+  // it. Weights in f32 ask for its exact numbers.
+  bool rounds(DType type) const { return type != DType::kF32 && takes_rounded(context_.isa, type); }
   // h += x + bias, row by row.
   void add_to_stream(ConstMatrixView x, const float* bias);
 

@@ -9,7 +9,8 @@ Each case becomes a folder as `save_pretrained` writes it, plus
     features.npy    float32 [N * tokens per tile, D]: what takes the places of the patch tokens
     logits.npy      float32 [tokens, vocab]: eval mode, float32, eager attention, whole prompt
 
-and an entry in goldens.json with the figures behind three demands, any of which stops this script:
+and an entry in goldens.json with what bfloat16 everywhere costs the features, and the figures behind
+three demands, any of which stops this script:
 
 * the float64 page llama4_vision_numpy.py agrees to 1e-5 of the largest feature and logit, and so does
   transformers with its other attention (sdpa);
@@ -160,6 +161,11 @@ def run(model, tokens, tiles):
     out = model(input_ids=torch.tensor([tokens]), pixel_values=pixels, use_cache=False)
     features = model.multi_modal_projector(out.image_hidden_states.flatten(0, 1))
     return features.float().numpy(), out.logits[0].float().numpy()
+
+
+def relative_rms(a, b):
+    """Of the difference, beside that of b."""
+    return math.sqrt(np.mean(np.square(a - b, dtype=float)) / np.mean(np.square(b, dtype=float)))
 
 
 def figure(x, digits="1e"):
@@ -405,9 +411,9 @@ def make(name, case, out: Path) -> dict:
         path.chmod(0o644)
 
     # What is judged is what the folder says: see "What was learned" in README.md.
-    def reload(attention):
+    def reload(attention, dtype=torch.float32):
         model = Llama4ForConditionalGeneration.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attention
+            folder, dtype=dtype, attn_implementation=attention
         )
         return model.eval()
 
@@ -431,6 +437,7 @@ def make(name, case, out: Path) -> dict:
     }
     for what, difference in differences.items():
         assert difference < AGREEMENT, (name, what, difference)
+    low_features, _ = run(reload("eager", torch.bfloat16), tokens, tiles)
     assert margin > 1e-3, (name, "an expert is chosen by a hair", margin)
 
     moved = change_matters(case, ours, tokens, tiles)
@@ -452,6 +459,7 @@ def make(name, case, out: Path) -> dict:
         "largest_feature": figure(np.abs(features).max(), "4g"),
         "largest_logit": figure(np.abs(logits).max(), "4g"),
         **{f"{what}_difference": figure(x) for what, x in differences.items()},
+        "bf16_features_rms": figure(relative_rms(low_features, features)),
         "router_margin": figure(margin),
         "change_matters": moved,
     }

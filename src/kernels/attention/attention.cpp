@@ -18,6 +18,9 @@ constexpr int64_t kTileRows = 96;
 // few rows. Only tiles as small as this have their past cut, so that what pages leave stays small
 // beside the pages.
 constexpr int64_t kSmallTileRows = 12;
+// Rounded tiles have so many times as many rows, enough for all of a picture's tile: bringing pages
+// into the form that the matrix unit takes would be a tenth of the work on 96 rows.
+constexpr int64_t kRoundedRows = 8;
 // Tiles per thread below which tiles get smaller, then cut: the last ones leave some threads idle.
 constexpr int64_t kTilesPerThread = 4;
 // The shortest run of pages for which whole spans are worth waiting for: half a span. Below, pages
@@ -25,11 +28,18 @@ constexpr int64_t kTilesPerThread = 4;
 constexpr int64_t kLongRun = kSpanPages / 2;
 // Choices are made for so many tokens at once as take this much memory, or one.
 constexpr int64_t kChoosingBytes = 4 << 20;
-#define DROVER_FUNCTIONS(isa) \
-  { isa::attend, isa::merge_parts, isa::peek, isa::bound_pages, isa::bound_keys, isa::store_block }
+#define DROVER_FUNCTIONS(isa)                                                               \
+  {                                                                                         \
+    isa::attend, /*attend_rounded=*/nullptr, isa::merge_parts, isa::peek, isa::bound_pages, \
+        isa::bound_keys, isa::store_block                                                   \
+  }
 AttentionFunctions functions_for(Isa isa) {
 #if defined(__x86_64__)
-  if (isa >= Isa::kAvx512) return DROVER_FUNCTIONS(attention_avx512);
+  if (isa >= Isa::kAvx512) {
+    AttentionFunctions functions = DROVER_FUNCTIONS(attention_avx512);
+    if (isa == Isa::kAmx) functions.attend_rounded = attention_amx::attend_rounded;
+    return functions;
+  }
   if (isa != Isa::kPlain) return DROVER_FUNCTIONS(attention_avx2);
 #endif
   (void)isa;
@@ -59,6 +69,7 @@ AttentionTask tile_of(const AttentionJob& job, int64_t kv_head, int64_t begin, i
           .q_stride = job.q.stride,
           .out_stride = job.out.stride,
           .type = kv_type(kv.type),
+          .rounded = job.rounded,
           .pages = kv.pages,
           .head_offset = kv_head * layout.bytes,
           .layout = layout,
@@ -80,7 +91,8 @@ AttentionTask tile_of(const AttentionJob& job, int64_t kv_head, int64_t begin, i
 std::vector<AttentionTask> cut_tiles(std::span<const AttentionJob> jobs, int64_t rows) {
   std::vector<AttentionTask> out;
   for (const AttentionJob& job : jobs) {
-    const int64_t step = std::max<int64_t>(1, rows / group_of(job));
+    const int64_t most = job.rounded ? kRoundedRows * rows : rows;
+    const int64_t step = std::max<int64_t>(1, most / group_of(job));
     // Head after head, since the keys and values of one may stay in an L2 cache for all its tiles.
     // Of a head the later and so longer tiles first, so that no thread is left with a long one at
     // the end.
@@ -107,8 +119,9 @@ void run_tiles(Context& context, const AttentionFunctions& functions,
   size_t scratch = 0;
   for (const AttentionTask& tile : tiles) {
     total += cost_of(tile);
-    scratch = std::max(
-        scratch, static_cast<size_t>(attention_scratch(rows_of(tile), tile.layout.padded_dim)));
+    const auto scratch_of = tile.rounded ? rounded_scratch : attention_scratch;
+    scratch =
+        std::max(scratch, static_cast<size_t>(scratch_of(rows_of(tile), tile.layout.padded_dim)));
   }
   const int64_t share = std::max(
       context.threads.size() > 1 ? total / (2 * context.threads.size()) : total, kSmallestTask);
@@ -155,7 +168,7 @@ void run_tiles(Context& context, const AttentionFunctions& functions,
   piece_tasks.run(context, [&](int64_t i, int worker) {
     AttentionTask piece = pieces[static_cast<size_t>(i)];
     piece.scratch = context.scratch<float>(worker, scratch);
-    functions.attend(piece);
+    (piece.rounded ? functions.attend_rounded : functions.attend)(piece);
   });
   merge_tasks.run(context, [&](int64_t i, int worker) {
     AttentionTask tile = merges[static_cast<size_t>(i)];
@@ -283,6 +296,7 @@ void bound_keys(Context& context, std::span<const BoundKeysJob> jobs) {
 }
 
 void attention(Context& context, std::span<const AttentionJob> jobs) {
+  const AttentionFunctions functions = functions_for(context.isa);
   std::vector<AttentionJob> exact, choosing;
   for (const AttentionJob& job : jobs) {
     const KvPages& kv = job.pages;
@@ -290,7 +304,10 @@ void attention(Context& context, std::span<const AttentionJob> jobs) {
     const int64_t pages = pages_for(job.first + job.q.rows);
     const bool is_exact = job.choice == nullptr || !may_leave_out(*job.choice, pages);
     DROVER_CHECK(is_exact || (job.causal && kv.bounds != nullptr));
-    (is_exact ? exact : choosing).push_back(job);
+    DROVER_CHECK(!job.rounded || (!job.causal && kv.type == DType::kBF16));
+    AttentionJob taken = job;
+    taken.rounded = job.rounded && functions.attend_rounded != nullptr;
+    (is_exact ? exact : choosing).push_back(taken);
     if (job.visits == nullptr) continue;
     *job.visits = {};
     for (int64_t t = 0; is_exact && t < job.q.rows; ++t) {
@@ -299,7 +316,6 @@ void attention(Context& context, std::span<const AttentionJob> jobs) {
     }
     job.visits->visited = job.visits->seen;
   }
-  const AttentionFunctions functions = functions_for(context.isa);
   const int64_t enough = context.threads.size() > 1 ? kTilesPerThread * context.threads.size() : 0;
   int64_t tile_rows = kTileRows;
   std::vector<AttentionTask> tiles = cut_tiles(exact, tile_rows);

@@ -5,10 +5,10 @@
 // chunked layer from the start of the chunk, where its cache begins anew.
 //
 // What an output is, to the bit. It depends on its query and on the positions that it attends to,
-// never on the batch, on how the prompt or the past was cut into tasks, on threads, or on the
-// instruction set; only the bits of a NaN are left open. What the cache holds at later positions is
-// never read into it. All products and sums are rounded to float where they stand, fma with one
-// rounding.
+// never on the batch, on how the prompt or the past was cut into tasks, or on threads; nor on the
+// instruction set, but for what Isa::kAmx does with `rounded` jobs. Only the bits of a NaN are left
+// open. What the cache holds at later positions is never read into it. All products and sums are
+// rounded to float where they stand, fma with one rounding.
 //
 //   q'[i] = q[i] * c,  c = 1 / sqrt(d)
 //
@@ -21,6 +21,8 @@
 //          and j + 4, j and j + 2, 0 and 1
 //   o[i] = fma over p in order from +0: fma(w[p], v[p, i], o)
 //          int8: (Σ_p n[p] v[p, i]) unit; n, unit: in 16 bits w[p] times the position's value scale
+//   In `rounded` jobs on Isa::kAmx s[p] and o[i] are what matmul.h says that its rounded jobs make
+//   of bf16 weights: s[p] of x = q' and w = k[p], o[i] of x = w and w = v[.., i].
 // The pages of a span, kSpanPages in a row, are merged in order, the first being the start, and the
 // spans are merged likewise; (M, L, O) is what there is and (m, l, o) what a page or a span gives:
 //   M' = max(m, M),  a = e(m - M'),  b = e(M - M')
@@ -164,6 +166,9 @@ struct AttentionJob {
   // tokens must be causal.
   const PageChoice* choice = nullptr;
   PageVisits* visits = nullptr;  // null, or overwritten
+  // Queries and weights may be rounded to bf16, where that is faster: for vision, whose reference
+  // runs in bf16. Elsewhere it changes nothing. Pages must be in bf16 and tokens not causal.
+  bool rounded = false;
 };
 
 // out[t, j] = softmax_p( q[t, j] . k[p, g] / sqrt(d) ) v[p, g] over the positions p that token t

@@ -2,7 +2,8 @@
 //   attention_bench --benchmark_filter=prefill [--threads=N] [--isa=avx2]
 // Names say what runs: prefill/SHAPE/TYPE/tokens/depth, decode/SHAPE/TYPE/sequences/depth,
 // store/SHAPE/TYPE/sequences/tokens, bound/SHAPE/TYPE/1/tokens of their pages' bounds,
-// tiles/SHAPE/TYPE/tiles/tokens without a causal limit, as in the vision encoder, and
+// tiles/SHAPE/TYPE/tiles/tokens without a causal limit, as in the vision encoder, rounded if in
+// bf16, and
 // WHICH_KEYS/SHAPE/TYPE/tokens/depth for the last tokens of a long sequence that visit pages by
 // choice, of keys that let them stop early or do not. Caches rotate through enough copies that a
 // step finds its past in memory, as a model of many layers does.
@@ -157,6 +158,7 @@ void bench_attention(benchmark::State& state, Shape s, DType type, int64_t seque
                                       depth,
                                       {out.data() + row * q_cols, tokens, q_cols, q_cols},
                                       causal};
+      jobs[static_cast<size_t>(i)].rounded = !causal && type == DType::kBF16;
     }
     attention(context, jobs);
     copy = (copy + 1) % copies;
@@ -292,11 +294,13 @@ int main(int argc, char** argv) {
       }
     }
   }
-  for (const int64_t tiles : {1, 4}) {
-    const Shape s{"vision", 16, 16, 88};
-    add("tiles", s, DType::kF32, tiles, 577, [=](benchmark::State& state) {
-      bench_attention(state, s, DType::kF32, tiles, 577, 0, /*causal=*/false);
-    });
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    for (const int64_t tiles : {1, 4}) {
+      const Shape s{"vision", 16, 16, 88};
+      add("tiles", s, type, tiles, 577, [=](benchmark::State& state) {
+        bench_attention(state, s, type, tiles, 577, 0, /*causal=*/false);
+      });
+    }
   }
   benchmark::RunSpecifiedBenchmarks();
 }

@@ -258,12 +258,16 @@ struct Tile {
     return task.q + row / task.group * task.q_stride + row % task.group * d;
   }
 
-  void take_queries() {
-    // All are asked for first: tokens lie far apart, and the processor's own prefetchers do not see
-    // from one to the next.
+  // All queries are asked for first: tokens lie far apart, and the processor's own prefetchers do
+  // not see from one to the next.
+  void expect_queries() const {
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t i = 0; i < d; i += 16) __builtin_prefetch(query(row) + i);
     }
+  }
+
+  void take_queries() {
+    expect_queries();
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
     for (int64_t row = 0; kIsInt8<T> && row < rows; ++row) {
       const float* from = query(row);
@@ -505,6 +509,12 @@ struct Tile {
 
   void run() {
     take_queries();
+    run([&](int64_t k, float* to) { visit(k, to); });
+  }
+
+  // visit(k, to) finds what the k'th page gives each row that reaches it.
+  template <typename Visit>
+  void run(Visit visit) {
     const bool by_page = task.parts != nullptr && task.part_pages == 1;
     for (int64_t first = task.first_page; first < task.end_page;) {
       const int64_t begin = first / kSpanPages * kSpanPages;
@@ -548,6 +558,8 @@ struct Tile {
     }
   }
 };
+
+#ifndef DROVER_ATTENTION_TILE_ONLY  // as attention_amx.cpp wants it
 
 // The smallest bf16 that is no less than x; with `further` the one after it.
 inline uint16_t round_up(float x, bool further) {
@@ -659,5 +671,9 @@ void peek(const AttentionTask& task) {
 }
 
 void merge_parts(const AttentionTask& task) { Tile<float>(task).run_merge(); }
+
+#else
+}  // namespace
+#endif
 
 }  // namespace drover::DROVER_ATTENTION_ISA

@@ -37,6 +37,7 @@ struct AttentionTask {
   int64_t q_stride;
   int64_t out_stride;
   KvType type;
+  bool rounded;  // goes to attend_rounded
   const std::byte* const* pages;
   int64_t head_offset;  // where the kv head begins in a page
   HeadLayout layout;
@@ -72,6 +73,20 @@ inline constexpr int64_t query_row(int64_t padded_dim) { return whole_blocks(pad
 inline constexpr int64_t attention_scratch(int64_t rows, int64_t padded_dim) {
   return rows * (query_row(padded_dim) + kPageTokens + 3 * row_state(padded_dim)) +
          kBlockTokens * whole_blocks(padded_dim);
+}
+
+// How many rows, positions or components meet in the matrix unit; they are filled up to as many.
+inline constexpr int64_t kUnitWidth = 32;
+inline constexpr int64_t unit_padded(int64_t n) {
+  return (n + kUnitWidth - 1) / kUnitWidth * kUnitWidth;
+}
+
+// What attend_rounded takes: bf16 of all queries, of a page's keys and values, and of the weights
+// of a block of rows; their scores and sums as floats.
+inline constexpr int64_t rounded_scratch(int64_t rows, int64_t padded_dim) {
+  const int64_t width = unit_padded(padded_dim);
+  return attention_scratch(rows, padded_dim) + unit_padded(rows) * width / 2 + kPageTokens * width +
+         kUnitWidth * (kPageTokens / 2 + kPageTokens + width);
 }
 
 // Keys and values of `tokens` consecutive positions that lie in one block, for one kv head.
@@ -116,6 +131,7 @@ struct PageBoundTask {
 
 struct AttentionFunctions {
   void (*attend)(const AttentionTask&);
+  void (*attend_rounded)(const AttentionTask&);  // null: rounded jobs are as all others
   void (*merge_parts)(const AttentionTask&);
   // Only maximum and sum of weights of each row on the k'th page, to parts + k * rows * 2.
   void (*peek)(const AttentionTask&);
@@ -137,5 +153,8 @@ DROVER_DECLARE_ATTENTION(attention_plain)
 DROVER_DECLARE_ATTENTION(attention_avx2)
 DROVER_DECLARE_ATTENTION(attention_avx512)
 #undef DROVER_DECLARE_ATTENTION
+namespace attention_amx {
+void attend_rounded(const AttentionTask& task);
+}
 
 }  // namespace drover

@@ -165,11 +165,12 @@ struct Sequence {
   }
 
   // Of tokens that all attend to all positions.
-  std::vector<float> attend_to_all(Context& context, const std::vector<float>& q,
-                                   int64_t tokens) const {
+  std::vector<float> attend_to_all(Context& context, const std::vector<float>& q, int64_t tokens,
+                                   bool rounded = false) const {
     const int64_t cols = shape.q_cols();
     std::vector<float> out(static_cast<size_t>(tokens * cols), -1.0f);
-    const AttentionJob job = job_to_all(q, tokens, out);
+    AttentionJob job = job_to_all(q, tokens, out);
+    job.rounded = rounded;
     attention(context, {&job, 1});
     return out;
   }
@@ -252,9 +253,28 @@ std::vector<float> contract_query(const Sequence& s, const float* q) {
   return out;
 }
 
+// What the matrix unit makes of x and w, as matmul.h has it for rounded jobs.
+float unit_sum(std::vector<float> x, std::vector<float> w) {
+  const auto flushed = [](float v) {
+    return std::fabs(v) < 0x1p-126f ? std::copysign(0.0f, v) : v;
+  };
+  x.resize((x.size() + 31) / 32 * 32);
+  w.resize(x.size());
+  float acc = 0;
+  for (size_t first = 0; first < x.size(); first += 32) {
+    float sums[2] = {0, 0};
+    for (size_t k = first; k < first + 32; ++k) {
+      const float high = to_float(to_bf16(x[k]));
+      sums[k % 2] = flushed(std::fma(flushed(w[k]), flushed(high), sums[k % 2]));
+    }
+    acc = flushed(acc + flushed(sums[0] + sums[1]));
+  }
+  return acc;
+}
+
 // The scores of n positions from `begin` on.
 std::vector<float> contract_scores(const Sequence& s, const float* q, int64_t kv_head,
-                                   int64_t begin, int64_t n) {
+                                   int64_t begin, int64_t n, bool by_unit = false) {
   const int64_t d = s.shape.d;
   const float c = 1.0f / std::sqrt(static_cast<float>(d));
   std::vector<float> query(q, q + d), out(static_cast<size_t>(n));
@@ -262,12 +282,14 @@ std::vector<float> contract_scores(const Sequence& s, const float* q, int64_t kv
   std::vector<int32_t> numbers;
   const float unit = contract_rounded(query, numbers);
   for (int64_t p = 0; p < n; ++p) {
+    std::vector<float> key(d);
     int64_t dot = 0;
     for (int64_t i = 0; i < d; ++i) {
-      const float key = s.element(false, begin + p, kv_head, i);
-      if (s.type == DType::kI8) dot += numbers[i] * static_cast<int64_t>(key);
-      if (s.type != DType::kI8) out[p] = std::fma(query[i], key, out[p]);
+      key[i] = s.element(false, begin + p, kv_head, i);
+      if (s.type == DType::kI8) dot += numbers[i] * static_cast<int64_t>(key[i]);
+      if (s.type != DType::kI8) out[p] = std::fma(query[i], key[i], out[p]);
     }
+    if (by_unit) out[p] = unit_sum(query, key);
     if (s.type == DType::kI8) {
       out[p] = static_cast<float>(dot) * unit * s.scale(false, begin + p, kv_head);
     }
@@ -276,9 +298,9 @@ std::vector<float> contract_scores(const Sequence& s, const float* q, int64_t kv
 }
 
 // One row of one head as attention.h says it, word for word: over all pages, or as if those named
-// were all.
+// were all; with the sums of the matrix unit or without.
 std::vector<float> contract_row(const Sequence& s, const float* q, int64_t kv_head, int64_t seen,
-                                std::vector<int64_t> pages = {}) {
+                                std::vector<int64_t> pages = {}, bool by_unit = false) {
   if (pages.empty()) {
     for (int64_t p = 0; p * kPageTokens < seen; ++p) pages.push_back(p);
   }
@@ -304,7 +326,7 @@ std::vector<float> contract_row(const Sequence& s, const float* q, int64_t kv_he
   };
   for (size_t k = 0; k < pages.size(); ++k) {
     const int64_t begin = pages[k] * kPageTokens, n = std::min(kPageTokens, seen - begin);
-    std::vector<float> w = contract_scores(s, q, kv_head, begin, n), o(d);
+    std::vector<float> w = contract_scores(s, q, kv_head, begin, n, by_unit), o(d);
     float m = -INFINITY, lanes[16] = {};
     for (const float score : w) m = score > m ? score : m;
     for (int64_t p = 0; p < n; ++p) {
@@ -325,6 +347,11 @@ std::vector<float> contract_row(const Sequence& s, const float* q, int64_t kv_he
         }
         o[i] = static_cast<float>(sum) * unit;
       }
+    }
+    for (int64_t i = 0; by_unit && i < d; ++i) {
+      std::vector<float> values(n);
+      for (int64_t p = 0; p < n; ++p) values[p] = s.element(true, begin + p, kv_head, i);
+      o[i] = unit_sum(w, values);
     }
     for (int width = 8; width > 0; width /= 2) {
       for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
@@ -460,6 +487,118 @@ TEST(Attention, TheLargestSumsOfInt8FitInto32Bits) {
       EXPECT_NEAR(expected[0], sign, 1e-5f);
       expected.insert(expected.end(), expected.begin(), expected.end());
       EXPECT_TRUE(same_bits(s.attend(context(isa), q, 1), expected)) << isa_name(isa) << sign;
+    }
+  }
+}
+
+// What was never stored is a NaN: beyond the last position, and in the lanes that the unit fills
+// up.
+TEST(RoundedAttention, IsTheContractToTheBit) {
+  if (detect_isa() != Isa::kAmx) GTEST_SKIP() << "this processor has no AMX";
+  Context context(1);
+  for (const int64_t d : {1, 16, 17, 33, 64, 88, 112, 200, 512}) {
+    const Shape shape{2, 1 + d % 3, d};
+    for (const int64_t positions : {1, 2, 16, 17, 33, 65, 256, 300, 513}) {
+      if (positions > 100 && d > 100) continue;  // the plain loops take seconds
+      for (const int64_t tokens : {int64_t{1}, std::min<int64_t>(positions, 17)}) {
+        Sequence s(shape, DType::kBF16, positions, static_cast<uint32_t>(d));
+        s.store(context);
+        const auto q = random_floats(tokens * shape.q_cols(), 3);
+        std::vector<float> expected;
+        for (int64_t row = 0; row < tokens * shape.kv_heads * shape.group; ++row) {
+          const int64_t kv_head = row / shape.group % shape.kv_heads;
+          const auto one = contract_row(s, &q[row * d], kv_head, positions, {}, /*by_unit=*/true);
+          expected.insert(expected.end(), one.begin(), one.end());
+        }
+        EXPECT_TRUE(same_bits(s.attend_to_all(context, q, tokens, /*rounded=*/true), expected))
+            << shape << ", positions " << positions << ", tokens " << tokens;
+      }
+    }
+  }
+}
+
+// Around blocks of 32 rows and tiles of 384, whole or cut smaller for more threads. The last tokens
+// alone see as much as all together.
+TEST(RoundedAttention, DoesNotDependOnCompanyOrThreads) {
+  Context alone(1);
+  for (const Shape shape : {Shape{2, 1, 88}, Shape{1, 3, 20}}) {
+    for (const int64_t tokens : {31, 33, 385, 577}) {
+      Sequence s(shape, DType::kBF16, tokens);
+      s.store(alone);
+      const auto q = random_floats(tokens * shape.q_cols(), 19);
+      const auto expected = s.attend_to_all(alone, q, tokens, /*rounded=*/true);
+      for (const int threads : {2, 8, 32}) {
+        Context context(threads);
+        EXPECT_TRUE(same_bits(s.attend_to_all(context, q, tokens, /*rounded=*/true), expected))
+            << shape << ", tokens " << tokens << ", " << threads << " threads";
+      }
+      for (const int64_t last : {1, 7, 30}) {
+        const std::vector<float> queries(q.end() - last * shape.q_cols(), q.end());
+        EXPECT_TRUE(same_bits(s.attend_to_all(alone, queries, last, /*rounded=*/true),
+                              {expected.end() - last * shape.q_cols(), expected.end()}))
+            << shape << ", the last " << last << " of " << tokens;
+      }
+    }
+  }
+}
+
+TEST(RoundedAttention, ALongPastIsSharedByThreadsWithoutATrace) {
+  Context alone(1);
+  const Shape shape{1, 5, 64};
+  Sequence s(shape, DType::kBF16, (kSpanPages + 41) * kPageTokens + 3);
+  s.store(alone);
+  for (const int64_t tokens : {2, 6}) {
+    const auto q = random_floats(tokens * shape.q_cols(), 21);
+    const auto expected = s.attend_to_all(alone, q, tokens, /*rounded=*/true);
+    for (const int threads : {2, 3, 8}) {
+      Context context(threads);
+      EXPECT_TRUE(same_bits(s.attend_to_all(context, q, tokens, /*rounded=*/true), expected))
+          << "tokens " << tokens << ", " << threads << " threads";
+    }
+  }
+}
+
+TEST(RoundedAttention, IsAnyOtherWhereThereIsNoMatrixUnit) {
+  const Shape shape{2, 2, 24};
+  Sequence s(shape, DType::kBF16, 70);
+  s.store(context(Isa::kPlain));
+  const auto q = random_floats(70 * shape.q_cols(), 27);
+  for (const Isa isa : available_isas()) {
+    const auto exact = s.attend_to_all(context(isa), q, 70);
+    const auto rounded = s.attend_to_all(context(isa), q, 70, /*rounded=*/true);
+    EXPECT_EQ(static_cast<bool>(same_bits(rounded, exact)), isa != Isa::kAmx) << isa_name(isa);
+  }
+}
+
+// What a row holds that is no number stays in it, or in all that see it.
+TEST(RoundedAttention, NumbersThatAreNoneSpoilWhatSeesThem) {
+  Context context(1);
+  const Shape shape{2, 1, 40};
+  const int64_t tokens = 70;
+  for (const float number : {NAN, INFINITY}) {
+    for (const bool in_keys : {true, false}) {
+      Sequence s(shape, DType::kBF16, tokens);
+      (in_keys ? s.keys : s.values)[33 * shape.kv_cols() + 5] = number;
+      s.store(context);
+      const auto q = random_floats(tokens * shape.q_cols(), 15);
+      const auto out = s.attend_to_all(context, q, tokens, /*rounded=*/true);
+      for (size_t j = 0; j < out.size(); ++j) {
+        const auto i = static_cast<int64_t>(j) % shape.q_cols();
+        // An infinite key is the largest, or weighs nothing.
+        const bool spoilt = in_keys ? i < 40 && std::isnan(number) : i == 5;
+        if (in_keys && i < 40 && !std::isnan(number)) continue;
+        EXPECT_EQ(!std::isfinite(out[j]), spoilt) << number << ", keys " << in_keys << ", " << j;
+      }
+    }
+    Sequence s(shape, DType::kBF16, tokens);
+    s.store(context);
+    auto q = random_floats(tokens * shape.q_cols(), 15);
+    const auto clean = s.attend_to_all(context, q, tokens, /*rounded=*/true);
+    q[33 * shape.q_cols() + 5] = number;
+    const auto out = s.attend_to_all(context, q, tokens, /*rounded=*/true);
+    for (int64_t j = 0; j < static_cast<int64_t>(out.size()); ++j) {
+      const bool spoilt = j / shape.q_cols() == 33 && j % shape.q_cols() < 40;
+      EXPECT_TRUE(spoilt ? std::isnan(out[j]) : out[j] == clean[j]) << number << ", " << j;
     }
   }
 }
