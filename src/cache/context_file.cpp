@@ -133,7 +133,7 @@ class ContextReader {
   };
   struct TextPart {
     std::vector<int32_t> tokens;
-    std::vector<ContextPicture> pictures;
+    std::vector<PlacedPicture> pictures;
   };
 
   void follow(IndexPlace place, uint64_t border) {
@@ -271,13 +271,17 @@ class ContextReader {
 
     ByteReader in(pictures, path_);
     for (int64_t i = 0; i < index.pictures; ++i) {
-      ContextPicture picture;
+      PlacedPicture picture;
       const auto hash = in.take(picture.hash.size(), "picture");
       std::memcpy(picture.hash.data(), hash.data(), hash.size());
       picture.first = in.scalar<int64_t>("picture");
-      picture.count = in.scalar<int64_t>("picture");
+      const auto count = in.scalar<int64_t>("picture");
       // What a later save does not keep does not count.
       if (picture.first >= end) continue;
+      if (picture.first < 0 || count <= 0 || count > kMaxContextFileTokens) {
+        damaged(path_, fmt::format("picture of {} tokens at {}", count, picture.first));
+      }
+      picture.end = picture.first + count;
       if (++pictures_ > kMaxContextFilePictures)
         damaged(path_, "more pictures than a text may have");
       part.pictures.push_back(picture);

@@ -39,6 +39,7 @@
 #include "base/sha256.h"
 #include "base/threads.h"
 #include "cache/kv_cache.h"
+#include "cache/text_view.h"
 
 namespace drover {
 
@@ -54,24 +55,6 @@ struct ContextIdentity {
   CacheLayout layout;
 };
 
-struct ContextPicture {
-  Digest hash;
-  int64_t first = 0;  // position of its first patch token
-  int64_t count = 0;  // of its patch tokens, first to last; separators between tiles count too
-
-  bool operator==(const ContextPicture&) const = default;
-};
-
-// A text: pictures in order, apart from each other and whole in it.
-struct ContextText {
-  std::span<const int32_t> tokens;
-  std::span<const ContextPicture> pictures = {};
-};
-
-// How many tokens two texts have in common at their beginning; a picture counts whole or not at
-// all.
-int64_t common_length(const ContextText& a, const ContextText& b);
-
 // Pages of one layer, in order, each kv_heads * HeadLayout.bytes bytes.
 using PageList = std::span<const std::byte* const>;
 
@@ -86,7 +69,7 @@ class ContextFile {
                                                  const ContextIdentity& identity,
                                                  ThreadPool& threads);
 
-  ContextText text() const { return {tokens_, pictures_}; }
+  TextView text() const { return {tokens_, pictures_}; }
   int64_t length() const { return static_cast<int64_t>(tokens_.size()); }
 
   // A global layer: all positions, ceil(length / kPageTokens) pages, aligned to 4,096 bytes. A
@@ -113,7 +96,7 @@ class ContextFile {
 
   std::shared_ptr<const void> mapping_;
   std::vector<int32_t> tokens_;
-  std::vector<ContextPicture> pictures_;
+  std::vector<PlacedPicture> pictures_;
   std::vector<std::vector<const std::byte*>> pages_;  // per layer
   int64_t resume_length_ = 0;
   bool damaged_header_ = false;
@@ -148,7 +131,7 @@ class ContextWriter {
   // is damaged or of another model will be replaced; one that is no context file is kUsage. `text`
   // is what is known so far of the text to be written, to learn how much of the old one is kept.
   ContextWriter(const std::filesystem::path& path, const ContextIdentity& identity,
-                const ContextText& text, ThreadPool& threads,
+                const TextView& text, ThreadPool& threads,
                 std::chrono::milliseconds wait = std::chrono::seconds(2));
   ~ContextWriter();
   ContextWriter(const ContextWriter&) = delete;
@@ -165,12 +148,12 @@ class ContextWriter {
   // list per layer; global: the last page, if the length is no multiple of kPageTokens; chunked:
   // the pages of the chunk that the text ends in, or nothing for all of them. Longer lists are
   // allowed. Returns kAppended or kWritten.
-  ContextSave publish(const ContextText& text, std::span<const PageList> tail);
+  ContextSave publish(const TextView& text, std::span<const PageList> tail);
 
   // Tokens of this text that the file, as it was found or published, holds.
-  int64_t common(const ContextText& text) const;
+  int64_t common(const TextView& text) const;
   // The file holds exactly this text, and all that is needed to go on from its end.
-  bool holds(const ContextText& text) const;
+  bool holds(const TextView& text) const;
 
   // Bytes written so far.
   uint64_t written() const;
@@ -190,7 +173,7 @@ struct ContextSaved {
 // chunked: those of the chunk it ends in, or nothing for all. Longer lists are allowed. A text that
 // is a beginning of the one in the file replaces it, too: what is saved last is what is there.
 ContextSaved save_context(const std::filesystem::path& path, const ContextIdentity& identity,
-                          const ContextText& text, std::span<const PageList> pages,
+                          const TextView& text, std::span<const PageList> pages,
                           ThreadPool& threads,
                           std::chrono::milliseconds wait = std::chrono::seconds(2));
 

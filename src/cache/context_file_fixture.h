@@ -18,9 +18,9 @@ namespace drover {
 // A text that owns its tokens.
 struct Story {
   std::vector<int32_t> tokens;
-  std::vector<ContextPicture> pictures;
+  std::vector<PlacedPicture> pictures;
 
-  operator ContextText() const { return {tokens, pictures}; }
+  operator TextView() const { return {tokens, pictures}; }
   int64_t length() const { return std::ssize(tokens); }
 };
 
@@ -100,7 +100,7 @@ class Memory {
 // Nothing if the file holds exactly this, else what differs.
 inline std::string difference(const ContextFile& file, const CacheLayout& layout,
                               const Story& text) {
-  const ContextText got = file.text();
+  const TextView got = file.text();
   if (!std::ranges::equal(got.tokens, text.tokens)) {
     return fmt::format("{} tokens instead of {}, or others", got.tokens.size(), text.length());
   }

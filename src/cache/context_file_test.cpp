@@ -165,12 +165,12 @@ TEST(ContextFile, PicturesBelongToTheText) {
   const CacheLayout layout = small_layout();
   const fs::path path = folder / "a.ctx";
   Story text = story(2000);
-  text.pictures = {{digest_of(5), 100, 150}, {digest_of(6), 250, 10}, {digest_of(5), 1900, 100}};
+  text.pictures = {{100, 250, digest_of(5)}, {250, 260, digest_of(6)}, {1900, 2000, digest_of(5)}};
   save(path, layout, text);
   expect_holds(path, layout, text);
   Story longer = story(2500);
   longer.pictures = text.pictures;
-  longer.pictures.push_back({digest_of(7), 2000, 400});
+  longer.pictures.push_back({2000, 2400, digest_of(7)});
   EXPECT_EQ(save(path, layout, longer).kept, 2000);
   expect_holds(path, layout, longer);
   // The same tokens around another picture are another text from there on.
@@ -179,11 +179,11 @@ TEST(ContextFile, PicturesBelongToTheText) {
   EXPECT_EQ(save(path, layout, other).kept, 1900);
   expect_holds(path, layout, other);
   // A beginning that ends in a picture does not have it.
-  EXPECT_EQ(common_length(longer, story(2000)), 100);
+  EXPECT_EQ(shared_beginning(longer, story(2000)), 100);
   Story cut = story(1950);
   cut.pictures = {text.pictures[0], text.pictures[1]};
-  EXPECT_EQ(common_length(longer, cut), 1900);
-  EXPECT_EQ(common_length(cut, longer), 1900);
+  EXPECT_EQ(shared_beginning(longer, cut), 1900);
+  EXPECT_EQ(shared_beginning(cut, longer), 1900);
   // The pictures of what a save does not keep are gone.
   EXPECT_EQ(save(path, layout, cut).kept, 1900);
   expect_holds(path, layout, cut);
@@ -322,7 +322,7 @@ TEST(ContextFile, TenThousandFlippedBitsAreFound) {
     const fs::path path = folder / "a.ctx";
     fs::remove(path);
     Story text = story(2100);
-    text.pictures = {{digest_of(3), 30, 40}};
+    text.pictures = {{30, 70, digest_of(3)}};
     if (grown) {  // three saves, the second of which was not wholly kept
       Story first = story(700), second = turned(text, 1200, 700, 6);
       first.pictures = second.pictures = text.pictures;

@@ -256,7 +256,7 @@ SegmentIndex decode_index(std::span<const std::byte> bytes, const ContextIdentit
   return index;
 }
 
-std::optional<std::string> fault_of(const ContextText& text, int64_t vocab) {
+std::optional<std::string> fault_of(const TextView& text, int64_t vocab) {
   for (size_t i = 0; i < text.tokens.size(); ++i) {
     if (text.tokens[i] < 0 || text.tokens[i] >= vocab) {
       return fmt::format("token {}: expected 0 to {}, got {}", i, vocab - 1, text.tokens[i]);
@@ -264,44 +264,25 @@ std::optional<std::string> fault_of(const ContextText& text, int64_t vocab) {
   }
   int64_t end = 0;
   const auto length = static_cast<int64_t>(text.tokens.size());
-  for (const ContextPicture& picture : text.pictures) {
-    if (picture.first < end || picture.count <= 0 || picture.first > length ||
-        picture.count > length - picture.first) {
-      return fmt::format("picture of {} tokens at {}: expected it after {} and before {}",
-                         picture.count, picture.first, end, length);
+  for (const PlacedPicture& picture : text.pictures) {
+    if (picture.first < end || picture.end <= picture.first || picture.end > length) {
+      return fmt::format("picture in [{}, {}): expected it after {} and before {}", picture.first,
+                         picture.end, end, length);
     }
-    end = picture.first + picture.count;
+    end = picture.end;
   }
   return std::nullopt;
 }
 
-std::vector<std::byte> encode_text(const ContextText& text) {
+std::vector<std::byte> encode_text(const TextView& text) {
   Bytes out;
   out.raw(text.tokens.data(), text.tokens.size_bytes());
-  for (const ContextPicture& picture : text.pictures) {
+  for (const PlacedPicture& picture : text.pictures) {
     out.digest(picture.hash);
     out.scalar(picture.first);
-    out.scalar(picture.count);
+    out.scalar(picture.end - picture.first);
   }
   return out.take(aligned(out.size()));
-}
-
-int64_t common_length(const ContextText& a, const ContextText& b) {
-  const auto differ = std::ranges::mismatch(a.tokens, b.tokens);
-  int64_t common = differ.in1 - a.tokens.begin();
-  const size_t both = std::min(a.pictures.size(), b.pictures.size());
-  size_t same = 0;
-  while (same < both && a.pictures[same] == b.pictures[same]) ++same;
-  // A picture that only one of them has ends what is common, and so does one that is cut.
-  for (const ContextText* text : {&a, &b}) {
-    if (same < text->pictures.size()) common = std::min(common, text->pictures[same].first);
-    for (size_t i = same; i-- > 0;) {
-      const ContextPicture& picture = text->pictures[i];
-      if (picture.first + picture.count <= common) break;
-      common = std::min(common, picture.first);
-    }
-  }
-  return common;
 }
 
 }  // namespace drover

@@ -97,9 +97,9 @@ std::vector<std::byte> encode_index(const SegmentIndex& index, const ContextIden
 SegmentIndex decode_index(std::span<const std::byte> bytes, const ContextIdentity& identity,
                           const std::string& path, uint64_t offset);
 
-// The rule of ContextText: nothing, or what is wrong.
-std::optional<std::string> fault_of(const ContextText& text, int64_t vocab);
+// Nothing, or what is wrong with a text: a token or a picture out of range, or pictures that meet.
+std::optional<std::string> fault_of(const TextView& text, int64_t vocab);
 
-std::vector<std::byte> encode_text(const ContextText& text);
+std::vector<std::byte> encode_text(const TextView& text);
 
 }  // namespace drover

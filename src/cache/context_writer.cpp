@@ -107,7 +107,7 @@ struct ContextWriter::State {
 
   // What the file holds: as it was found, or as published.
   std::vector<int32_t> tokens;
-  std::vector<ContextPicture> pictures;
+  std::vector<PlacedPicture> pictures;
   bool complete = false;  // with all that is needed to go on from its end, and sound headers
   ContextSlot slot;       // number 0: there is no such file
   int which = 0;          // of the two slots says so
@@ -144,7 +144,7 @@ struct ContextWriter::State {
     }
   }
 
-  ContextText text() const { return {tokens, pictures}; }
+  TextView text() const { return {tokens, pictures}; }
 
   // What is there, checked; nothing if it is to be replaced.
   std::shared_ptr<const ContextFile> existing(ThreadPool& threads) const {
@@ -176,7 +176,7 @@ struct ContextWriter::State {
     }
   }
 
-  void begin(const ContextFile* old, const ContextText& known) {
+  void begin(const ContextFile* old, const TextView& known) {
     if (old != nullptr) {
       tokens = old->tokens_;
       pictures = old->pictures_;
@@ -184,7 +184,7 @@ struct ContextWriter::State {
       slot = {old->number_, {old->index_offset_, old->index_bytes_, old->index_hash_}};
       which = old->slot_;
     }
-    const int64_t common = common_length(text(), known);
+    const int64_t common = shared_beginning(text(), known);
     const uint64_t keeps =
         static_cast<uint64_t>(common / kPageTokens * shape.global) * shape.stride +
         static_cast<uint64_t>(common) * sizeof(int32_t);
@@ -252,7 +252,7 @@ struct ContextWriter::State {
     if (::fdatasync(file.get()) != 0) fail("flush", name(), errno);
   }
 
-  ContextSave publish(const ContextText& now, std::span<const PageList> tail) {
+  ContextSave publish(const TextView& now, std::span<const PageList> tail) {
     const auto length = static_cast<int64_t>(now.tokens.size());
     DROVER_CHECK(next_page == length / kPageTokens || shape.global == 0);
     if (length > kMaxContextFileTokens) {
@@ -271,11 +271,11 @@ struct ContextWriter::State {
     SegmentIndex index;
     index.length = length;
     index.first_page = first_page;
-    index.kept = slot.number == 0 || beside ? 0 : common_length(text(), now);
+    index.kept = slot.number == 0 || beside ? 0 : shared_beginning(text(), now);
     if (index.kept > 0) index.previous = slot.index;
     DROVER_CHECK(first_page <= index.kept / kPageTokens);
     append_tail(index, tail);
-    ContextText fresh{now.tokens.subspan(static_cast<size_t>(index.kept)), now.pictures};
+    TextView fresh{now.tokens.subspan(static_cast<size_t>(index.kept)), now.pictures};
     while (!fresh.pictures.empty() && fresh.pictures.front().first < index.kept) {
       fresh.pictures = fresh.pictures.subspan(1);
     }
@@ -344,7 +344,7 @@ struct ContextWriter::State {
 };
 
 ContextWriter::ContextWriter(const fs::path& path, const ContextIdentity& identity,
-                             const ContextText& text, ThreadPool& threads,
+                             const TextView& text, ThreadPool& threads,
                              std::chrono::milliseconds wait)
     : state_(std::make_unique<State>(path, identity, wait)) {
   state_->begin(state_->existing(threads).get(), text);
@@ -355,11 +355,11 @@ ContextWriter::~ContextWriter() = default;
 int64_t ContextWriter::pages() const { return state_->next_page; }
 uint64_t ContextWriter::written() const { return state_->written; }
 
-int64_t ContextWriter::common(const ContextText& text) const {
-  return common_length(state_->text(), text);
+int64_t ContextWriter::common(const TextView& text) const {
+  return shared_beginning(state_->text(), text);
 }
 
-bool ContextWriter::holds(const ContextText& text) const {
+bool ContextWriter::holds(const TextView& text) const {
   return state_->slot.number > 0 && state_->complete && common(text) == std::ssize(text.tokens) &&
          text.tokens.size() == state_->tokens.size();
 }
@@ -376,7 +376,7 @@ void ContextWriter::append_pages(std::span<const PageList> pages) {
   state_->failed = false;
 }
 
-ContextSave ContextWriter::publish(const ContextText& text, std::span<const PageList> tail) {
+ContextSave ContextWriter::publish(const TextView& text, std::span<const PageList> tail) {
   DROVER_CHECK(!std::exchange(state_->failed, true));
   const ContextSave what = state_->publish(text, tail);
   state_->failed = false;
@@ -384,7 +384,7 @@ ContextSave ContextWriter::publish(const ContextText& text, std::span<const Page
 }
 
 ContextSaved save_context(const fs::path& path, const ContextIdentity& identity,
-                          const ContextText& text, std::span<const PageList> pages,
+                          const TextView& text, std::span<const PageList> pages,
                           ThreadPool& threads, std::chrono::milliseconds wait) {
   ContextWriter writer(path, identity, text, threads, wait);
   ContextSaved saved;

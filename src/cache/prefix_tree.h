@@ -26,27 +26,9 @@
 #include <vector>
 
 #include "cache/kv_cache.h"
-#include "text/picture_tokens.h"
+#include "cache/text_view.h"
 
 namespace drover {
-
-// A picture in a text: all patch tokens in [first, end) are its rows.
-struct PlacedPicture {
-  int64_t first = 0;
-  int64_t end = 0;
-  PictureHash hash{};
-
-  bool operator==(const PlacedPicture&) const = default;
-};
-
-// What a cache holds the state of: tokens, and the pictures in them in order.
-struct TextView {
-  std::span<const Token> tokens;
-  std::span<const PlacedPicture> pictures = {};
-};
-
-// How many tokens two texts share at their beginning.
-int64_t shared_beginning(TextView a, TextView b);
 
 class PrefixTree {
  public:

@@ -83,13 +83,13 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 // What a context file keeps, as the beginning of a prompt. Its pictures are known by name alone.
 Prompt text_of(const ContextFile& file, Token patch) {
-  const ContextText text = file.text();
+  const TextView text = file.text();
   Prompt out{{text.tokens.begin(), text.tokens.end()}};
-  for (const ContextPicture& p : text.pictures) {
+  for (const PlacedPicture& p : text.pictures) {
     auto picture = std::make_shared<EncodedPicture>();
     picture->hash = p.hash;
     const auto its =
-        text.tokens.subspan(static_cast<size_t>(p.first), static_cast<size_t>(p.count));
+        text.tokens.subspan(static_cast<size_t>(p.first), static_cast<size_t>(p.end - p.first));
     picture->tokens.per_tile = std::count(its.begin(), its.end(), patch);
     out.pictures.push_back(std::move(picture));
   }

@@ -736,11 +736,7 @@ void Scheduler::score(const Prompt& prompt, const EachLogits& each, const Progre
 }
 
 void Scheduler::adopt(std::shared_ptr<const ContextFile> file) {
-  std::vector<PlacedPicture> pictures;
-  for (const ContextPicture& p : file->text().pictures) {
-    pictures.push_back({p.first, p.first + p.count, p.hash});
-  }
-  const TextView text{file->text().tokens, pictures};
+  const TextView text = file->text();
   const int64_t length = file->length();
   const auto page = [&](int64_t layer, int64_t i) {
     // Nobody writes to a page that others hold, and the file always holds its own.
@@ -779,9 +775,9 @@ ContextSaved Scheduler::save(const std::filesystem::path& path, const Prompt& te
   }
   KvCache cache(layout_, known.length, pool_);
   tree_.fill(known, cache);
-  std::vector<ContextPicture> pictures;
+  std::vector<PlacedPicture> pictures;
   for (const PlacedPicture& p : placed) {
-    if (p.end <= known.length) pictures.push_back({p.hash, p.first, p.end - p.first});
+    if (p.end <= known.length) pictures.push_back(p);
   }
   std::vector<PageList> pages;
   for (size_t layer = 0; layer < layout_.chunked.size(); ++layer) {
