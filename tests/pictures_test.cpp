@@ -12,6 +12,7 @@
 #include "kernels/matmul/matmul.h"
 #include "model/export_gguf.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/temp_folder.h"
 
 namespace drover {
@@ -105,6 +106,7 @@ TEST_F(PicturesTest, WhatIsSeenOfATileDoesNotDependOnTheTilesBesideItOrOnThreads
     const TiledImage one = noise(1, 1, 1), many = noise(2, 1, 4);
     const size_t per_tile = static_cast<size_t>(config.tile_tokens() * config.embedding);
     for (const Isa isa : available_isas()) {
+      if (isa == Isa::kPlain && testing::kSanitized) continue;  // slow
       Context alone(1, isa);
       const std::vector<float> expected = features(*model, alone, {&one, 1});
       ASSERT_EQ(expected.size(), per_tile);

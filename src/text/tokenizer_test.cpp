@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "tests/support/sanitized.h"
 #include "text/detokenizer.h"
 #include "text/merge_queue.h"
 #include "text/test_vocabularies.h"
@@ -19,12 +20,7 @@
 namespace drover {
 namespace {
 
-// The address sanitizer makes all of it several times as slow.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
+using testing::kSanitized;
 constexpr int kRoundTrips = kSanitized ? 50'000 : 1'000'000;
 constexpr size_t kLongText = size_t{kSanitized ? 1 : 10} << 20;
 
