@@ -84,6 +84,7 @@ int main(int argc, char** argv) {
   app.fallthrough(false);
   drover::add_run(app);
   drover::add_chat(app);
+  drover::add_serve(app);
   drover::add_batch(app);
   drover::add_inspect(app);
   drover::add_tokenize(app);

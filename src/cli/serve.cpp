@@ -1,0 +1,198 @@
+// drover serve MODEL: the OpenAI API on one model.
+
+#include <signal.h>
+
+#include <cstdio>
+#include <mutex>
+#include <thread>
+
+#include "cli/command.h"
+#include "cli/quantities.h"
+#include "eval/recall_map.h"
+#include "server/server.h"
+
+namespace drover {
+namespace {
+
+struct Serve {
+  ModelFlags model_flags;
+  std::string host = "127.0.0.1", unix_socket, tls_cert, tls_key;
+  uint16_t port = 8080;
+  std::vector<std::string> names;
+  bool any_name = false, share_prefixes = false;
+  std::string chat_format, api_key_file, recall_map, access_log = "text";
+  int64_t parallel = 64, max_queue = 256, max_queue_tokens = 0, max_per_key = 0;
+  int64_t network_threads = 1, body_megabytes = 64;
+  double request_seconds = 0, drain_seconds = 30;
+
+  void operator()() const;
+
+ private:
+  ServerOptions server_options() const;
+  ServiceOptions service_options(const Model& model) const;
+};
+
+AccessLog access_log_from_name(std::string_view name) {
+  return name == "off" ? AccessLog::kOff : name == "json" ? AccessLog::kJson : AccessLog::kText;
+}
+
+std::chrono::milliseconds milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
+// Lines from several threads, whole.
+void log_line(std::string_view line) {
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  std::fwrite(line.data(), 1, line.size(), stderr);
+  std::fputc('\n', stderr);
+}
+
+ServerOptions Serve::server_options() const {
+  ServerOptions out;
+  HttpListener listener;
+  listener.certificate = tls_cert;
+  listener.key = tls_key;
+  if (!unix_socket.empty()) {
+    listener.unix_path = unix_socket;
+  } else {
+    listener.host = host;
+    listener.port = port;
+  }
+  out.http.listeners = {listener};
+  out.http.limits.body_bytes = static_cast<size_t>(body_megabytes) << 20;
+  out.http.threads = static_cast<int>(network_threads);
+  if (!api_key_file.empty()) out.keys = ApiKeys::load(api_key_file);
+  out.version = DROVER_VERSION;
+  out.access_log = access_log_from_name(access_log);
+  out.log = log_line;
+  return out;
+}
+
+ServiceOptions Serve::service_options(const Model& model) const {
+  ServiceOptions out;
+  out.names = names;
+  if (out.names.empty()) {
+    // Never a path: it would tell clients what is where on this machine.
+    const std::filesystem::path path(model_flags.model);
+    out.names = {(path.has_filename() ? path : path.parent_path()).stem().string()};
+  }
+  out.any_name = any_name;
+  out.format = choose_chat_format(model, chat_format);
+  out.engine = model_flags.engine_options();
+  out.engine.parallel = parallel;
+  out.admission = {max_queue, max_queue_tokens, max_per_key};
+  out.share_prefixes = share_prefixes;
+  out.request_time = milliseconds(request_seconds);
+  if (!recall_map.empty()) out.recall = load_recall_map(recall_map);
+  return out;
+}
+
+void Serve::operator()() const {
+  // Both signals first: one that comes while the model loads must not end it half-way.
+  const InterruptGuard guard;
+  Server server(server_options());
+  for (const std::string& address : server.addresses()) {
+    log_line(fmt::format("listening on {}", address));
+  }
+  if (api_key_file.empty() && unix_socket.empty() && host != "127.0.0.1" && host != "localhost" &&
+      host != "::1") {
+    warn("anybody who reaches this address may ask; --api-key-file names who may");
+  }
+  const std::unique_ptr<Model> model = model_flags.load();
+  const std::unique_ptr<Context> context = model_flags.make_context();
+  server.open(*model, *context, service_options(*model));
+  log_line("ready");
+  while (!InterruptGuard::flag()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  log_line("draining");
+  const bool whole = server.drain(milliseconds(drain_seconds));
+  log_line(whole ? "done" : "done; some requests were ended");
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app) {
+  CLI::App& command = *app.add_subcommand("serve", "Answer the OpenAI API over HTTP");
+  const auto serve = std::make_shared<Serve>();
+  serve->model_flags.add_model(command);
+  serve->model_flags.add_mmproj(command);
+  command.add_option("--chat-format", serve->chat_format,
+                     "llama4, llama3, chatml or none; what the model's file says if unset");
+
+  const auto address = [&](const char* name, auto& value, const char* help) {
+    return command.add_option(name, value, help)->group("Address");
+  };
+  address("--host", serve->host, "Address to listen on")
+      ->capture_default_str()
+      ->envname("DROVER_HOST");
+  address("--port", serve->port, "Port to listen on; 0: any free one")
+      ->capture_default_str()
+      ->envname("DROVER_PORT");
+  address("--unix-socket", serve->unix_socket, "Listen on this socket instead")
+      ->type_name("PATH")
+      ->envname("DROVER_UNIX_SOCKET");
+  CLI::Option* cert = address("--tls-cert,--ssl-cert-file", serve->tls_cert,
+                              "Speak TLS with this certificate (PEM)")
+                          ->type_name("FILE")
+                          ->envname("DROVER_TLS_CERT");
+  CLI::Option* key = address("--tls-key,--ssl-key-file", serve->tls_key, "Its key (PEM)")
+                         ->type_name("FILE")
+                         ->envname("DROVER_TLS_KEY");
+  cert->needs(key);
+  key->needs(cert);
+
+  const auto clients = [&](const char* name, auto& value, const char* help) {
+    return command.add_option(name, value, help)->group("Clients");
+  };
+  clients("-a,--alias,--served-model-name", serve->names,
+          "Names of the model in the API; the file's if unset")
+      ->type_name("NAME")
+      ->delimiter(',');
+  command.add_flag("--any-name", serve->any_name, "Requests may name any model")->group("Clients");
+  clients("--api-key-file", serve->api_key_file,
+          "Who may ask: lines of a name and a key, or its sha256:DIGEST")
+      ->type_name("FILE")
+      ->envname("DROVER_API_KEY_FILE");
+  command
+      .add_flag("--share-prefixes", serve->share_prefixes,
+                "What one key's requests had read serves the others too")
+      ->group("Clients");
+  clients("--parallel", serve->parallel, "Answers that are written at the same time")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 4096));
+  clients("--max-queue", serve->max_queue,
+          "Requests in hand, running ones too; beyond, clients are told to come again")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1'000'000))
+      ->envname("DROVER_MAX_QUEUE");
+  clients("--max-queue-tokens", serve->max_queue_tokens,
+          "Tokens of their prompts and answers; 0: no limit")
+      ->capture_default_str();
+  clients("--max-per-key", serve->max_per_key,
+          "Requests in hand of one key; 0: no limit of its own")
+      ->capture_default_str();
+  clients("--request-seconds", serve->request_seconds, "Of a request at most; 0: no limit")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  clients("--body-megabytes", serve->body_megabytes, "Of a request's body at most")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  clients("--network-threads", serve->network_threads, "Threads for HTTP and TLS")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 64));
+  clients("--recall-map", serve->recall_map,
+          "Written by `drover needle`: warns of prompts longer than it vouches for")
+      ->type_name("FILE");
+  clients("--access-log", serve->access_log, "text, json or off; never what was said")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"text", "json", "off"}))
+      ->envname("DROVER_ACCESS_LOG");
+  clients("--drain-seconds", serve->drain_seconds, "That requests have to end after SIGTERM")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  serve->model_flags.add_machine(command);
+  serve->model_flags.add_engine(command);
+  command.callback([serve] { (*serve)(); });
+}
+
+}  // namespace drover

@@ -1,0 +1,45 @@
+#include "server/routes.h"
+
+namespace drover {
+namespace {
+
+struct Entry {
+  std::string_view path;
+  Route route;
+  bool reads;  // by GET, without a body
+};
+
+constexpr Entry kEntries[] = {
+    {"/health", Route::kHealth, true},          {"/version", Route::kVersion, true},
+    {"/metrics", Route::kMetrics, true},        {"/models", Route::kModels, true},
+    {"/chat/completions", Route::kChat, false}, {"/completions", Route::kCompletion, false},
+    {"/embeddings", Route::kEmbedding, false},  {"/tokenize", Route::kTokenize, false},
+    {"/detokenize", Route::kDetokenize, false},
+};
+
+RouteMatch match(const Entry& entry, std::string_view method) {
+  RouteMatch out{.route = entry.route,
+                 .name = entry.path.substr(1),
+                 .methods = entry.reads ? "GET, HEAD" : "POST"};
+  out.method_fits = entry.reads ? method == "GET" || method == "HEAD" : method == "POST";
+  return out;
+}
+
+}  // namespace
+
+std::optional<RouteMatch> find_route(std::string_view method, std::string_view path) {
+  while (path.size() > 1 && path.ends_with('/')) path.remove_suffix(1);
+  if (path.starts_with("/v1/")) path.remove_prefix(3);
+  for (const Entry& entry : kEntries) {
+    if (path == entry.path) return match(entry, method);
+  }
+  constexpr std::string_view kModel = "/models/";
+  if (path.starts_with(kModel)) {
+    RouteMatch out = match({"/models", Route::kModel, true}, method);
+    out.rest = path.substr(kModel.size());
+    return out;
+  }
+  return std::nullopt;
+}
+
+}  // namespace drover

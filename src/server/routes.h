@@ -1,0 +1,34 @@
+// The addresses of a server: which path means what, and by which method.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace drover {
+
+enum class Route {
+  kHealth,
+  kVersion,
+  kMetrics,
+  kModels,
+  kModel,
+  kChat,
+  kCompletion,
+  kEmbedding,
+  kTokenize,
+  kDetokenize,
+};
+
+struct RouteMatch {
+  Route route;
+  std::string_view name;     // of the route, for metrics and logs
+  std::string_view methods;  // that it knows: "GET, HEAD"
+  bool method_fits = false;
+  std::string rest = {};  // of the path: a model's name
+};
+
+// With "/v1" in front or without, with slashes at the end or without. Nothing for other paths.
+std::optional<RouteMatch> find_route(std::string_view method, std::string_view path);
+
+}  // namespace drover

@@ -1,0 +1,196 @@
+#include "server/server.h"
+
+#include <fmt/chrono.h>
+
+#include <atomic>
+#include <boost/json.hpp>
+#include <mutex>
+#include <shared_mutex>
+
+#include "api/errors.h"
+#include "base/error.h"
+#include "server/metrics.h"
+#include "server/routes.h"
+
+namespace drover {
+namespace {
+
+namespace json = boost::json;
+
+enum class Life { kLoading, kOpen, kDraining };
+
+// What the HTTP floor refuses by itself, in the API's words.
+ApiError refusal_of(int status, std::string_view message) {
+  const std::string text(message);
+  switch (status) {
+    case 408:
+      return api_refusal(Refusal::kTooSlow, text);
+    case 413:
+      return api_refusal(Refusal::kTooLarge, text);
+    case 429:
+      return api_refusal(Refusal::kTooMany, text);
+    case 503:
+      return api_refusal(Refusal::kNotReady, text);
+    default: {
+      ApiError error =
+          api_error(Error(status < 500 ? ErrorKind::kUsage : ErrorKind::kInternal, text));
+      error.status = status;
+      error.param.reset();
+      return error;
+    }
+  }
+}
+
+// "Bearer KEY", as all clients send it, or Anthropic's x-api-key.
+std::string_view key_of(const HttpRequest& request) {
+  if (const std::string* header = request.header("Authorization")) {
+    constexpr std::string_view kBearer = "bearer ";
+    std::string_view value = *header;
+    const bool bearer =
+        value.size() >= kBearer.size() &&
+        std::equal(kBearer.begin(), kBearer.end(), value.begin(),
+                   [](char a, char b) { return a == (b >= 'A' && b <= 'Z' ? b - 'A' + 'a' : b); });
+    if (!bearer) return {};
+    value.remove_prefix(kBearer.size());
+    while (value.starts_with(' ')) value.remove_prefix(1);
+    return value;
+  }
+  const std::string* header = request.header("x-api-key");
+  return header == nullptr ? std::string_view() : *header;
+}
+
+}  // namespace
+
+std::string access_line(const HttpAccess& access, AccessLog form) {
+  const auto now =
+      std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
+  const std::string time = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(now));
+  if (form == AccessLog::kJson) {
+    return json::serialize(json::object{{"time", time},
+                                        {"method", access.method},
+                                        {"path", access.path},
+                                        {"status", access.status},
+                                        {"bytes", access.bytes},
+                                        {"seconds", access.seconds},
+                                        {"peer", access.peer},
+                                        {"id", access.id},
+                                        {"complete", access.complete}});
+  }
+  return fmt::format("{} {} {} {} {}{} {} bytes {:.3f} s {}", time, access.peer,
+                     access.method.empty() ? "-" : access.method,
+                     access.path.empty() ? "-" : printable(access.path, 300), access.status,
+                     access.complete ? "" : " cut", access.bytes, access.seconds, access.id);
+}
+
+class Server::Impl {
+ public:
+  explicit Impl(ServerOptions options)
+      : keys_(std::move(options.keys)), version_(options.version), metrics_(version_) {
+    const std::unique_lock lock(mutex_);  // the first request may come before this is done
+    HttpOptions http = std::move(options.http);
+    http.refuse = [](int status, std::string_view message) {
+      return error_answer(refusal_of(status, message));
+    };
+    http.admit = [this](const HttpRequest& request) { return admit(request); };
+    if (options.access_log != AccessLog::kOff && options.log) {
+      http.access_log = [form = options.access_log, log = std::move(options.log)](
+                            const HttpAccess& access) { log(access_line(access, form)); };
+    }
+    http_.emplace(std::move(http), [this](HttpRequest request, HttpReply reply) {
+      handle(std::move(request), std::move(reply));
+    });
+  }
+
+  ~Impl() {
+    life_ = Life::kDraining;
+    http_->stop();
+  }
+
+  std::vector<std::string> addresses() const { return http_->addresses(); }
+
+  void open(const Model& model, Context& context, ServiceOptions options) {
+    auto service = std::make_unique<Service>(model, context, metrics_, std::move(options));
+    const std::unique_lock lock(mutex_);
+    service_ = std::move(service);
+    life_ = Life::kOpen;
+  }
+
+  bool drain(std::chrono::milliseconds patience) {
+    life_ = Life::kDraining;
+    const bool all = http_->drain(patience);
+    if (!all) {
+      const std::shared_lock lock(mutex_);
+      if (service_) service_->abandon();
+    }
+    // Their last words.
+    if (!all) http_->drain(std::chrono::seconds(2));
+    return all;
+  }
+
+ private:
+  // Before the body is read: who asks for what is not there, or without a key, need not send it.
+  std::optional<HttpAnswer> admit(const HttpRequest& request) {
+    const auto route = find_route(request.method, request.path);
+    const bool open_to_all = route && route->route == Route::kHealth;
+    if (!keys_.empty() && !open_to_all && keys_.owner(key_of(request)) == nullptr) {
+      metrics_.refused("key");
+      return error_answer(api_refusal(Refusal::kWrongKey, "this API key is not known here"));
+    }
+    if (!route) {
+      return error_answer(api_refusal(
+          Refusal::kNoPath, fmt::format("{}: there is nothing here", printable(request.path))));
+    }
+    if (!route->method_fits) {
+      HttpAnswer out = error_answer(api_refusal(
+          Refusal::kWrongMethod, fmt::format("{}: expected {}, got {}", printable(request.path),
+                                             route->methods, printable(request.method))));
+      out.headers.emplace_back("Allow", route->methods);
+      return out;
+    }
+    return std::nullopt;
+  }
+
+  void handle(HttpRequest request, HttpReply reply) {
+    const RouteMatch route = *find_route(request.method, request.path);
+    const std::string* owner = keys_.owner(key_of(request));
+    const std::shared_lock lock(mutex_);
+    if (route.route == Route::kVersion) {
+      reply.send(200, {{"Content-Type", "application/json"}},
+                 json::serialize(json::object{{"version", version_}}));
+      return;
+    }
+    if (route.route == Route::kMetrics && service_) {
+      return service_->tell_metrics(http_->counters(), std::move(reply));
+    }
+    if (life_ != Life::kOpen) {
+      reply.send(error_answer(api_refusal(Refusal::kNotReady, life_ == Life::kLoading
+                                                                  ? "the model is being loaded"
+                                                                  : "the server is about to end")));
+      return;
+    }
+    if (route.route == Route::kHealth) {
+      reply.send(200, {{"Content-Type", "application/json"}}, R"({"status":"ok"})");
+      return;
+    }
+    service_->handle(route.route, route.rest, owner == nullptr ? "" : *owner, std::move(request),
+                     std::move(reply));
+  }
+
+  const ApiKeys keys_;
+  const std::string version_;
+  Metrics metrics_;
+  std::atomic<Life> life_{Life::kLoading};
+  std::shared_mutex mutex_;  // of the service's coming
+  std::unique_ptr<Service> service_;
+  std::optional<HttpServer> http_;  // ends first
+};
+
+Server::Server(ServerOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
+Server::~Server() = default;
+std::vector<std::string> Server::addresses() const { return impl_->addresses(); }
+void Server::open(const Model& model, Context& context, ServiceOptions options) {
+  impl_->open(model, context, std::move(options));
+}
+bool Server::drain(std::chrono::milliseconds patience) { return impl_->drain(patience); }
+
+}  // namespace drover
