@@ -1,0 +1,374 @@
+// The server from outside, by a client that shares no code with it, on a model that speaks
+// nonsense, always the same.
+#include "server/server.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <future>
+
+#include "server/http/raw_client.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/small_model.h"
+#include "tests/support/temp_folder.h"
+
+namespace drover {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::string_view kChat =
+    R"({"model":"small","messages":[{"role":"user","content":"the sea"}],"max_tokens":6,"seed":1)";
+
+std::string post(std::string_view path, std::string_view body, std::string_view headers = "") {
+  return fmt::format(
+      "POST {} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}"
+      "\r\n{}",
+      path, body.size(), headers, body);
+}
+
+std::string get(std::string_view path, std::string_view headers = "") {
+  return fmt::format("GET {} HTTP/1.1\r\nHost: x\r\n{}\r\n", path, headers);
+}
+
+// The events of a stream: what stands after "data: ", and comments.
+std::vector<std::string> events_of(std::string_view body) {
+  std::vector<std::string> out;
+  for (size_t at = 0; at < body.size();) {
+    const size_t end = std::min(body.find("\n\n", at), body.size());
+    std::string_view event = body.substr(at, end - at);
+    if (event.starts_with("data: ")) event.remove_prefix(6);
+    out.emplace_back(event);
+    at = end + 2;
+  }
+  return out;
+}
+
+class ServerTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new testing::TempFolder();
+    testing::write_small_model(*folder_ / "model", "scout");
+    model_ = Model::load((*folder_ / "model").string()).release();
+  }
+  static void TearDownTestSuite() {
+    delete model_;
+    delete folder_;
+  }
+
+  ServerOptions options() const {
+    ServerOptions out;
+    out.http.listeners = {HttpListener{}};
+    out.version = "1.2.3";
+    return out;
+  }
+  ServiceOptions service() const {
+    ServiceOptions out;
+    out.names = {"small", "also-small"};
+    out.format = ChatFormat::kChatMl;
+    return out;
+  }
+  void start(ServerOptions server, ServiceOptions of_model) {
+    server_.emplace(std::move(server));
+    server_->open(*model_, context_, std::move(of_model));
+  }
+  void start() { start(options(), service()); }
+
+  RawClient client() const {
+    const std::string address = server_->addresses().front();
+    return RawClient(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
+  }
+  RawAnswer ask(std::string_view bytes) const {
+    RawClient one = client();
+    one.send(bytes);
+    return one.read_answer();
+  }
+  static json::object object_of(const RawAnswer& answer) {
+    return json::parse(answer.body).as_object();
+  }
+  static std::string error_code(const RawAnswer& answer) {
+    const json::value code = object_of(answer).at("error").at("code");
+    return code.is_string() ? std::string(code.as_string()) : "none";
+  }
+  // The value of a line of /metrics.
+  double metric(std::string_view name) const {
+    const std::string text = "\n" + ask(get("/metrics")).body;
+    const size_t at = text.find(fmt::format("\n{} ", name));
+    return at == std::string::npos ? -1 : std::stod(text.substr(at + name.size() + 2));
+  }
+  // Waits for the server to come to this.
+  template <typename Condition>
+  static bool soon(Condition condition) {
+    for (int i = 0; i < 500; ++i) {
+      if (condition()) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return false;
+  }
+
+  static inline testing::TempFolder* folder_ = nullptr;
+  static inline Model* model_ = nullptr;
+  Context context_{2};
+  std::optional<Server> server_;
+};
+
+TEST_F(ServerTest, SaysThatItLoadsUntilTheModelIsThere) {
+  server_.emplace(options());
+  EXPECT_EQ(ask(get("/health")).status, 503);
+  const RawAnswer early = ask(post("/v1/chat/completions", std::string(kChat) + "}"));
+  EXPECT_EQ(early.status, 503);
+  EXPECT_EQ(early.headers.at("retry-after"), "1");
+  EXPECT_EQ(ask(get("/version")).body, R"({"version":"1.2.3"})");
+  server_->open(*model_, context_, service());
+  EXPECT_EQ(ask(get("/health")).body, R"({"status":"ok"})");
+}
+
+TEST_F(ServerTest, AnswersAChatWholeAndAsAStreamTheSame) {
+  start();
+  const RawAnswer whole = ask(post("/v1/chat/completions", std::string(kChat) + "}"));
+  ASSERT_EQ(whole.status, 200) << whole.body;
+  const json::object body = object_of(whole);
+  EXPECT_EQ(body.at("object"), "chat.completion");
+  EXPECT_EQ(body.at("model"), "small");
+  const json::object& choice = body.at("choices").at(0).as_object();
+  EXPECT_EQ(body.at("usage").at("completion_tokens"), 6);
+
+  const RawAnswer stream =
+      ask(post("/v1/chat/completions",
+               std::string(kChat) + R"(,"stream":true,"stream_options":{"include_usage":true}})"));
+  ASSERT_EQ(stream.status, 200);
+  EXPECT_TRUE(stream.whole);
+  EXPECT_EQ(stream.headers.at("content-type"), "text/event-stream");
+  const auto events = events_of(stream.body);
+  ASSERT_GE(events.size(), 4u);
+  EXPECT_EQ(events.back(), "[DONE]");
+  std::string content;
+  for (const std::string& event : events) {
+    if (event == "[DONE]") continue;
+    const json::value chunk = json::parse(event);
+    EXPECT_EQ(chunk.at("object"), "chat.completion.chunk");
+    if (chunk.at("choices").as_array().empty()) {
+      EXPECT_EQ(chunk.at("usage").at("completion_tokens"), 6);
+      continue;
+    }
+    const json::object& delta = chunk.at("choices").at(0).at("delta").as_object();
+    if (delta.contains("content")) content += delta.at("content").as_string();
+  }
+  EXPECT_EQ(content, choice.at("message").at("content").as_string());
+}
+
+TEST_F(ServerTest, EveryAddressWorksWithVersionAndSlashOrWithout) {
+  start();
+  for (const std::string path : {"/v1/models", "/models", "/v1/models/"}) {
+    const json::object body = object_of(ask(get(path)));
+    EXPECT_EQ(body.at("data").at(0).at("id"), "small") << path;
+    EXPECT_EQ(body.at("data").at(1).at("id"), "also-small");
+  }
+  EXPECT_EQ(object_of(ask(get("/v1/models/small"))).at("id"), "small");
+  EXPECT_EQ(error_code(ask(get("/v1/models/large"))), "model_not_found");
+  const RawAnswer tokens = ask(post("/tokenize", R"({"content":"the sea"})"));
+  const json::object again{{"tokens", object_of(tokens).at("tokens")}};
+  EXPECT_EQ(object_of(ask(post("/v1/detokenize", json::serialize(again)))).at("content"),
+            "the sea");
+  const RawAnswer embedding = ask(post("/v1/embeddings/", R"({"input":["the","sea"]})"));
+  ASSERT_EQ(embedding.status, 200) << embedding.body;
+  EXPECT_EQ(object_of(embedding).at("data").as_array().size(), 2u);
+  const RawAnswer completion = ask(post("/completions", R"({"prompt":"the","max_tokens":2})"));
+  EXPECT_EQ(object_of(completion).at("object"), "text_completion") << completion.body;
+}
+
+TEST_F(ServerTest, WhatIsWrongIsSaidInTheWordsOfTheApi) {
+  start();
+  EXPECT_EQ(ask(get("/nothing")).status, 404);
+  const RawAnswer method = ask(get("/v1/chat/completions"));
+  EXPECT_EQ(method.status, 405);
+  EXPECT_EQ(method.headers.at("allow"), "POST");
+  const auto refused = [&](std::string_view body) {
+    return ask(post("/v1/chat/completions", body));
+  };
+  EXPECT_EQ(refused("{").status, 400);
+  EXPECT_EQ(refused("[]").status, 400);
+  EXPECT_EQ(refused(R"({"messages":[]})").status, 400);
+  EXPECT_EQ(error_code(refused(R"({"model":"large","messages":[{"role":"user","content":"a"}]})")),
+            "model_not_found");
+  std::string text;
+  for (int i = 0; i < 40000; ++i) text += "a ";
+  const RawAnswer over = refused(
+      fmt::format(R"({{"messages":[{{"role":"user","content":"{}"}}],"stream":true}})", text));
+  EXPECT_EQ(over.status, 400);
+  EXPECT_EQ(error_code(over), "context_length_exceeded");
+  EXPECT_EQ(ask("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
+                "Content-Length: 2\r\n\r\n{}")
+                .status,
+            415);
+  EXPECT_EQ(ask(post("/v1/chat/completions", std::string(kChat) + "}")).status, 200);
+}
+
+TEST_F(ServerTest, OnlyWhoHasAKeyMayAsk) {
+  const auto path = *folder_ / "keys";
+  std::ofstream(path) << "# ours\nanna secret-a\n\nben sha256:"
+                      << hex(sha256(std::as_bytes(std::span(std::string_view("secret-b")))))
+                      << "\n";
+  ServerOptions with_keys = options();
+  with_keys.keys = ApiKeys::load(path);
+  start(std::move(with_keys), service());
+  EXPECT_EQ(ask(get("/health")).status, 200);
+  for (const std::string path : {"/v1/models", "/metrics", "/version", "/tokenize", "/nothing"}) {
+    const RawAnswer answer = ask(get(path));
+    EXPECT_EQ(answer.status, 401) << path;
+    EXPECT_EQ(error_code(answer), "invalid_api_key");
+  }
+  EXPECT_EQ(ask(get("/v1/models", "Authorization: Bearer secret-c\r\n")).status, 401);
+  EXPECT_EQ(ask(get("/v1/models", "Authorization: Bearer secret-a\r\n")).status, 200);
+  EXPECT_EQ(ask(get("/v1/models", "Authorization: bearer secret-b\r\n")).status, 200);
+  EXPECT_EQ(ask(get("/v1/models", "x-api-key: secret-a\r\n")).status, 200);
+
+  // What one has asked, another does not find known.
+  const auto cached = [&](std::string_view key) {
+    const RawAnswer answer = ask(post("/v1/chat/completions", std::string(kChat) + "}",
+                                      fmt::format("Authorization: Bearer {}\r\n", key)));
+    return object_of(answer).at("usage").at("prompt_tokens_details").at("cached_tokens").as_int64();
+  };
+  EXPECT_EQ(cached("secret-a"), 0);
+  EXPECT_GT(cached("secret-a"), 0);
+  EXPECT_EQ(cached("secret-b"), 0);
+}
+
+TEST_F(ServerTest, AFileOfKeysIsReadStrictly) {
+  const auto path = *folder_ / "bad-keys";
+  const auto load = [&](std::string_view text) {
+    std::ofstream(path) << text;
+    ApiKeys::load(path);
+  };
+  for (const std::string_view text :
+       {"", "# nobody\n", "anna\n", "anna a b\n", "anna sha256:12\n", "anna a\nben a\n"}) {
+    testing::expect_error([&] { load(text); }, ErrorKind::kBadData, "bad-keys");
+  }
+  testing::expect_error([&] { ApiKeys::load(*folder_ / "none"); }, ErrorKind::kNotFound, "none");
+}
+
+TEST_F(ServerTest, BeyondTheQueueClientsAreToldToComeAgain) {
+  ServiceOptions narrow = service();
+  narrow.admission.requests = 1;
+  start(options(), narrow);
+  RawClient first = client();
+  first.send(
+      post("/v1/chat/completions",
+           R"({"messages":[{"role":"user","content":"a"}],"max_tokens":100000,"stream":true,)"
+           R"("logit_bias":{"2":-100,"3":-100}})"));
+  ASSERT_NE(first.read_until("\n\n").find("role"), std::string::npos);
+  const RawAnswer second = ask(post("/v1/chat/completions", std::string(kChat) + "}"));
+  EXPECT_EQ(second.status, 429);
+  EXPECT_GE(std::stoi(second.headers.at("retry-after")), 1);
+  EXPECT_EQ(metric(R"(drover_refusals_total{reason="queue_full"})"), 1);
+  // Who leaves makes room.
+  first.close();
+  EXPECT_TRUE(soon([&] { return metric("drover_requests_in_hand") == 0; }));
+  EXPECT_EQ(ask(post("/v1/chat/completions", std::string(kChat) + "}")).status, 200);
+}
+
+TEST_F(ServerTest, ClientsThatLeaveFreeTheirPages) {
+  start();
+  for (int i = 0; i < 50; ++i) {
+    RawClient one = client();
+    one.send(post("/v1/completions",
+                  fmt::format(R"({{"prompt":"{} the","max_tokens":100000,"stream":true,)"
+                              R"("logit_bias":{{"2":-100,"3":-100}}}})",
+                              i)));
+    if (i % 2 == 0) one.read_until("\n\n");
+    i % 3 == 0 ? one.reset() : one.close();
+  }
+  EXPECT_TRUE(soon([&] {
+    return metric("drover_requests_in_hand") == 0 && metric("drover_sequences_running") == 0;
+  }));
+}
+
+TEST_F(ServerTest, WhatIsCutShortEndsWithAnErrorInTheStream) {
+  start();
+  RawClient one = client();
+  one.send(post("/v1/completions", R"({"prompt":"the","max_tokens":100000,"stream":true,)"
+                                   R"("logit_bias":{"2":-100,"3":-100}})"));
+  ASSERT_FALSE(one.read_until("\n\n").empty());
+  EXPECT_FALSE(server_->drain(std::chrono::milliseconds(100)));
+  const std::string rest = one.read_all();
+  EXPECT_NE(rest.find(R"("error":{"message":"the server is about to end")"), std::string::npos)
+      << rest.substr(rest.size() < 500 ? 0 : rest.size() - 500);
+  EXPECT_EQ(rest.find("[DONE]"), std::string::npos);
+}
+
+TEST_F(ServerTest, ARequestInHandEndsBeforeTheServerDoes) {
+  start();
+  RawClient one = client();
+  one.send(post("/v1/completions", R"({"prompt":"the","max_tokens":200,"stream":true,)"
+                                   R"("logit_bias":{"2":-100,"3":-100}})"));
+  ASSERT_FALSE(one.read_until("\n\n").empty());
+  EXPECT_TRUE(server_->drain(std::chrono::seconds(30)));
+  EXPECT_NE(one.read_all().find("[DONE]"), std::string::npos);
+}
+
+TEST_F(ServerTest, ARequestThatTakesTooLongSaysSo) {
+  ServiceOptions hasty = service();
+  hasty.request_time = std::chrono::milliseconds(50);
+  start(options(), hasty);
+  const RawAnswer answer = ask(post("/v1/completions", R"({"prompt":"the","max_tokens":100000,)"
+                                                       R"("logit_bias":{"2":-100,"3":-100}})"));
+  EXPECT_EQ(answer.status, 408);
+}
+
+TEST_F(ServerTest, PromptsLongerThanTheModelRemembersAreWarnedOf) {
+  ServiceOptions wary = service();
+  RecallMap map;
+  map.threshold = 0.9;
+  map.lengths = {{.length = 12, .trials = 10, .recall = 1.0, .by_kind = {}},
+                 {.length = 24, .trials = 10, .recall = 0.1, .by_kind = {}}};
+  wary.recall = map;
+  start(options(), wary);
+  const auto warned = [&](std::string_view body) {
+    return ask(post("/v1/completions", body)).headers.contains("x-drover-warning");
+  };
+  EXPECT_FALSE(warned(R"({"prompt":"the sea","max_tokens":1})"));
+  EXPECT_TRUE(warned(R"({"prompt":"the sea and all that is in it","max_tokens":1})"));
+  EXPECT_TRUE(warned(R"({"prompt":"the sea and all that is in it","max_tokens":1,"stream":true})"));
+}
+
+TEST(AccessLine, SaysHowItEndedAndNothingThatWasSaid) {
+  const HttpAccess access{.method = "POST",
+                          .path = "/v1/chat/completions",
+                          .peer = "127.0.0.1:1",
+                          .id = "id-1",
+                          .status = 200,
+                          .bytes = 12,
+                          .seconds = 0.5,
+                          .complete = true};
+  const std::string line = access_line(access, AccessLog::kText);
+  EXPECT_NE(line.find("127.0.0.1:1 POST /v1/chat/completions 200 12 bytes 0.500 s id-1"),
+            std::string::npos)
+      << line;
+  const json::value object = json::parse(access_line(access, AccessLog::kJson));
+  EXPECT_EQ(object.at("status"), 200);
+  EXPECT_EQ(object.at("complete"), true);
+}
+
+TEST(Admission, CountsRequestsTokensAndKeys) {
+  Admission admission({.requests = 3, .tokens = 100, .requests_per_key = 2});
+  Crowd crowd;
+  auto a = admission.enter("anna", crowd), b = admission.enter("anna", crowd);
+  EXPECT_TRUE(a && b);
+  EXPECT_FALSE(admission.enter("anna", crowd));
+  EXPECT_EQ(crowd, Crowd::kKey);
+  auto c = admission.enter("ben", crowd);
+  EXPECT_TRUE(c);
+  EXPECT_FALSE(admission.enter("carl", crowd));
+  EXPECT_EQ(crowd, Crowd::kAll);
+  EXPECT_TRUE(a.add_tokens(500)) << "alone it is for the engine to say";
+  EXPECT_FALSE(b.add_tokens(1));
+  a = {};
+  EXPECT_TRUE(b.add_tokens(60));
+  EXPECT_FALSE(c.add_tokens(60));
+  EXPECT_EQ(admission.requests(), 2);
+  EXPECT_EQ(admission.tokens(), 60);
+  EXPECT_TRUE(admission.enter("anna", crowd));
+}
+
+}  // namespace
+}  // namespace drover
