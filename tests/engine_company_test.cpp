@@ -87,6 +87,19 @@ class Rows : public InputObserver {
 
 using Tokens = std::vector<Token>;
 
+// All that a request's sender gets, to the bit.
+struct Said {
+  Tokens tokens;
+  std::vector<ChoiceLogprobs> logprobs, prompt_logprobs;
+  std::vector<float> embedding;
+
+  explicit Said(const Answer& answer)
+      : tokens(answer.tokens), logprobs(answer.logprobs), embedding(answer.embedding) {
+    if (answer.prompt_logprobs) prompt_logprobs = *answer.prompt_logprobs;
+  }
+  bool operator==(const Said&) const = default;
+};
+
 Tokens random_tokens(std::mt19937& random, int64_t count) {
   Tokens out;
   for (int64_t i = 0; i < count; ++i) out.push_back(static_cast<Token>(random() % (kVocab - 130)));
@@ -142,6 +155,10 @@ std::vector<Request> requests() {
     out.push_back({.prompt = {texts[i]},
                    .options = i % 2 == 0 ? hot(most, i) : greedy(most),
                    .samples = i % 7 == 2 ? 3 : 1});
+    // Some are told more, and some are texts that want no answer.
+    if (i % 3 == 1) out.back().options.logprobs = static_cast<int64_t>(i % 4);
+    if (i % 5 == 4) out.back().options.prompt_logprobs = static_cast<int64_t>(i % 3);
+    if (i % 8 == 5) out.back().kind = RequestKind::kEmbedding;
   }
   return out;
 }
@@ -269,8 +286,8 @@ class EngineCompany : public ::testing::Test {
   }
 
   struct Alone {
-    std::vector<std::vector<Tokens>> answers;  // of each request and sample
-    std::vector<uint64_t> rows;                // of all of them, sorted
+    std::vector<std::vector<Said>> answers;  // of each request and sample
+    std::vector<uint64_t> rows;              // of all of them, sorted
   };
   // Each on a scheduler that knows nothing, in one piece, with no shortcut.
   static const Alone& alone(Kind kind, DType cache) {
@@ -282,8 +299,8 @@ class EngineCompany : public ::testing::Test {
                 {.cache_type = cache, .shortcuts = {.dead_prefill = false}, .chunk_reuse = false});
       const uint64_t id = play.ask(request);
       play.drain();
-      std::vector<Tokens> samples;
-      for (const Answer& answer : play.outcomes[id].answers) samples.push_back(answer.tokens);
+      std::vector<Said> samples;
+      for (const Answer& answer : play.outcomes[id].answers) samples.emplace_back(answer);
       out.answers.push_back(samples);
       out.rows.insert(out.rows.end(), play.rows.seen.begin(), play.rows.seen.end());
     }
@@ -318,9 +335,9 @@ class EngineCompany : public ::testing::Test {
       const Play::Outcome& outcome = play.outcomes[id];
       EXPECT_EQ(outcome.done, 1);
       ASSERT_EQ(message_of(outcome.error), "") << "request " << which;
-      std::vector<Tokens> samples;
-      for (const Answer& answer : outcome.answers) samples.push_back(answer.tokens);
-      EXPECT_EQ(samples, expected.answers[which]) << "request " << which;
+      std::vector<Said> samples;
+      for (const Answer& answer : outcome.answers) samples.emplace_back(answer);
+      EXPECT_TRUE(samples == expected.answers[which]) << "request " << which;
     }
     std::sort(play.rows.seen.begin(), play.rows.seen.end());
     EXPECT_TRUE(std::includes(expected.rows.begin(), expected.rows.end(), play.rows.seen.begin(),
@@ -578,7 +595,8 @@ TEST_F(EngineCompany, RequestsAreRefusedAtOnceWithTheNumbersOrAnsweredWhole) {
     for (const auto& [id, which] : ids) {
       ASSERT_EQ(message_of(play.outcomes[id].error), "") << "mix " << mix << ", " << which;
       for (size_t sample = 0; sample < expected.answers[which].size(); ++sample) {
-        EXPECT_EQ(play.outcomes[id].answers[sample].tokens, expected.answers[which][sample]);
+        EXPECT_TRUE(Said(play.outcomes[id].answers[sample]) == expected.answers[which][sample])
+            << which;
       }
       ++answered;
     }
@@ -859,7 +877,7 @@ TEST_F(EngineCompany, ManyThreadsAskAndCancelAtTheSameTime) {
         const auto answers = engine.generate(all[which]);
         ++ended;
         for (size_t s = 0; s < answers.size(); ++s) {
-          wrong += answers[s].tokens != expected.answers[which][s];
+          wrong += Said(answers[s]) != expected.answers[which][s];
         }
       }
     });

@@ -13,7 +13,9 @@
 #include <mutex>
 #include <unordered_set>
 
-#include "api/completions.h"
+#include "api/answer.h"
+#include "api/ask.h"
+#include "api/errors.h"
 #include "base/progress.h"
 #include "cli/command.h"
 #include "engine/engine.h"
@@ -92,7 +94,7 @@ class AnswerFile {
 struct Finished {
   std::string custom_id;
   std::shared_ptr<const ApiRequest> request;
-  std::vector<Answer> answers;
+  std::vector<std::vector<Answer>> answers;
   std::exception_ptr error;
 };
 
@@ -215,23 +217,28 @@ class BatchRun {
       if (request.text("method").value_or("POST") != "POST") {
         throw_error(ErrorKind::kUsage, "method: expected POST");
       }
-      const ApiKind kind = api_kind(request.required_text("url"));
-      *read = read_api_request(kind, request.required_fields("body").object(), model_, format_);
-      if (!request.required_fields("body").has("seed")) {
-        read->request.options.sampling.seed = flags_.seed;
+      read->kind = api_kind(request.required_text("url"));
+      const JsonFields body = request.required_fields("body");
+      *read = read_api_request(read->kind, body.object(), model_, format_);
+      if (read->stream) {
+        throw_error(ErrorKind::kUnsupported, "stream: expected false, a file has no stream");
+      }
+      for (Request& one : read->requests) {
+        if (!read->seeded) one.options.sampling.seed = flags_.seed;
       }
       if (!read->pictures.empty()) {
         engine_.call([&] {
-          read->request.prompt.pictures = encoder_->encode(read->pictures);
+          read->requests[0].prompt.pictures = encoder_->encode(read->pictures);
           read->pictures.clear();
         });
       }
-      Events events;
+      ApiEvents events;
       events.cancel = &InterruptGuard::flag();
-      events.done = [this, id, read](std::vector<Answer> answers, std::exception_ptr error) {
+      events.done = [this, id, read](std::vector<std::vector<Answer>> answers,
+                                     std::exception_ptr error) {
         finished_.push({id, read, std::move(answers), error});
       };
-      engine_.submit(read->request, std::move(events));
+      ask(engine_, read->requests, std::move(events));
     } catch (const Error&) {
       finished_.push({id, read, {}, std::current_exception()});
     }
@@ -244,26 +251,28 @@ class BatchRun {
     json::object response;
     try {
       if (finished.error) std::rethrow_exception(finished.error);
-      for (const Answer& answer : finished.answers) {
-        // Not an answer: the next run gives it.
-        if (answer.finish == FinishReason::kCancelled) return;
-        answer_tokens_ += static_cast<int64_t>(answer.tokens.size());
+      for (const std::vector<Answer>& answers : finished.answers) {
+        for (const Answer& answer : answers) {
+          // Not an answer: the next run gives it.
+          if (answer.finish == FinishReason::kCancelled) return;
+        }
       }
-      prompt_tokens_ += finished.answers[0].prompt_tokens;
-      cached_tokens_ += finished.answers[0].cached_tokens;
+      for (const std::vector<Answer>& answers : finished.answers) usage_.add(answers);
       const int64_t now = std::chrono::duration_cast<std::chrono::seconds>(
                               std::chrono::system_clock::now().time_since_epoch())
                               .count();
-      response = {
-          {"status_code", 200},
-          {"request_id", "req-" + finished.custom_id},
-          {"body", api_answer(*finished.request, finished.answers, "cmpl-" + finished.custom_id,
-                              model_.path().filename().string(), now)}};
+      response = {{"status_code", 200},
+                  {"request_id", "req-" + finished.custom_id},
+                  {"body", api_answer(*finished.request, finished.answers, model_.tokenizer(),
+                                      {.id = "cmpl-" + finished.custom_id,
+                                       .model = model_.path().filename().string(),
+                                       .created = now})}};
     } catch (const Error& error) {
       ++failed_;
-      response = {{"status_code", api_status(error)},
+      const ApiError shown = api_error(error, finished.request->kind);
+      response = {{"status_code", shown.status},
                   {"request_id", "req-" + finished.custom_id},
-                  {"body", api_error(error)}};
+                  {"body", shown.body()}};
     }
     answers_.append({{"id", "batch-" + finished.custom_id},
                      {"custom_id", finished.custom_id},
@@ -279,7 +288,7 @@ class BatchRun {
   }
   // Tokens read and written.
   double speed() const {
-    return static_cast<double>(prompt_tokens_ - cached_tokens_ + answer_tokens_) / seconds();
+    return static_cast<double>(usage_.prompt - usage_.cached + usage_.completion) / seconds();
   }
 
   void report() const {
@@ -287,9 +296,9 @@ class BatchRun {
       print_out(json::serialize(json::object{{"requests", total_},
                                              {"answered", done_},
                                              {"failed", failed_},
-                                             {"prompt_tokens", prompt_tokens_},
-                                             {"cached_tokens", cached_tokens_},
-                                             {"answer_tokens", answer_tokens_},
+                                             {"prompt_tokens", usage_.prompt},
+                                             {"cached_tokens", usage_.cached},
+                                             {"answer_tokens", usage_.completion},
                                              {"seconds", seconds()},
                                              {"tokens_per_second", speed()}}) +
                 '\n');
@@ -298,7 +307,7 @@ class BatchRun {
     fmt::print(stderr,
                "{} of {} requests answered, {} with an error; {} tokens read ({} known), {} "
                "written, {:.1f} tokens/s\n",
-               done_, total_, failed_, prompt_tokens_, cached_tokens_, answer_tokens_, speed());
+               done_, total_, failed_, usage_.prompt, usage_.cached, usage_.completion, speed());
   }
 
   const Batch& flags_;
@@ -311,7 +320,7 @@ class BatchRun {
   ProgressBar bar_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   int64_t total_ = 0, done_ = 0, failed_ = 0, open_ = 0;
-  int64_t prompt_tokens_ = 0, cached_tokens_ = 0, answer_tokens_ = 0;
+  ApiUsage usage_;
 };
 
 void Batch::operator()() const {

@@ -2,6 +2,8 @@
 
 #include <future>
 
+#include "base/error.h"
+
 namespace drover {
 
 Engine::Engine(const Model& model, Context& context, const EngineOptions& options)
@@ -43,16 +45,31 @@ void Engine::run() {
   }
 }
 
-uint64_t Engine::submit(Request request, Events events) {
-  auto job = scheduler_.prepare(std::move(request), std::move(events));
-  uint64_t id = 0;
+std::vector<uint64_t> Engine::submit(std::vector<Request> requests, std::vector<Events> events) {
+  DROVER_CHECK(requests.size() == events.size());
+  std::vector<std::shared_ptr<Scheduler::Job>> jobs;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    jobs.push_back(scheduler_.prepare(std::move(requests[i]), std::move(events[i])));
+  }
+  std::vector<uint64_t> ids;
   {
     const std::lock_guard lock(mutex_);
-    id = next_id_++;
-    inbox_.push_back([this, id, job = std::move(job)] { scheduler_.enqueue(job, id); });
+    for (auto& job : jobs) {
+      ids.push_back(next_id_++);
+      inbox_.push_back(
+          [this, id = ids.back(), job = std::move(job)] { scheduler_.enqueue(job, id); });
+    }
   }
   wake_.notify_one();
-  return id;
+  return ids;
+}
+
+uint64_t Engine::submit(Request request, Events events) {
+  std::vector<Request> requests;
+  std::vector<Events> heard;
+  requests.push_back(std::move(request));
+  heard.push_back(std::move(events));
+  return submit(std::move(requests), std::move(heard))[0];
 }
 
 void Engine::cancel(uint64_t id) {

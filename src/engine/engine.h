@@ -34,6 +34,8 @@ class Engine {
   // Asks, and returns at once with a number for cancel(). Throws as Scheduler::prepare; then no
   // event comes.
   uint64_t submit(Request request, Events events);
+  // The same for several that belong together: all of them, or, if it throws, none.
+  std::vector<uint64_t> submit(std::vector<Request> requests, std::vector<Events> events);
   // A request that is done is no error.
   void cancel(uint64_t id);
 

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <future>
 
 #include "engine/stop_finder.h"
 #include "tests/support/expect_error.h"
@@ -318,6 +320,188 @@ TEST_F(EngineTest, ScoresInBatchesOfAnySizeAreTheSame) {
     EXPECT_EQ(logits, expected) << "batch " << batch;
     EXPECT_EQ(logits.size(), tokens.size() * 64);
   }
+}
+
+// -ln p of each token after the first, from the logits that score() gives.
+std::vector<ChoiceLogprobs> scored(Engine& engine, std::span<const Token> text, int64_t top) {
+  std::vector<ChoiceLogprobs> out;
+  engine.score(text, [&](int64_t first, ConstMatrixView logits) {
+    for (int64_t t = 0; t < logits.rows; ++t) {
+      const size_t next = static_cast<size_t>(first + t) + 1;
+      if (next == text.size()) break;
+      out.push_back(
+          logprobs_of({logits.row(t), static_cast<size_t>(logits.cols)}, text[next], top));
+    }
+  });
+  return out;
+}
+
+// Whatever the sampling, they are those of the logits that scoring the whole text gives, to the
+// bit.
+TEST_F(EngineTest, LogprobsOfPromptAndAnswerAreThoseOfTheScoredText) {
+  const auto prompt = tokens_of(kPrompt);
+  for (const int64_t batch : {1, 5, 512}) {
+    Engine engine(*model_, context_, {.batch = batch});
+    GenerateOptions options = hot(30);
+    const Answer plain = engine.generate(prompt, options);
+    EXPECT_TRUE(plain.logprobs.empty());
+    EXPECT_EQ(plain.prompt_logprobs, nullptr);
+    options.logprobs = 3;
+    options.prompt_logprobs = 2;
+    const Answer answer = engine.generate(prompt, options);
+    EXPECT_EQ(answer.tokens, plain.tokens);
+    EXPECT_EQ(answer.cached_tokens, 0) << "all of the prompt is read";
+    std::vector<Token> text = prompt;
+    text.insert(text.end(), answer.tokens.begin(), answer.tokens.end());
+    EXPECT_EQ(*answer.prompt_logprobs, scored(engine, prompt, 2));
+    const auto all = scored(engine, text, 3);
+    EXPECT_EQ(answer.logprobs, std::vector(all.begin() + prompt.size() - 1, all.end()));
+    options = hot(30);
+    options.logprobs = 3;
+    options.sampling.temperature = 0.7f;
+    options.sampling.top_k = 5;
+    options.sampling.logit_bias = {{10, 3.0f}, {11, -3.0f}};
+    options.sampling.repeat_penalty = 1.3f;
+    const Answer changed = engine.generate(prompt, options);
+    EXPECT_GT(changed.cached_tokens, 0);
+    text.resize(prompt.size());
+    text.insert(text.end(), changed.tokens.begin(), changed.tokens.end());
+    const auto other = scored(engine, text, 3);
+    EXPECT_EQ(changed.logprobs, std::vector(other.begin() + prompt.size() - 1, other.end()));
+  }
+}
+
+TEST_F(EngineTest, APromptOfOneTokenHasNoLogprobsAndMayHaveNoAnswer) {
+  Engine engine(*model_, context_);
+  GenerateOptions options = hot(0);
+  options.prompt_logprobs = 0;
+  for (const size_t n : {1, 2, 20}) {
+    const Answer answer = engine.generate(std::vector<Token>(n, 7), options);
+    ASSERT_NE(answer.prompt_logprobs, nullptr);
+    EXPECT_EQ(answer.prompt_logprobs->size(), n - 1);
+    EXPECT_TRUE(answer.tokens.empty());
+    EXPECT_EQ(answer.finish, FinishReason::kLength);
+  }
+}
+
+// A parser of tool calls sees every token with its bytes; the text shows what it always did.
+TEST_F(EngineTest, EachTokenIsToldWithItsBytesBeforeTheTextItLetsOut) {
+  const Answer plain = fresh(kPrompt, hot(300));
+  GenerateOptions options = hot(300);
+  options.stop_tokens = {plain.tokens[250]};
+  options.logprobs = 1;
+  options.prompt_logprobs = 1;
+  std::vector<Token> tokens;
+  std::vector<std::string> order;
+  std::string bytes, text;
+  std::optional<Token> stop;
+  bool control = false;
+  std::promise<Answer> promise;
+  Events events;
+  events.prompt_logprobs = [&](std::span<const ChoiceLogprobs> logprobs) {
+    EXPECT_EQ(logprobs.size(), tokens_of(kPrompt).size() - 1);
+    EXPECT_TRUE(tokens.empty());
+    order.push_back("prompt");
+  };
+  events.token = [&](const DrawnToken& t) {
+    EXPECT_FALSE(stop) << "nothing comes after it";
+    EXPECT_EQ(t.bytes, model_->tokenizer().token_bytes(t.token));
+    EXPECT_EQ(t.control, model_->tokenizer().is_control(t.token));
+    ASSERT_NE(t.logprobs, nullptr);
+    EXPECT_EQ(t.logprobs->chosen.token, t.token);
+    t.stop ? void(stop = t.token) : tokens.push_back(t.token);
+    control = control || t.control;
+    if (!t.control && !t.stop) bytes += t.bytes;
+    order.push_back("token");
+  };
+  events.text = [&](int64_t, std::string_view piece) {
+    text += piece;
+    // What is not held back any more was drawn before.
+    EXPECT_LE(as_utf8(text).size(), as_utf8(bytes).size());
+  };
+  events.done = [&](std::vector<Answer> answers, std::exception_ptr error) {
+    error ? promise.set_exception(error) : promise.set_value(std::move(answers[0]));
+  };
+  Engine engine(*model_, context_);
+  engine.submit({.prompt = {tokens_of(kPrompt)}, .options = options}, events);
+  const Answer answer = promise.get_future().get();
+  EXPECT_TRUE(control) << "the seed draws no control token; choose another";
+  EXPECT_EQ(order.front(), "prompt");
+  EXPECT_EQ(tokens, answer.tokens);
+  EXPECT_EQ(text, answer.text);
+  EXPECT_EQ(stop, answer.stop_token);
+  EXPECT_EQ(stop, plain.tokens[250]);
+  EXPECT_EQ(answer.logprobs.size(), answer.tokens.size() + 1);
+  EXPECT_EQ(answer.logprobs.back().chosen.token, *stop);
+}
+
+TEST_F(EngineTest, ABanHoldsForAWholeAnswer) {
+  const Answer plain = fresh(kPrompt, hot(60));
+  GenerateOptions options = hot(60);
+  options.sampling.logit_bias = {{plain.tokens[0], kBan}, {plain.tokens[5], kBan}};
+  const Answer answer = fresh(kPrompt, options);
+  for (const auto& [token, bias] : options.sampling.logit_bias) {
+    EXPECT_EQ(std::count(answer.tokens.begin(), answer.tokens.end(), token), 0);
+  }
+  Engine engine(*model_, context_);
+  options.sampling.logit_bias = {{64, 1.0f}};
+  expect_error(ErrorKind::kUsage, "logit_bias: expected tokens of 0 to 63, got 64",
+               [&] { engine.generate(tokens_of("a"), options); });
+  options = hot(1);
+  options.logprobs = kMostTopLogprobs + 1;
+  expect_error(ErrorKind::kUsage, "top_logprobs: expected 0 to 20, got 21",
+               [&] { engine.generate(tokens_of("a"), options); });
+}
+
+// The mean of the states that the decoder gives for the whole text at once, to the bit, however the
+// text is cut, and whatever is known of it.
+TEST_F(EngineTest, AnEmbeddingIsTheMeanOfTheLastStatesAndOfLengthOne) {
+  const auto tokens = tokens_of(kPrompt);
+  const int64_t n = static_cast<int64_t>(tokens.size()), hidden = model_->config().hidden;
+  Decoder decoder(context_, model_->config(), model_->weights());
+  KvCache cache(model_->config().cache_layout(choose_cache_type(*model_, {})), n);
+  std::vector<float> states(static_cast<size_t>(n * hidden));
+  const SequenceSlice slice{
+      .cache = &cache, .tokens = tokens, .logits = 0, .states = {states.data(), n, hidden, hidden}};
+  ASSERT_TRUE(decoder.forward({&slice, 1}, {}));
+  std::vector<double> sum(static_cast<size_t>(hidden));
+  for (size_t i = 0; i < states.size(); ++i) sum[i % sum.size()] += states[i];
+  double square = 0;
+  for (const double x : sum) square += x * x;
+  std::vector<float> expected;
+  for (const double x : sum) expected.push_back(static_cast<float>(x * (1 / std::sqrt(square))));
+
+  for (const int64_t batch : {1, 5, 512}) {
+    Engine engine(*model_, context_, {.batch = batch});
+    engine.generate(tokens, hot(5));
+    const int64_t kept = engine.state().kept_tokens;
+    const Answer answer = engine.generate({.prompt = {tokens}, .kind = RequestKind::kEmbedding})[0];
+    EXPECT_EQ(answer.embedding, expected) << "batch " << batch;
+    EXPECT_EQ(answer.prompt_tokens, n);
+    EXPECT_EQ(answer.cached_tokens, 0);
+    EXPECT_TRUE(answer.tokens.empty());
+    EXPECT_EQ(engine.state().kept_tokens, kept);
+    double length = 0;
+    for (const float x : answer.embedding) length += static_cast<double>(x) * x;
+    // Each of the D numbers is rounded by 2^-25 of itself at the most, and so is the root.
+    EXPECT_NEAR(length, 1.0, 0x1p-23);
+  }
+}
+
+TEST_F(EngineTest, AnEmbeddingIsCancelledAndLimitedAsAnswersAre) {
+  Engine engine(*model_, context_, {.context = 64, .batch = 4});
+  Request request{.prompt = {std::vector<Token>(65, 9)}, .kind = RequestKind::kEmbedding};
+  expect_error(ErrorKind::kLimit, "expected at most the context of 64 tokens, got 65",
+               [&] { engine.generate(request); });
+  request.prompt.tokens.resize(60);
+  std::atomic<bool> cancel{false};
+  Listener listener;
+  listener.cancel = &cancel;
+  listener.prompt = [&](uint64_t done, uint64_t) { cancel = done >= 20; };
+  const Answer answer = engine.generate(request, listener)[0];
+  EXPECT_EQ(answer.finish, FinishReason::kCancelled);
+  EXPECT_TRUE(answer.embedding.empty());
+  EXPECT_EQ(engine.state().pages_used, 0);
 }
 
 }  // namespace

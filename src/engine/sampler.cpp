@@ -23,6 +23,12 @@ void validate(const SamplingOptions& o) {
   check(o.repeat_last_n >= -1, "repeat_last_n", "-1 or more", static_cast<double>(o.repeat_last_n));
   check(std::isfinite(o.presence_penalty), "presence_penalty", "a number", o.presence_penalty);
   check(std::isfinite(o.frequency_penalty), "frequency_penalty", "a number", o.frequency_penalty);
+  check(o.logit_bias.size() <= kMostBiases, "logit_bias", fmt::format("at most {}", kMostBiases),
+        static_cast<double>(o.logit_bias.size()));
+  for (const auto& [token, bias] : o.logit_bias) {
+    check(token >= 0, "logit_bias", "tokens of 0 or more", token);
+    check(bias >= -100 && bias <= 100, "logit_bias", "-100 to 100", bias);
+  }
 }
 
 double draw(uint64_t seed, int64_t position) {
@@ -35,6 +41,12 @@ double draw(uint64_t seed, int64_t position) {
 }
 
 Sampler::Sampler(const SamplingOptions& options) : options_(options) { validate(options); }
+
+void Sampler::bias(std::span<float> logits) const {
+  for (const auto& [token, bias] : options_.logit_bias) {
+    logits[token] = bias <= kBan ? -INFINITY : logits[token] + bias;
+  }
+}
 
 void Sampler::penalise(std::span<float> logits, std::span<const Token> text, int64_t answer) const {
   const SamplingOptions& o = options_;
@@ -58,16 +70,24 @@ void Sampler::penalise(std::span<float> logits, std::span<const Token> text, int
 
 Token Sampler::sample(std::span<float> logits, std::span<const Token> text, int64_t answer,
                       int64_t position) {
+  bias(logits);
   penalise(logits, text, answer);
+  if (options_.constraint) options_.constraint(text.last(answer), logits);
+  const auto never = [&](size_t i) { return !(logits[i] > -INFINITY); };
   Token best = -1;
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (std::isnan(logits[i])) continue;
+    if (never(i)) continue;
     if (best < 0 || logits[i] > logits[best]) best = static_cast<Token>(i);
+  }
+  if (best < 0 && (options_.constraint || !options_.logit_bias.empty())) {
+    throw_error(ErrorKind::kUsage, "{}: expected to leave a token at position {}, got none",
+                options_.constraint ? "constraint" : "logit_bias", position);
   }
   if (best < 0) {
     throw Error(
         ErrorKind::kBadData,
-        fmt::format("logits at position {}: expected numbers, got NaN for every token", position),
+        fmt::format("logits at position {}: expected numbers, got NaN or -infinity for every token",
+                    position),
         "the weights are damaged, or their type cannot hold this model's values");
   }
   if (options_.temperature == 0.0f || options_.top_k == 1) return best;
@@ -85,7 +105,7 @@ Token Sampler::sample(std::span<float> logits, std::span<const Token> text, int6
   candidates_.clear();
   double all = 0;
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (std::isnan(logits[i])) continue;
+    if (never(i)) continue;
     const double weight = std::exp((static_cast<double>(logits[i]) - logits[best]) * scale);
     all += weight;
     if (weight >= floor || static_cast<Token>(i) == best) {

@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <random>
 
 #include "base/error.h"
+#include "engine/logprobs.h"
+#include "tests/support/expect_error.h"
 
 namespace drover {
 namespace {
@@ -153,13 +156,112 @@ TEST(Sampler, TheSameSeedAndPositionGiveTheSameTokenWhateverCameBefore) {
   EXPECT_EQ(a.sample(first, {}, 0, 1000), b.sample(second, {}, 0, 1000));
 }
 
+TEST(Sampler, ABiasIsAddedBeforeAllElseAndMinus100Bans) {
+  SamplingOptions options = plain(1);
+  options.logit_bias = {{0, 1.0f}, {2, kBan}, {3, 100.0f}, {3, -100.0f}};
+  auto drawn = frequencies(options, {0.0f, 1.0f, 50.0f, 50.0f});
+  EXPECT_EQ(drawn.size(), 2u) << "a ban holds however probable the token was";
+  EXPECT_NEAR(drawn[0], 0.5, kNoise);
+  options = plain(0);
+  options.logit_bias = {{1, 3.0f}};
+  options.presence_penalty = 1.0f;
+  std::vector<float> logits = {2.0f, 0.0f, -1.0f};
+  EXPECT_EQ(Sampler(options).sample(logits, std::vector<Token>{1}, 1, 0), 0);
+  EXPECT_EQ(logits, (std::vector<float>{2.0f, 2.0f, -1.0f}));
+}
+
+TEST(Sampler, WhereAllIsBannedItSaysWhoDidIt) {
+  SamplingOptions options = plain(1);
+  options.logit_bias = {{0, kBan}, {1, kBan}};
+  std::vector<float> logits = {1.0f, 2.0f};
+  testing::expect_error(ErrorKind::kUsage, "logit_bias: expected to leave a token at position 7",
+                        [&] { Sampler(options).sample(logits, {}, 0, 7); });
+  options = plain(1);
+  options.constraint = [](std::span<const Token>, std::span<float> all) {
+    std::fill(all.begin(), all.end(), -INFINITY);
+  };
+  testing::expect_error(ErrorKind::kUsage, "constraint",
+                        [&] { Sampler(options).sample(logits, {}, 0, 7); });
+}
+
+// The token after the last one of the answer, whatever is more probable.
+TEST(Sampler, AConstraintSeesTheAnswerAndLeavesWhatMayCome) {
+  SamplingOptions options = plain(1);
+  options.logit_bias = {{0, 100.0f}};
+  int asked = 0;
+  options.constraint = [asked](std::span<const Token> answer, std::span<float> logits) mutable {
+    EXPECT_EQ(asked++, static_cast<int>(answer.size())) << "a copy of its own";
+    for (size_t i = 0; i < logits.size(); ++i) {
+      if (i != (answer.empty() ? 1u : static_cast<size_t>(answer.back()) + 1)) {
+        logits[i] = -INFINITY;
+      }
+    }
+  };
+  for (int samples = 0; samples < 2; ++samples) {
+    Sampler sampler(options);
+    std::vector<Token> text = {9, 9};
+    for (int i = 0; i < 4; ++i) {
+      std::vector<float> logits = {5, 1, 0, -3, 2, 7};
+      text.push_back(sampler.sample(logits, text, i, i));
+      EXPECT_EQ(text.back(), i + 1);
+    }
+  }
+}
+
+TEST(Logprobs, AreTheSoftmaxOfTheLogitsAndTheTopIsInOrder) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal(0, 4);
+  for (const size_t vocab : {1u, 2u, 20u, 500u}) {
+    std::vector<float> logits(vocab);
+    // Rounded, so that many are equal.
+    for (float& l : logits) l = std::round(normal(random));
+    long double sum = 0;
+    for (const float l : logits) sum += std::exp(static_cast<long double>(l));
+    std::vector<Token> order(vocab);
+    for (size_t i = 0; i < vocab; ++i) order[i] = static_cast<Token>(i);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](Token a, Token b) { return logits[a] > logits[b]; });
+    for (const int64_t top : {0, 1, 5, 20}) {
+      const Token chosen = static_cast<Token>(random() % vocab);
+      const ChoiceLogprobs got = logprobs_of(logits, chosen, top);
+      const auto expect = [&](const TokenLogprob& entry, Token token) {
+        EXPECT_EQ(entry.token, token);
+        // The sum of at most 500 terms errs by 500 half units of a double at the most, which is
+        // 6e-14 of it, and so of its logarithm; the subtraction adds less.
+        EXPECT_NEAR(entry.logprob, logits[token] - static_cast<double>(std::log(sum)), 1e-13);
+      };
+      expect(got.chosen, chosen);
+      ASSERT_EQ(got.top.size(), std::min<size_t>(vocab, static_cast<size_t>(top)));
+      for (size_t i = 0; i < got.top.size(); ++i) expect(got.top[i], order[i]);
+    }
+  }
+}
+
+TEST(Logprobs, LogitsOfAnySizeDoNotOverflow) {
+  const ChoiceLogprobs got = logprobs_of(std::vector<float>{3e38f, -3e38f, -INFINITY}, 2, 3);
+  EXPECT_EQ(got.top[0], (TokenLogprob{0, 0.0}));
+  EXPECT_EQ(got.chosen.logprob, -INFINITY);
+}
+
 TEST(Sampler, RefusesOptionsOutOfRange) {
   for (auto change : std::vector<void (*)(SamplingOptions&)>{
            [](SamplingOptions& o) { o.temperature = -1; }, [](SamplingOptions& o) { o.top_p = 0; },
            [](SamplingOptions& o) { o.top_p = 1.1f; }, [](SamplingOptions& o) { o.min_p = 2; },
            [](SamplingOptions& o) { o.top_k = -1; },
            [](SamplingOptions& o) { o.repeat_penalty = 0; },
-           [](SamplingOptions& o) { o.temperature = NAN; }}) {
+           [](SamplingOptions& o) { o.temperature = NAN; },
+           [](SamplingOptions& o) {
+             o.logit_bias = {{5, 101.0f}};
+           },
+           [](SamplingOptions& o) {
+             o.logit_bias = {{5, NAN}};
+           },
+           [](SamplingOptions& o) {
+             o.logit_bias = {{-1, 1.0f}};
+           },
+           [](SamplingOptions& o) {
+             o.logit_bias.resize(kMostBiases + 1, {1, 1.0f});
+           }}) {
     SamplingOptions options;
     change(options);
     EXPECT_THROW(Sampler{options}, Error);

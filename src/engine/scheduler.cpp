@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <cmath>
 #include <numeric>
 
 #include "base/error.h"
@@ -25,6 +26,9 @@ constexpr int64_t kDefaultContext = 32768;
 constexpr double kPromptShare = 0.45;
 // Tokens of prompts in a step, at least: a prompt always comes forward.
 constexpr int64_t kSmallestSlice = 16;
+// Logits of a large vocabulary are the largest thing in sight: so many bytes of them for prompts in
+// a step.
+constexpr int64_t kPromptLogitBytes = int64_t{64} << 20;
 // After so many steps with prompts in them the time of answers alone is measured again.
 constexpr int64_t kStepsPerProbe = 64;
 
@@ -115,12 +119,17 @@ struct Scheduler::Job {
   int64_t must_know = 0;  // tokens that only what was read before can give: pictures of a file
   int64_t longest = 0;    // tokens of prompt and answer together, at most
   std::vector<Answer> answers;
-  int64_t unfinished = 0;  // answers
+  int64_t unfinished = 0;                       // answers
+  std::vector<ChoiceLogprobs> prompt_logprobs;  // so far
   bool cancelled = false;
   bool forked = false;        // every answer has a sequence
   std::exception_ptr broken;  // what its listener threw in the midst of a pass
 
   int64_t prompt() const { return static_cast<int64_t>(request.prompt.tokens.size()); }
+  bool embeds() const { return request.kind == RequestKind::kEmbedding; }
+  bool scores() const { return request.options.prompt_logprobs.has_value(); }
+  // Whether every token of the prompt is wanted to the last layer, and so must be read.
+  bool wants_all() const { return embeds() || scores(); }
   // Why it should end now, if it should.
   std::optional<FinishReason> ending() const {
     if (cancelled || (events.cancel != nullptr && events.cancel->load(std::memory_order_relaxed))) {
@@ -151,6 +160,7 @@ struct Scheduler::Sequence {
   Detokenizer detokenizer;
   StopFinder stops;
   Answer answer;
+  std::vector<double> states;  // [D], their sum over the positions so far, for an embedding
   Clock::time_point started = Clock::now();
 
   Sequence(std::shared_ptr<Job> j, int64_t sample, uint64_t user, KvCache cache,
@@ -265,7 +275,23 @@ int64_t Scheduler::pages_for(int64_t length, int64_t shared) const {
 }
 
 std::shared_ptr<Scheduler::Job> Scheduler::prepare(Request request, Events events) const {
+  if (request.kind == RequestKind::kEmbedding) {
+    request.options = {.max_tokens = 0};
+    request.samples = 1;
+  }
   validate(request.options.sampling);
+  for (const auto& [token, bias] : request.options.sampling.logit_bias) {
+    if (token >= model_.config().vocab) {
+      throw_error(ErrorKind::kUsage, "logit_bias: expected tokens of 0 to {}, got {}",
+                  model_.config().vocab - 1, token);
+    }
+  }
+  for (const auto& top : {request.options.logprobs, request.options.prompt_logprobs}) {
+    if (top && (*top < 0 || *top > kMostTopLogprobs)) {
+      throw_error(ErrorKind::kUsage, "top_logprobs: expected 0 to {}, got {}", kMostTopLogprobs,
+                  *top);
+    }
+  }
   if (request.samples < 1) {
     throw_error(ErrorKind::kUsage, "samples: expected at least 1, got {}", request.samples);
   }
@@ -327,7 +353,9 @@ bool Scheduler::admit(Job& job) {
   next_user_ += static_cast<uint64_t>(samples);
   // The last token is computed anew, for its logits.
   const PrefixTree::Match known =
-      tree_.match(job.request.salt, {job.request.prompt.tokens, job.pictures}, prompt - 1);
+      job.wants_all()
+          ? PrefixTree::Match{}
+          : tree_.match(job.request.salt, {job.request.prompt.tokens, job.pictures}, prompt - 1);
   if (known.length < job.must_know) {
     throw Error(ErrorKind::kNotFound,
                 fmt::format("prompt: expected {} known tokens with their pictures, found {}",
@@ -400,7 +428,7 @@ void Scheduler::end(const std::shared_ptr<Job>& job, FinishReason reason) {
 
 // Chunks that are known from elsewhere, and stand alone, are taken over.
 void Scheduler::skip_known_chunks(Sequence& s) {
-  if (!reuse_chunks_) return;
+  if (!reuse_chunks_ || s.job->wants_all()) return;
   const int64_t live = layout_.chunk_begin(s.job->prompt() - 1);
   while (s.cache.length() % layout_.chunk == 0 && s.cache.length() < live &&
          s.kept == s.cache.length()) {
@@ -460,17 +488,20 @@ bool Scheduler::step() {
   std::vector<Sequence*> batch;
   std::vector<SequenceSlice> slices;
   int64_t prompt_tokens = 0, rows = 0;
+  int64_t scored = std::max<int64_t>(kPromptLogitBytes / (model_.config().vocab * 4), 1);
+  int64_t states = 0;
   for (const auto& owned : running_) {
     Sequence& s = *owned;
     SequenceSlice slice{&s.cache, {}, 1};
     slice.visits = &s.answer.visits;
     if (s.reading()) {
-      if (budget == 0) continue;
+      if (budget == 0 || (s.job->scores() && scored == 0)) continue;
       s.cache.leave_shared_ring();
       skip_known_chunks(s);
       const int64_t first = s.cache.length(), prompt = s.job->prompt();
       int64_t n = std::min(budget, prompt - first);
-      slice.live = prompt - 1;
+      if (s.job->scores()) n = std::min(n, scored);
+      slice.live = s.job->wants_all() ? 0 : prompt - 1;
       // Where a ring's pages are shared, or will be, its chunk is left before the next begins: so
       // no more pages are taken than were promised.
       if (layout_.chunk > 0) {
@@ -478,13 +509,23 @@ bool Scheduler::step() {
         if (s.cache.ring_shared() || border > slice.live) n = std::min(n, border - first);
         // And so that a chunk that is known from elsewhere is taken over and not read.
         const int64_t live = layout_.chunk_begin(slice.live);
-        for (int64_t at = border; reuse_chunks_ && at < std::min(first + n, live);
+        for (int64_t at = border;
+             reuse_chunks_ && !s.job->wants_all() && at < std::min(first + n, live);
              at += layout_.chunk) {
           if (tree_.knows_chunk(s.job->request.salt, s.view(), at)) n = at - first;
         }
       }
       slice.tokens = std::span(s.text).subspan(static_cast<size_t>(first), static_cast<size_t>(n));
       slice.logits = first + n == prompt ? 1 : 0;
+      if (s.job->scores()) {
+        slice.logits = n;
+        scored -= n;
+      }
+      if (s.job->embeds()) {
+        slice.logits = 0;
+        slice.states.rows = n;
+        states += n;
+      }
       if (!s.job->embeddings.empty()) {
         slice.embeddings = std::span(s.job->embeddings)
                                .subspan(static_cast<size_t>(first), static_cast<size_t>(n));
@@ -503,6 +544,13 @@ bool Scheduler::step() {
   // Nobody but prompts that wait for the time of answers alone: there are answers then.
   DROVER_CHECK(!batch.empty());
 
+  const int64_t hidden = model_.config().hidden;
+  states_.reserve_discarding(states * hidden);
+  float* at = states_.data();
+  for (SequenceSlice& slice : slices) {
+    slice.states = {at, slice.states.rows, hidden, hidden};
+    at += slice.states.rows * hidden;
+  }
   run_batch(batch, slices, rows, answers, prompt_tokens);
   return true;
 }
@@ -557,34 +605,69 @@ void Scheduler::run_batch(std::span<Sequence* const> batch, std::span<const Sequ
                                    [&](const auto& s) { return s.get() == batch[i]; });
     if (!there) continue;
     const auto job = batch[i]->job;
-    job->broken ? fail(*job, job->broken) : advance(*batch[i], logits);
+    job->broken ? fail(*job, job->broken) : advance(*batch[i], slices[i].states, logits);
   }
 }
 
 // After a pass: what was read is kept for others, and who has read all draws a token.
-void Scheduler::advance(Sequence& s, std::span<float> logits) {
+void Scheduler::advance(Sequence& s, ConstMatrixView states, std::span<const float> logits) {
   const std::shared_ptr<Job> job = s.job;
   try {
     keep(s, /*finished=*/false);
     if (s.answer.tokens.empty() && job->events.prompt) {
       job->events.prompt(s.cache.length(), job->prompt());
     }
-    if (logits.empty()) return;
+    if (job->scores() && !job->forked) score_prompt(s, logits);
+    add_states(s, states);
+    if (s.reading()) return;
     if (s.answer.tokens.empty()) {
       s.answer.prompt_seconds = seconds_since(s.started);
       s.started = Clock::now();
     }
+    if (job->embeds()) return finish(s, FinishReason::kStop);
+    const auto last = logits.last(static_cast<size_t>(model_.config().vocab));
     std::vector<Sequence*> drawing{&s};
     if (!job->forked) fork(s, drawing);
-    // Penalties change logits: every answer gets its own.
-    std::vector<float> own;
-    for (Sequence* sequence : drawing) {
-      own.assign(logits.begin(), logits.end());
-      draw(*sequence, own);
-    }
+    for (Sequence* sequence : drawing) draw(*sequence, last);
   } catch (...) {
     fail(*job, std::current_exception());
   }
+}
+
+// What the logits of the tokens that were just read say about those after them.
+void Scheduler::score_prompt(Sequence& s, std::span<const float> logits) {
+  Job& job = *s.job;
+  const int64_t vocab = model_.config().vocab, prompt = job.prompt();
+  const int64_t rows = static_cast<int64_t>(logits.size()) / vocab;
+  const int64_t first = s.cache.length() - rows + 1;  // the token that row 0 is about
+  const int64_t count = std::min(rows, prompt - first);
+  std::vector<ChoiceLogprobs>& out = job.prompt_logprobs;
+  DROVER_CHECK(static_cast<int64_t>(out.size()) == first - 1);
+  out.resize(static_cast<size_t>(first - 1 + count));
+  context_.threads.run(count, [&](int64_t row, int) {
+    out[static_cast<size_t>(first - 1 + row)] =
+        logprobs_of(logits.subspan(static_cast<size_t>(row * vocab), static_cast<size_t>(vocab)),
+                    s.text[static_cast<size_t>(first + row)], *job.request.options.prompt_logprobs);
+  });
+  if (s.reading()) return;
+  s.answer.prompt_logprobs =
+      std::make_shared<const std::vector<ChoiceLogprobs>>(std::move(job.prompt_logprobs));
+  if (job.events.prompt_logprobs) job.events.prompt_logprobs(*s.answer.prompt_logprobs);
+}
+
+// Position after position; the last one makes the mean, and its length 1.
+void Scheduler::add_states(Sequence& s, ConstMatrixView states) {
+  if (states.rows == 0) return;
+  s.states.resize(static_cast<size_t>(states.cols));
+  for (int64_t t = 0; t < states.rows; ++t) {
+    for (int64_t i = 0; i < states.cols; ++i) s.states[i] += states.row(t)[i];
+  }
+  if (s.reading()) return;
+  // The length of the sum is the mean's but for a factor, which goes out again.
+  double square = 0;
+  for (const double sum : s.states) square += sum * sum;
+  const double scale = square > 0 ? 1 / std::sqrt(square) : 0;
+  for (const double sum : s.states) s.answer.embedding.push_back(static_cast<float>(sum * scale));
 }
 
 // Gives every further answer to a prompt that was read a sequence of its own, which shares all
@@ -611,18 +694,27 @@ void Scheduler::fork(Sequence& first, std::vector<Sequence*>& out) {
   }
 }
 
-void Scheduler::draw(Sequence& s, std::span<float> logits) {
+void Scheduler::draw(Sequence& s, std::span<const float> logits) {
   const Job& job = *s.job;
   const GenerateOptions& options = job.request.options;
   if (options.max_tokens == 0) return finish(s, FinishReason::kLength);
-  const Token token = s.sampler.sample(logits, s.text, static_cast<int64_t>(s.answer.tokens.size()),
+  own_.assign(logits.begin(), logits.end());
+  const Token token = s.sampler.sample(own_, s.text, static_cast<int64_t>(s.answer.tokens.size()),
                                        s.cache.length());
-  if (std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
-      options.stop_tokens.end()) {
-    return finish(s, FinishReason::kStop);
-  }
-  s.answer.tokens.push_back(token);
+  if (options.logprobs) s.answer.logprobs.push_back(logprobs_of(logits, token, *options.logprobs));
   const Tokenizer& tokenizer = model_.tokenizer();
+  const bool stop = std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
+                    options.stop_tokens.end();
+  stop ? void(s.answer.stop_token = token) : s.answer.tokens.push_back(token);
+  if (job.events.token) {
+    job.events.token({.sample = s.sample,
+                      .token = token,
+                      .bytes = tokenizer.token_bytes(token),
+                      .control = tokenizer.is_control(token),
+                      .stop = stop,
+                      .logprobs = options.logprobs ? &s.answer.logprobs.back() : nullptr});
+  }
+  if (stop) return finish(s, FinishReason::kStop);
   std::string piece = s.detokenizer.push(token);
   if (options.show_special && tokenizer.is_control(token)) piece += tokenizer.token_bytes(token);
   say(s, s.stops.push(piece));
@@ -643,6 +735,7 @@ void Scheduler::say(Sequence& s, const std::string& piece) {
 
 // Puts what the cache holds into the tree, as far as pages are full, or all of it.
 void Scheduler::keep(Sequence& s, bool finished) {
+  if (s.job->embeds()) return;
   const int64_t end = s.cache.length();
   const int64_t live = layout_.chunk_begin(s.job->prompt() - 1);
   while (s.kept + kPageTokens <= end || (finished && s.kept < end)) {
@@ -720,8 +813,7 @@ void Scheduler::score(const Prompt& prompt, const EachLogits& each, const Progre
   }
   KvCache cache(layout_, context_tokens_, pool_);
   const int64_t vocab = model_.config().vocab;
-  // Logits of a large vocabulary are the largest thing in sight; 64 MB of them at a time.
-  const int64_t rows = std::clamp<int64_t>((int64_t{64} << 20) / (vocab * 4), 1, options_.batch);
+  const int64_t rows = std::clamp<int64_t>(kPromptLogitBytes / (vocab * 4), 1, options_.batch);
   AlignedArray<float> logits(static_cast<size_t>(rows * vocab));
   for (int64_t first = 0; first < static_cast<int64_t>(tokens.size()); first += rows) {
     const int64_t n = std::min<int64_t>(rows, tokens.size() - first);

@@ -18,6 +18,7 @@
 #include <span>
 #include <vector>
 
+#include "base/aligned.h"
 #include "cache/context_file.h"
 #include "cache/prefix_tree.h"
 #include "engine/request.h"
@@ -126,9 +127,11 @@ class Scheduler {
   void take_room(std::span<const SequenceSlice> slices);
   void run_batch(std::span<Sequence* const> batch, std::span<const SequenceSlice> slices,
                  int64_t rows, int64_t answers, int64_t prompt_tokens);
-  void advance(Sequence& sequence, std::span<float> logits);
+  void advance(Sequence& sequence, ConstMatrixView states, std::span<const float> logits);
+  void score_prompt(Sequence& sequence, std::span<const float> logits);
+  void add_states(Sequence& sequence, ConstMatrixView states);
   void fork(Sequence& first, std::vector<Sequence*>& out);
-  void draw(Sequence& sequence, std::span<float> logits);
+  void draw(Sequence& sequence, std::span<const float> logits);
   void say(Sequence& sequence, const std::string& piece);
   void keep(Sequence& sequence, bool finished);
   void finish(Sequence& sequence, FinishReason reason);
@@ -150,6 +153,8 @@ class Scheduler {
   std::list<std::shared_ptr<Job>> waiting_;       // in order of their turn
   std::list<std::unique_ptr<Sequence>> running_;  // in order of their turn
   std::vector<float> logits_;
+  std::vector<float> own_;      // an answer's copy of its logits, which bias and penalties change
+  AlignedArray<float> states_;  // of prompts that are embedded
   // Seconds of a step of answers alone, and of one more token of a prompt.
   double answers_seconds_ = 0;
   double token_seconds_ = 0;

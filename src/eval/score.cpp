@@ -5,17 +5,10 @@
 
 #include "base/error.h"
 #include "base/file_writer.h"
+#include "engine/logprobs.h"
 
 namespace drover {
 namespace {
-
-// -ln softmax(logits)[token]
-double negative_log_probability(const float* logits, int64_t vocab, Token token) {
-  const double max = *std::max_element(logits, logits + vocab);
-  double sum = 0;
-  for (int64_t i = 0; i < vocab; ++i) sum += std::exp(logits[i] - max);
-  return max + std::log(sum) - logits[token];
-}
 
 // The header of a version 1.0 .npy file: magic, version, length, then a Python dictionary padded
 // with spaces to a multiple of 64 bytes.
@@ -62,7 +55,8 @@ TextScore score_text(Engine& engine, const Tokenizer& tokenizer, const Prompt& t
             if (next == window.tokens.size()) break;
             const Token token = window.tokens[next];
             if (!text.pictures.empty() && tokenizer.is_control(token)) continue;
-            score.nll += negative_log_probability(logits.row(t), logits.cols, token);
+            const std::span row(logits.row(t), static_cast<size_t>(logits.cols));
+            score.nll += log_sum_exp(row) - row[token];
             ++score.tokens;
           }
         },

@@ -82,7 +82,8 @@ void Decoder::plan(std::span<const SequenceSlice> slices) {
       }
     }
     const int64_t count = static_cast<int64_t>(slice.tokens.size());
-    DROVER_CHECK(slice.logits >= 0 && slice.logits <= count);
+    DROVER_CHECK(slice.logits >= 0 && slice.wanted() <= count);
+    DROVER_CHECK(slice.states.rows == 0 || slice.states.cols == config_.hidden);
     DROVER_CHECK(slice.embeddings.empty() || slice.embeddings.size() == slice.tokens.size());
     slice.cache->reserve(count);
     kept_.push_back(count);
@@ -150,7 +151,7 @@ int64_t Decoder::live_from(const SequenceSlice& slice) const {
 int64_t Decoder::needed_in_tail(const SequenceSlice& slice) const {
   const int64_t count = static_cast<int64_t>(slice.tokens.size());
   const int64_t end = slice.cache->length() + count;
-  return std::max(slice.logits, std::clamp<int64_t>(end - live_from(slice), 0, count));
+  return std::max(slice.wanted(), std::clamp<int64_t>(end - live_from(slice), 0, count));
 }
 
 // How many of a slice's last tokens are needed once this layer has their keys and values.
@@ -158,7 +159,7 @@ int64_t Decoder::needed_after_keys(const SequenceSlice& slice, int64_t layer) co
   if (!shortcuts_.dead_prefill || layer + 1 < tail_) {
     return static_cast<int64_t>(slice.tokens.size());
   }
-  return layer + 1 == config_.layer_count() ? slice.logits : needed_in_tail(slice);
+  return layer + 1 == config_.layer_count() ? slice.wanted() : needed_in_tail(slice);
 }
 
 // Drops the rows of tokens that are not needed any more: of slice s all but its last needed[s].
@@ -433,11 +434,16 @@ void Decoder::route(const LayerWeights& w) {
   });
 }
 
-// logits = output(norm(h)) for the last tokens of each slice that ask for them.
+// logits = output(norm(h)), and states = norm(h), for the last tokens of each slice that ask for
+// them.
 void Decoder::read_out(std::span<const SequenceSlice> slices, MatrixView logits) {
   int64_t wanted = 0, end = 0;
   for (size_t s = 0; s < slices.size(); ++s) {
     end += kept_[s];
+    if (const MatrixView states = slices[s].states; states.rows > 0) {
+      rms_norm(context_, states, rows_of(h_, end - states.rows, states.rows, config_.hidden),
+               weights_.output_norm, config_.norm_eps);
+    }
     for (int64_t row = end - slices[s].logits; row < end; ++row) {
       std::copy_n(h_.data() + row * config_.hidden, config_.hidden,
                   out_.data() + wanted++ * config_.hidden);

@@ -8,6 +8,7 @@
 // threads. They are the same bits.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -39,6 +40,12 @@ struct SequenceSlice {
   std::span<const float* const> embeddings = {};
   // With a choice of pages, what was visited of global layers is added here; may be null.
   PageVisits* visits = nullptr;
+  // [n, D], the last hidden states of the last n tokens are written here, after the final norm;
+  // none are wanted if it has no rows.
+  MatrixView states = {};
+
+  // How many of the last tokens are wanted to the end of the last layer.
+  int64_t wanted() const { return std::max(logits, states.rows); }
 };
 
 // Exact ways to compute less. Each can be switched off, to compare.

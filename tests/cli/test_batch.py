@@ -60,18 +60,43 @@ class Batch(CliTest):
                 request("good"),
                 request("tools", tools=[{"type": "function"}]),
                 request("long", "the ship " * 2000),
-                request("elsewhere", url="/v1/embeddings"),
+                request("elsewhere", url="/v1/audio/speech"),
+                request("stream", stream=True),
                 request("hot", temperature=-1),
             ]
         )
         report = self.good("batch", self.scout, source, out, "--json").json
-        self.assertEqual((report["answered"], report["failed"]), (5, 4))
+        self.assertEqual((report["answered"], report["failed"]), (6, 5))
         answers = self.answers(out)
         self.assertEqual(answers["good"]["status_code"], 200)
-        for name, param in (("tools", "tools"), ("elsewhere", "url"), ("hot", "temperature")):
+        named = {"tools": "tools", "elsewhere": "url", "hot": "temperature", "stream": "stream"}
+        for name, param in named.items():
             self.assertEqual(answers[name]["status_code"], 400)
             self.assertEqual(answers[name]["body"]["error"]["param"], param)
         self.assertEqual(answers["long"]["body"]["error"]["code"], "context_length_exceeded")
+
+    def test_embeddings_logprobs_and_several_prompts(self):
+        embed = request("embed", url="/v1/embeddings", input=["the ship", "at noon"])
+        source, out = self.files(
+            [
+                embed,
+                request("echo", ["the ship", "at noon"], echo=True, logprobs=1, max_tokens=0),
+                request("ban", logit_bias={str(i): -100 for i in range(64) if i != 6}),
+            ]
+        )
+        report = self.good("batch", self.scout, source, out, "--json").json
+        self.assertEqual((report["answered"], report["failed"]), (3, 0))
+        answers = {name: answer["body"] for name, answer in self.answers(out).items()}
+        for i, one in enumerate(answers["embed"]["data"]):
+            self.assertEqual(one["index"], i)
+            self.assertAlmostEqual(sum(x * x for x in one["embedding"]), 1, places=5)
+        self.assertEqual([c["text"] for c in answers["echo"]["choices"]], ["the ship", "at noon"])
+        for choice in answers["echo"]["choices"]:
+            lists = choice["logprobs"]
+            self.assertEqual("".join(lists["tokens"]), choice["text"])
+            self.assertIsNone(lists["token_logprobs"][0])
+            self.assertLess(sum(lists["token_logprobs"][1:]), 0)
+        self.assertEqual(answers["ban"]["choices"][0]["text"], "a" * 8)
 
     def test_a_killed_run_goes_on_and_nothing_is_answered_twice(self):
         requests = [request(f"r{i}", f"the ship {i}", seed=i, max_tokens=60) for i in range(60)]

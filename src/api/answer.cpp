@@ -1,0 +1,88 @@
+#include "api/answer.h"
+
+#include "api/embeddings.h"
+#include "text/utf8.h"
+
+namespace drover {
+namespace {
+
+namespace json = boost::json;
+
+json::value logprobs_json(const ApiRequest& request, const Request& asked, const Answer& answer,
+                          const Tokenizer& tokenizer) {
+  if (!asked.options.logprobs) return nullptr;
+  const std::span<const ChoiceLogprobs> said = answer.logprobs;
+  if (request.kind == ApiKind::kChat) {
+    return chat_logprobs(tokenizer, said.first(answer.tokens.size()));
+  }
+  CompletionLogprobs out(tokenizer, asked.options.show_special);
+  if (request.echo && answer.prompt_logprobs) add_prompt(asked, *answer.prompt_logprobs, out);
+  for (const ChoiceLogprobs& token : said) out.add(token);
+  return out.take();
+}
+
+}  // namespace
+
+std::string_view api_finish(FinishReason reason) {
+  return reason == FinishReason::kStop ? "stop" : "length";
+}
+
+std::string echo_of(const Request& request, const Tokenizer& tokenizer) {
+  return as_utf8(tokenizer.decode(request.prompt.tokens, request.options.show_special));
+}
+
+void add_prompt(const Request& request, std::span<const ChoiceLogprobs> logprobs,
+                CompletionLogprobs& out) {
+  out.add_first(request.prompt.tokens.front());
+  for (const ChoiceLogprobs& token : logprobs) out.add(token);
+  out.end_prompt();
+}
+
+void ApiUsage::add(std::span<const Answer> answers) {
+  if (answers.empty()) return;
+  prompt += answers[0].prompt_tokens;
+  cached += answers[0].cached_tokens;
+  for (const Answer& answer : answers) completion += static_cast<int64_t>(answer.tokens.size());
+}
+
+boost::json::object ApiUsage::json() const {
+  return {{"prompt_tokens", prompt},
+          {"completion_tokens", completion},
+          {"total_tokens", prompt + completion},
+          {"prompt_tokens_details", boost::json::object{{"cached_tokens", cached}}}};
+}
+
+json::object api_answer(const ApiRequest& request, std::span<const std::vector<Answer>> answers,
+                        const Tokenizer& tokenizer, const ApiName& name) {
+  if (request.kind == ApiKind::kEmbedding) return embedding_answer(request, answers, name.model);
+  const bool chat = request.kind == ApiKind::kChat;
+  json::array choices;
+  ApiUsage usage;
+  for (size_t prompt = 0; prompt < answers.size(); ++prompt) {
+    const Request& asked = request.requests[prompt];
+    const std::string echo = request.echo ? echo_of(asked, tokenizer) : "";
+    for (const Answer& answer : answers[prompt]) {
+      // Whole characters already, but for the names of odd control tokens.
+      const std::string text = echo + as_utf8(answer.text);
+      json::object choice{{"index", choices.size()}};
+      if (chat) {
+        choice["message"] =
+            json::object{{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
+      } else {
+        choice["text"] = text;
+      }
+      choice["logprobs"] = logprobs_json(request, asked, answer, tokenizer);
+      choice["finish_reason"] = api_finish(answer.finish);
+      choices.push_back(std::move(choice));
+    }
+    usage.add(answers[prompt]);
+  }
+  return {{"id", name.id},
+          {"object", chat ? "chat.completion" : "text_completion"},
+          {"created", name.created},
+          {"model", name.model},
+          {"choices", std::move(choices)},
+          {"usage", usage.json()}};
+}
+
+}  // namespace drover

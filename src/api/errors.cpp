@@ -1,0 +1,148 @@
+#include "api/errors.h"
+
+#include "text/utf8.h"
+
+namespace drover {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::string_view kInvalid = "invalid_request_error";
+
+// The field that a message names: the words before its colons, as long as they are words. "body" is
+// the whole request; JsonFields says "key NAME" and "missing key NAME".
+std::optional<std::string> field_of(std::string_view message) {
+  std::string out;
+  for (;;) {
+    const size_t colon = message.find(": ");
+    std::string_view word = message.substr(0, colon);
+    bool last = colon == std::string_view::npos;
+    if (word.starts_with("missing key ")) {
+      word.remove_prefix(12);
+    } else if (last) {
+      break;
+    } else if (word.starts_with("key ")) {
+      word.remove_prefix(4);
+      last = true;
+    }
+    if (word.empty() || word.find(' ') != std::string_view::npos) break;
+    if (word != "body") out += (out.empty() ? "" : ".") + std::string(word);
+    if (last) break;
+    message.remove_prefix(colon + 2);
+  }
+  return out.empty() ? std::nullopt : std::optional(out);
+}
+
+json::value or_null(const std::optional<std::string>& text) {
+  return text ? json::value(*text) : json::value(nullptr);
+}
+
+// What a prompt is called in requests of this kind.
+std::string_view prompt_field(ApiKind kind) {
+  switch (kind) {
+    case ApiKind::kChat:
+      return "messages";
+    case ApiKind::kCompletion:
+      return "prompt";
+    case ApiKind::kEmbedding:
+      return "input";
+  }
+  return "prompt";
+}
+
+}  // namespace
+
+json::object ApiError::body() const {
+  return {{"error", json::object{{"message", as_utf8(message)},
+                                 {"type", type},
+                                 {"param", or_null(param)},
+                                 {"code", or_null(code)}}}};
+}
+
+ApiError api_error(const Error& error, ApiKind kind) {
+  ApiError out{.status = 400,
+               .message = error.hint().empty()
+                              ? error.message()
+                              : fmt::format("{} ({})", error.message(), error.hint()),
+               .type = std::string(kInvalid),
+               .param = field_of(error.message()),
+               .code = std::nullopt};
+  if (out.param == "prompt") out.param = prompt_field(kind);
+  if (out.param == "samples") out.param = "n";
+  switch (error.kind()) {
+    case ErrorKind::kUsage:
+      out.code = "invalid_value";
+      break;
+    case ErrorKind::kUnsupported:
+      out.code = out.param ? "unsupported_parameter" : "unsupported_value";
+      break;
+    case ErrorKind::kBadData:  // of a picture, or a token
+      out.code = "invalid_value";
+      break;
+    case ErrorKind::kLimit:
+      out.code = error.message().starts_with("prompt: expected at most the context")
+                     ? "context_length_exceeded"
+                     : "limit_exceeded";
+      break;
+    case ErrorKind::kNotFound:
+      out.status = 404;
+      out.code = "not_found";
+      break;
+    case ErrorKind::kPermission:
+      out.status = 403;
+      out.type = "permission_error";
+      break;
+    case ErrorKind::kCancelled:
+      out.status = 503;
+      out.type = "server_error";
+      break;
+    case ErrorKind::kIo:
+    case ErrorKind::kCannotWrite:
+    case ErrorKind::kInternal:
+      out.status = 500;
+      out.type = "server_error";
+      break;
+  }
+  if (out.type != kInvalid) out.param.reset();
+  return out;
+}
+
+ApiError api_refusal(Refusal refusal, std::string message) {
+  const auto make = [&](int status, std::string_view type, const char* code) {
+    return ApiError{.status = status,
+                    .message = std::move(message),
+                    .type = std::string(type),
+                    .param = std::nullopt,
+                    .code = code == nullptr ? std::nullopt : std::optional<std::string>(code)};
+  };
+  switch (refusal) {
+    case Refusal::kWrongKey:
+      return make(401, kInvalid, "invalid_api_key");
+    case Refusal::kForbidden:
+      return make(403, "permission_error", nullptr);
+    case Refusal::kNoModel: {
+      ApiError out = make(404, kInvalid, "model_not_found");
+      out.param = "model";
+      return out;
+    }
+    case Refusal::kNoPath:
+      return make(404, kInvalid, "unknown_url");
+    case Refusal::kWrongMethod:
+      return make(405, kInvalid, "method_not_supported");
+    case Refusal::kTooSlow:
+      return make(408, kInvalid, "request_timeout");
+    case Refusal::kTooLarge:
+      return make(413, kInvalid, "request_too_large");
+    case Refusal::kNotJson:
+      return make(415, kInvalid, "unsupported_media_type");
+    case Refusal::kTooMany:
+      return make(429, "requests", "rate_limit_exceeded");
+    case Refusal::kOverloaded:
+      return make(429, "server_error", "engine_overloaded");
+    case Refusal::kNotReady:
+      return make(503, "server_error", "not_ready");
+  }
+  return make(500, "server_error", nullptr);
+}
+
+}  // namespace drover

@@ -1,0 +1,44 @@
+// The requests of the OpenAI API as JSON, apart from any network: POST /v1/chat/completions,
+// /v1/completions and /v1/embeddings become requests to the engine.
+//
+// What a field means is done; what means nothing here and harms nobody is ignored; what would
+// change the answer and cannot be done is refused by name. Pure functions, thread-safe.
+#pragma once
+
+#include <boost/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "engine/request.h"
+#include "image/tiles.h"
+#include "model/model.h"
+
+namespace drover {
+
+enum class ApiKind { kChat, kCompletion, kEmbedding };
+
+// By the path of its URL, with or without "/v1" and a slash at the end; kUsage for another.
+ApiKind api_kind(std::string_view url);
+
+// A request that was read.
+struct ApiRequest {
+  ApiKind kind = ApiKind::kChat;
+  std::string model;              // as it was asked for; may be empty
+  std::vector<Request> requests;  // to the engine, one for each prompt or input; a chat has one
+  // Of the first request, cut but not encoded: its prompt has only tokens.
+  std::vector<TiledImage> pictures = {};
+  bool seeded = false;         // a seed was named; otherwise it is 0
+  bool echo = false;           // of a completion: the prompt's text stands before the answer
+  bool stream = false;         // the answer is wanted as it comes
+  bool include_usage = false;  // and at its end what it took
+  bool base64 = false;         // of embeddings: the numbers as base64
+};
+
+// Throws kUsage for fields that are missing or wrong, kUnsupported for those that are refused and
+// for pictures where the model has no eyes, and what decode_image() throws.
+ApiRequest read_api_request(ApiKind kind, const boost::json::object& body, const Model& model,
+                            ChatFormat format);
+
+}  // namespace drover
