@@ -138,7 +138,7 @@ TEST_F(ServerTest, AnswersAChatWholeAndAsAStreamTheSame) {
                std::string(kChat) + R"(,"stream":true,"stream_options":{"include_usage":true}})"));
   ASSERT_EQ(stream.status, 200);
   EXPECT_TRUE(stream.whole);
-  EXPECT_EQ(stream.headers.at("content-type"), "text/event-stream");
+  EXPECT_TRUE(stream.headers.at("content-type").starts_with("text/event-stream"));
   const auto events = events_of(stream.body);
   ASSERT_GE(events.size(), 4u);
   EXPECT_EQ(events.back(), "[DONE]");
@@ -242,9 +242,9 @@ TEST_F(ServerTest, AFileOfKeysIsReadStrictly) {
   };
   for (const std::string_view text :
        {"", "# nobody\n", "anna\n", "anna a b\n", "anna sha256:12\n", "anna a\nben a\n"}) {
-    testing::expect_error([&] { load(text); }, ErrorKind::kBadData, "bad-keys");
+    testing::expect_error(ErrorKind::kBadData, "bad-keys", [&] { load(text); });
   }
-  testing::expect_error([&] { ApiKeys::load(*folder_ / "none"); }, ErrorKind::kNotFound, "none");
+  testing::expect_error(ErrorKind::kNotFound, "none", [&] { ApiKeys::load(*folder_ / "none"); });
 }
 
 TEST_F(ServerTest, BeyondTheQueueClientsAreToldToComeAgain) {
@@ -255,7 +255,7 @@ TEST_F(ServerTest, BeyondTheQueueClientsAreToldToComeAgain) {
   first.send(
       post("/v1/chat/completions",
            R"({"messages":[{"role":"user","content":"a"}],"max_tokens":100000,"stream":true,)"
-           R"("logit_bias":{"2":-100,"3":-100}})"));
+           R"("logit_bias":{"0":-100,"1":-100,"2":-100,"3":-100}})"));
   ASSERT_NE(first.read_until("\n\n").find("role"), std::string::npos);
   const RawAnswer second = ask(post("/v1/chat/completions", std::string(kChat) + "}"));
   EXPECT_EQ(second.status, 429);
@@ -273,7 +273,7 @@ TEST_F(ServerTest, ClientsThatLeaveFreeTheirPages) {
     RawClient one = client();
     one.send(post("/v1/completions",
                   fmt::format(R"({{"prompt":"{} the","max_tokens":100000,"stream":true,)"
-                              R"("logit_bias":{{"2":-100,"3":-100}}}})",
+                              R"("logit_bias":{{"0":-100,"1":-100,"2":-100,"3":-100}}}})",
                               i)));
     if (i % 2 == 0) one.read_until("\n\n");
     i % 3 == 0 ? one.reset() : one.close();
@@ -287,7 +287,7 @@ TEST_F(ServerTest, WhatIsCutShortEndsWithAnErrorInTheStream) {
   start();
   RawClient one = client();
   one.send(post("/v1/completions", R"({"prompt":"the","max_tokens":100000,"stream":true,)"
-                                   R"("logit_bias":{"2":-100,"3":-100}})"));
+                                   R"("logit_bias":{"0":-100,"1":-100,"2":-100,"3":-100}})"));
   ASSERT_FALSE(one.read_until("\n\n").empty());
   EXPECT_FALSE(server_->drain(std::chrono::milliseconds(100)));
   const std::string rest = one.read_all();
@@ -300,7 +300,7 @@ TEST_F(ServerTest, ARequestInHandEndsBeforeTheServerDoes) {
   start();
   RawClient one = client();
   one.send(post("/v1/completions", R"({"prompt":"the","max_tokens":200,"stream":true,)"
-                                   R"("logit_bias":{"2":-100,"3":-100}})"));
+                                   R"("logit_bias":{"0":-100,"1":-100,"2":-100,"3":-100}})"));
   ASSERT_FALSE(one.read_until("\n\n").empty());
   EXPECT_TRUE(server_->drain(std::chrono::seconds(30)));
   EXPECT_NE(one.read_all().find("[DONE]"), std::string::npos);
@@ -310,8 +310,9 @@ TEST_F(ServerTest, ARequestThatTakesTooLongSaysSo) {
   ServiceOptions hasty = service();
   hasty.request_time = std::chrono::milliseconds(50);
   start(options(), hasty);
-  const RawAnswer answer = ask(post("/v1/completions", R"({"prompt":"the","max_tokens":100000,)"
-                                                       R"("logit_bias":{"2":-100,"3":-100}})"));
+  const RawAnswer answer =
+      ask(post("/v1/completions", R"({"prompt":"the","max_tokens":100000,)"
+                                  R"("logit_bias":{"0":-100,"1":-100,"2":-100,"3":-100}})"));
   EXPECT_EQ(answer.status, 408);
 }
 

@@ -26,7 +26,7 @@ from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 from llama_index.llms.openai_like import OpenAILike
 
 SMOLLM2 = pathlib.Path(".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "What is 2+2?"}]
 drover = ""
 
 
@@ -76,7 +76,7 @@ class OpenAITest(ClientsTest):
         answer = self.client().chat.completions.create(
             model="smol", messages=QUESTION, temperature=0, max_tokens=20
         )
-        self.assertIn("Paris", answer.choices[0].message.content)
+        self.assertIn("4", answer.choices[0].message.content)
         self.assertEqual(answer.choices[0].message.role, "assistant")
         self.assertEqual(answer.choices[0].finish_reason, "stop")
         self.assertEqual(answer.model, "smol")
@@ -212,7 +212,7 @@ class OpenAITest(ClientsTest):
         again = self.client(timeout=30).chat.completions.create(
             model="smol", messages=QUESTION, temperature=0, max_tokens=20
         )
-        self.assertIn("Paris", again.choices[0].message.content)
+        self.assertIn("4", again.choices[0].message.content)
 
 
 class LangChainTest(ClientsTest):
@@ -223,10 +223,10 @@ class LangChainTest(ClientsTest):
 
     def test_a_chat_and_its_stream(self):
         model = self.model(max_tokens=24)
-        whole = model.invoke("What is the capital of France?")
-        self.assertIn("Paris", whole.content)
+        whole = model.invoke("What is 2+2?")
+        self.assertIn("4", whole.content)
         self.assertGreater(whole.usage_metadata["output_tokens"], 0)
-        pieces = [p.content for p in model.stream("What is the capital of France?")]
+        pieces = [p.content for p in model.stream("What is 2+2?")]
         self.assertEqual("".join(pieces), whole.content)
         self.assertGreater(len(pieces), 3)
 
@@ -256,12 +256,12 @@ class LlamaIndexTest(ClientsTest):
                 temperature=0,
                 max_retries=0,
             )
-            whole = model.complete("The capital of France is")
-            self.assertIn("Paris", whole.text)
-            pieces = list(model.stream_complete("The capital of France is"))
+            whole = model.complete("Once upon a time")
+            self.assertGreater(len(whole.text), 10)
+            pieces = list(model.stream_complete("Once upon a time"))
             self.assertEqual(pieces[-1].text, whole.text)
-        answer = model.chat([ChatMessage(role="user", content="What is the capital of France?")])
-        self.assertIn("Paris", answer.message.content)
+        answer = model.chat([ChatMessage(role="user", content="What is 2+2?")])
+        self.assertIn("4", answer.message.content)
 
     def test_embeddings(self):
         model = OpenAILikeEmbedding(model_name="smol", api_base=self.base, api_key="none")
