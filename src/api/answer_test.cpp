@@ -397,6 +397,7 @@ TEST_F(ApiAnswerTest, RefusedRequestsNameTheirField) {
   for (const auto& [body, field] : chats) EXPECT_EQ(param(ApiKind::kChat, body), field) << body;
   EXPECT_EQ(param(ApiKind::kCompletion, "{}"), "prompt");
   EXPECT_EQ(param(ApiKind::kCompletion, R"({"prompt":"a","suffix":"b"})"), "suffix");
+  EXPECT_EQ(param(ApiKind::kCompletion, R"({"prompt":"a","tools":[1]})"), "tools");
   EXPECT_EQ(param(ApiKind::kEmbedding, R"({"input":[99]})"), "input");
   EXPECT_EQ(param(ApiKind::kEmbedding, R"({"input":"a","dimensions":5})"), "dimensions");
 }

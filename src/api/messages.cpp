@@ -11,16 +11,6 @@ namespace {
 
 namespace json = boost::json;
 
-// Tools stand in the text that the model is shown, and change how its answer is read.
-void refuse_tools(const JsonFields& body) {
-  for (const char* field : {"tools", "functions", "function_call", "tool_choice"}) {
-    const json::value* value = body.find(field);
-    if (value != nullptr && !asks_nothing(*value) && *value != "none" && *value != "auto") {
-      refuse_field(field);
-    }
-  }
-}
-
 // A message's picture, cut; what stands in its place in the text.
 PictureTokens read_picture(const JsonFields& part, const Model& model,
                            std::vector<TiledImage>& pictures) {
@@ -75,6 +65,15 @@ Message read_message(const JsonFields& message, const Model& model,
 }
 
 }  // namespace
+
+void refuse_tools(const JsonFields& body) {
+  for (const char* field : {"tools", "functions", "function_call", "tool_choice"}) {
+    const json::value* value = body.find(field);
+    if (value != nullptr && !asks_nothing(*value) && *value != "none" && *value != "auto") {
+      refuse_field(field);
+    }
+  }
+}
 
 std::vector<Token> read_messages(const JsonFields& body, const Model& model, ChatFormat format,
                                  bool add_generation_prompt, std::vector<TiledImage>& pictures) {

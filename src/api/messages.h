@@ -10,6 +10,10 @@
 
 namespace drover {
 
+// kUnsupported for fields that ask for tools: these stand in the text that the model is shown, and
+// change how its answer is read.
+void refuse_tools(const JsonFields& body);
+
 // The tokens of body.messages in this format, and the pictures in them, cut but not encoded. Throws
 // kUsage for what is missing or wrong, kUnsupported for what is not done (tools, and pictures where
 // the model has no eyes), and what decode_image() throws.

@@ -145,6 +145,7 @@ void read_chat(const JsonFields& body, const Model& model, ChatFormat format, Ap
 }
 
 void read_completion(const JsonFields& body, const Model& model, ApiRequest& out) {
+  refuse_tools(body);
   Request request = read_options(body, model, ChatFormat::kNone, out);
   out.echo = body.boolean("echo").value_or(false);
   if (out.echo) request.options.prompt_logprobs = request.options.logprobs;

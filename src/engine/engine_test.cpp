@@ -277,7 +277,24 @@ TEST_F(EngineTest, ControlTokensAreShownOnlyWhenAsked) {
   GenerateOptions options = hot(300);
   options.show_special = true;
   EXPECT_EQ(fresh(kPrompt, options).tokens, all.tokens);
-  EXPECT_GT(fresh(kPrompt, options).text.size(), all.text.size());
+  const std::string special = fresh(kPrompt, options).text;
+  EXPECT_GT(special.size(), all.text.size());
+
+  // Some of them, for a parser that takes them out again.
+  options = hot(300);
+  const Token shown = *std::find_if(all.tokens.begin(), all.tokens.end(), [](Token token) {
+    return model_->tokenizer().is_control(token);
+  });
+  options.shown = {shown};
+  const std::string name(model_->tokenizer().token_bytes(shown));
+  std::string expected = special;
+  for (const char* other : {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|spare|>"}) {
+    for (size_t at; other != name && (at = expected.find(other)) != std::string::npos;) {
+      expected.erase(at, std::string_view(other).size());
+    }
+  }
+  EXPECT_NE(expected, all.text);
+  EXPECT_EQ(fresh(kPrompt, options).text, expected);
 }
 
 TEST_F(EngineTest, RefusesWhatItCannotDoAndSaysWhy) {

@@ -26,6 +26,7 @@ struct GenerateOptions {
   std::vector<std::string> stop = {};   // strings that end the answer and are not part of it
   std::vector<Token> stop_tokens = {};  // as the chat format and the model say
   bool show_special = false;            // control tokens appear in the text
+  std::vector<Token> shown = {};  // these do in any case: a tool call's markers, for its parser
   // Log-probabilities of each token of the answer, or of the prompt, and of so many of the most
   // probable in its place (0 to kMostTopLogprobs); unset: none. Those of the prompt want all of it
   // read: nothing that is known is reused.

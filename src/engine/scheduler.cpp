@@ -716,7 +716,9 @@ void Scheduler::draw(Sequence& s, std::span<const float> logits) {
   }
   if (stop) return finish(s, FinishReason::kStop);
   std::string piece = s.detokenizer.push(token);
-  if (options.show_special && tokenizer.is_control(token)) piece += tokenizer.token_bytes(token);
+  const bool shown = options.show_special || std::find(options.shown.begin(), options.shown.end(),
+                                                       token) != options.shown.end();
+  if (shown && tokenizer.is_control(token)) piece += tokenizer.token_bytes(token);
   say(s, s.stops.push(piece));
   if (s.stops.found()) return finish(s, FinishReason::kStop);
   // The last token is not read: nothing would be drawn from what it makes.
