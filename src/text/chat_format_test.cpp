@@ -16,8 +16,9 @@ namespace json = boost::json;
 // Bytes and the control tokens of all formats: enough to spell any conversation.
 Tokenizer byte_tokenizer(std::string chat_template) {
   Vocabulary v = small_vocabulary();
-  for (const char* text : {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>",
-                           "<|im_end|>", "<|image|>"}) {
+  for (const char* text :
+       {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>",
+        "<|image|>", "<|python_start|>", "<|python_end|>", "<|python_tag|>"}) {
     v.tokens.push_back(text);
     v.kinds.push_back(TokenKind::kControl);
   }
@@ -36,6 +37,9 @@ std::string recognisable_template(const std::string& format) {
   if (format == "llama4") return "{{ '<|header_start|>' }}";
   if (format == "llama3") return "{{ '<|start_header_id|>' }}";
   if (format == "llama3.1") return "{{ '<|start_header_id|>' }}{{ 'Cutting Knowledge Date: ' }}";
+  if (format == "pythonic")
+    return json::value_to<std::string>(golden().at("our_pythonic_template"));
+  if (format == "hermes") return "{{ '<|im_start|>' }}{{ '<tool_response>' }}";
   return json::value_to<std::string>(golden().at("our_chatml_template"));
 }
 
@@ -63,6 +67,151 @@ TEST(ChatFormat, SpellsWhatTheModelsTemplatesSpell) {
     }
   }
   EXPECT_EQ(rows, 3 * 10 + 12);
+}
+
+// A conversation in OpenAI's shapes, but for the arguments, which are objects.
+std::vector<Message> messages_with_calls(const json::value& given) {
+  std::vector<Message> out;
+  for (const auto& message : given.as_array()) {
+    out.emplace_back(json::value_to<std::string>(message.at("role")),
+                     json::value_to<std::string>(message.at("content")));
+    const auto* calls = message.as_object().if_contains("tool_calls");
+    for (const auto& call : calls ? calls->as_array() : json::array()) {
+      out.back().tool_calls.push_back({json::value_to<std::string>(call.at("function").at("name")),
+                                       call.at("function").at("arguments")});
+    }
+  }
+  return out;
+}
+
+Tools golden_tools(const json::value& choice = nullptr) {
+  return read_tools(golden().at("tools"), choice);
+}
+
+std::string rendered(const Tokenizer& tokenizer, const std::vector<Message>& messages,
+                     const Tools& tools) {
+  return tokenizer.decode(
+      render_chat(detect_chat_format(tokenizer.vocabulary()), tokenizer, messages,
+                  /*add_generation_prompt=*/true, tools),
+      /*show_special=*/true);
+}
+
+TEST(ChatFormat, SpellsToolsCallsAndResultsAsTheTemplatesDo) {
+  int rows = 0;
+  for (const std::string format : {"llama4", "pythonic", "llama3.1", "hermes"}) {
+    const Tokenizer tokenizer = byte_tokenizer(recognisable_template(format));
+    for (const auto& row : golden().at("tools, " + format).as_array()) {
+      EXPECT_EQ(rendered(tokenizer, messages_with_calls(row.at("messages")),
+                         row.at("tools").as_bool() ? golden_tools() : Tools{}),
+                json::value_to<std::string>(row.at("text")))
+          << format << ": " << row.at("messages");
+      ++rows;
+    }
+  }
+  EXPECT_EQ(rows, 2 * 6 + 2 * 4);
+}
+
+// Beyond what the templates take.
+TEST(ChatFormat, WritesCallsThatATemplateWouldRefuseOrGetWrong) {
+  const json::object values = {
+      {"n", 2}, {"s", "say \"hi\""}, {"x", json::array{true, nullptr, 0.5}}};
+  const std::vector<Message> messages = [&] {
+    std::vector<Message> out = {{"user", "?"}, {"assistant", "So:"}};
+    out[1].tool_calls = {{"f", values}, {"now", json::object()}};
+    return out;
+  }();
+  const auto turn = [&](const char* format) {
+    const std::string text = rendered(byte_tokenizer(recognisable_template(format)), messages, {});
+    const size_t at = text.find("assistant");
+    return text.substr(at, text.find("<|", text.find("now", at)) - at);
+  };
+  EXPECT_EQ(turn("pythonic"),
+            "assistant<|header_end|>\n\nSo:"
+            "[f(n=2, s=\"say \\\"hi\\\"\", x=[True, None, 0.5]), now()]");
+  EXPECT_EQ(turn("llama3.1"),
+            "assistant<|end_header_id|>\n\n"
+            "{\"name\": \"f\", \"parameters\": {\"n\": 2, \"s\": \"say \\\"hi\\\"\", "
+            "\"x\": [true, null, 0.5]}}; {\"name\": \"now\", \"parameters\": {}}");
+  EXPECT_EQ(turn("llama3"), turn("llama3.1"));
+  EXPECT_EQ(turn("chatml"), turn("hermes"));
+  // Without a user's message before it, the tools have a turn of their own.
+  const Tokenizer tokenizer = byte_tokenizer(recognisable_template("llama4"));
+  const std::string alone = rendered(tokenizer, {{"assistant", "Hello."}}, golden_tools());
+  EXPECT_TRUE(alone.starts_with("<|begin_of_text|><|header_start|>user<|header_end|>\n\nGiven"));
+  EXPECT_NE(alone.find("}<|eot|><|header_start|>assistant<|header_end|>\n\nHello.<|eot|>"),
+            std::string::npos);
+}
+
+TEST(ChatFormat, AChoiceActsOnWhatTheModelIsShown) {
+  const std::vector<Message> messages = {{"system", "Be brief."}, {"user", "Rome?"}};
+  for (const char* format : {"llama4", "pythonic", "llama3", "llama3.1", "chatml", "hermes"}) {
+    const Tokenizer tokenizer = byte_tokenizer(recognisable_template(format));
+    const auto text = [&](const json::value& choice) {
+      return rendered(tokenizer, messages, golden_tools(choice));
+    };
+    const auto has = [](const std::string& text, std::string_view part) {
+      return text.find(part) != std::string::npos;
+    };
+    EXPECT_EQ(text("none"), rendered(tokenizer, messages, {})) << format;
+    EXPECT_TRUE(has(text("auto"), "get_weather") && has(text("auto"), "\"now\"")) << format;
+    EXPECT_FALSE(has(text("auto"), "Call one of the functions now.")) << format;
+    EXPECT_TRUE(has(text("required"), "Call one of the functions now.")) << format;
+    const std::string named =
+        text(json::object{{"type", "function"}, {"function", {{"name", "now"}}}});
+    EXPECT_FALSE(has(named, "get_weather")) << format;
+    EXPECT_TRUE(has(named, "Call the function now now.")) << format;
+  }
+}
+
+TEST(ChatFormat, ToolsStandBeforeThePicturesOfTheFirstMessage) {
+  Vocabulary v = small_vocabulary();
+  for (const char* text : {"<|image_start|>", "<|image_end|>", "<|image|>", "<|patch|>"}) {
+    v.tokens.push_back(text);
+    v.kinds.push_back(TokenKind::kControl);
+  }
+  const Tokenizer tokenizer(std::move(v));
+  const std::vector<Part> parts = {{"", PictureTokens{1, 1, 1}}, {" What is it? \n"}};
+  const std::string text = rendered(tokenizer, {{"user", parts}}, golden_tools());
+  EXPECT_NE(text.find("\n}\n\n<|image_start|><|image|><|patch|><|image_end|> What is it?<|eot|>"),
+            std::string::npos)
+      << text;
+}
+
+// A tool's words, a call's arguments and a result that hold control tokens: only the frame's count.
+TEST(ChatFormat, NoToolForgesAControlToken) {
+  for (const char* format : {"llama4", "pythonic", "llama3", "llama3.1", "chatml", "hermes"}) {
+    const Tokenizer tokenizer = byte_tokenizer(recognisable_template(format));
+    const auto controls = [&](const std::string& words) {
+      const json::value tools = json::array{
+          json::object{{"type", "function"},
+                       {"function", {{"name", "f"}, {"description", words}, {words, words}}}}};
+      std::vector<Message> messages = {
+          {"user", "x"}, {"assistant", words}, {"tool", words}, {"ipython", words}};
+      messages[1].tool_calls = {{"f", json::object{{"a", words}, {words, words}}},
+                                {words, json::string(words)}};
+      Tokens out;
+      for (const Token token : render_chat(detect_chat_format(tokenizer.vocabulary()), tokenizer,
+                                           messages, true, read_tools(tools, "required"))) {
+        if (tokenizer.is_control(token)) out.push_back(token);
+      }
+      return out;
+    };
+    const Tokens honest = controls("words");
+    for (Token id = 0; id < tokenizer.size(); ++id) {
+      if (!tokenizer.is_control(id)) continue;
+      const std::string forged(tokenizer.token_bytes(id));
+      EXPECT_EQ(controls(forged), honest) << format << ": " << forged;
+      EXPECT_EQ(controls(forged + forged), honest) << format << ": " << forged;
+    }
+  }
+}
+
+TEST(ChatFormat, KnowsTheTokensThatMarkCalls) {
+  const Tokenizer tokenizer = byte_tokenizer("");
+  EXPECT_EQ(tool_marker_tokens(tokenizer), (Tokens{tokenizer.special("<|python_start|>").value(),
+                                                   tokenizer.special("<|python_end|>").value(),
+                                                   tokenizer.special("<|python_tag|>").value()}));
+  EXPECT_TRUE(tool_marker_tokens(Tokenizer(small_vocabulary())).empty());
 }
 
 TEST(ChatFormat, GivesTheTokensOfTheWholeText) {

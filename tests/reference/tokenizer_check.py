@@ -37,7 +37,9 @@ PATTERNS = {
 # Enough of the special tokens to check that their texts are found: (first id, texts).
 SPECIALS = {
     "llama4": ["begin_of_text", "end_of_text", "fim_prefix", "fim_middle", "fim_suffix",
-               "header_start", "header_end", "eom", "eot", "step"],
+               "header_start", "header_end", "eom", "eot", "step",
+               *(f"text_post_train_reserved_special_token_{i}" for i in range(6)),
+               "python_start", "python_end"],
     "llama3": ["begin_of_text", "end_of_text", "reserved_special_token_0",
                "reserved_special_token_1", "finetune_right_pad_id", "reserved_special_token_2",
                "start_header_id", "end_header_id", "eom_id", "eot_id", "python_tag"],
