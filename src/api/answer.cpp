@@ -1,6 +1,7 @@
 #include "api/answer.h"
 
 #include "api/embeddings.h"
+#include "text/tool_calls.h"
 #include "text/utf8.h"
 
 namespace drover {
@@ -21,10 +22,52 @@ json::value logprobs_json(const ApiRequest& request, const Request& asked, const
   return out.take();
 }
 
+// The message of a choice: what was said, and what was called.
+json::object message_json(const ApiRequest& request, const std::string& text, const ApiName& name,
+                          size_t choice) {
+  json::object out{{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
+  if (request.tools.empty()) return out;
+  ToolCallParser parser(
+      {.names = request.tools, .stream_arguments = false, .max_calls = request.most_calls});
+  std::string said;
+  json::array calls;
+  const auto hear = [&](const std::vector<ToolEvent>& events) {
+    for (const ToolEvent& event : events) {
+      switch (event.kind) {
+        case ToolEvent::Kind::kText:
+          said += event.text;
+          break;
+        case ToolEvent::Kind::kCallBegin:
+          calls.push_back({{"id", tool_call_id(name, choice, event.index)},
+                           {"type", "function"},
+                           {"function", {{"name", event.text}, {"arguments", ""}}}});
+          break;
+        case ToolEvent::Kind::kArguments: {
+          json::string& arguments =
+              calls.back().get_object()["function"].get_object()["arguments"].get_string();
+          arguments += event.text;
+          break;
+        }
+        case ToolEvent::Kind::kCallEnd:
+          break;
+      }
+    }
+  };
+  hear(parser.push(text));
+  hear(parser.finish());
+  out["content"] = said.empty() && !calls.empty() ? json::value(nullptr) : json::value(said);
+  if (!calls.empty()) out["tool_calls"] = std::move(calls);
+  return out;
+}
+
 }  // namespace
 
-std::string_view api_finish(FinishReason reason) {
-  return reason == FinishReason::kStop ? "stop" : "length";
+std::string_view api_finish(FinishReason reason, bool called) {
+  return reason != FinishReason::kStop ? "length" : called ? "tool_calls" : "stop";
+}
+
+std::string tool_call_id(const ApiName& name, size_t choice, int64_t call) {
+  return fmt::format("call_{}_{}_{}", name.id.substr(name.id.find('-') + 1), choice, call);
 }
 
 std::string echo_of(const Request& request, const Tokenizer& tokenizer) {
@@ -65,14 +108,16 @@ json::object api_answer(const ApiRequest& request, std::span<const std::vector<A
       // Whole characters already, but for the names of odd control tokens.
       const std::string text = echo + as_utf8(answer.text);
       json::object choice{{"index", choices.size()}};
+      bool called = false;
       if (chat) {
-        choice["message"] =
-            json::object{{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
+        json::object message = message_json(request, text, name, choices.size());
+        called = message.contains("tool_calls");
+        choice["message"] = std::move(message);
       } else {
         choice["text"] = text;
       }
       choice["logprobs"] = logprobs_json(request, asked, answer, tokenizer);
-      choice["finish_reason"] = api_finish(answer.finish);
+      choice["finish_reason"] = api_finish(answer.finish, called);
       choices.push_back(std::move(choice));
     }
     usage.add(answers[prompt]);

@@ -33,8 +33,10 @@ boost::json::object api_answer(const ApiRequest& request,
 
 // What api_answer() and the stream (stream.h) share.
 
-// "stop" or "length".
-std::string_view api_finish(FinishReason reason);
+// "stop", "length", or, where the model stopped after calls of tools, "tool_calls".
+std::string_view api_finish(FinishReason reason, bool called = false);
+// Of a call in an answer: another one for each call of each choice of each answer.
+std::string tool_call_id(const ApiName& name, size_t choice, int64_t call);
 // The prompt's text in front of a completion that echoes it, whole characters.
 std::string echo_of(const Request& request, const Tokenizer& tokenizer);
 // Adds the prompt of a completion that echoes it.

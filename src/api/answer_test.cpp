@@ -227,6 +227,70 @@ struct Joined {
 };
 
 // Whatever is asked for, what streams is what comes whole.
+constexpr char kTools[] = R"(,"tools":[{"type":"function","function":{"name":"f"}},)"
+                          R"({"type":"function","function":{"name":"g"}}])";
+
+TEST_F(ApiAnswerTest, CallsOfToolsAreNoText) {
+  const ApiRequest request = chat(std::string(kAsk) + kTools + "}");
+  Answer called;
+  called.text = R"(Wait. [f(a=1, b="x"), g()])";
+  Answer alone = called, cut = called, plain = called;
+  alone.text = R"({"name": "f", "parameters": {"a": 1}})";
+  cut.finish = FinishReason::kLength;
+  plain.text = "[h(a=1)] is no tool of mine";
+  const json::object body = answer_of(request, {called, alone, cut, plain});
+  EXPECT_EQ(body.at("choices").at(0), json::parse(R"({"index":0,"message":{"role":"assistant",
+    "content":"Wait.","refusal":null,"tool_calls":[
+      {"id":"call_1_0_0","type":"function","function":{"name":"f",
+       "arguments":"{\"a\": 1, \"b\": \"x\"}"}},
+      {"id":"call_1_0_1","type":"function","function":{"name":"g","arguments":"{}"}}]},
+    "logprobs":null,"finish_reason":"tool_calls"})"));
+  const json::value& second = body.at("choices").at(1);
+  EXPECT_TRUE(second.at("message").at("content").is_null());
+  EXPECT_EQ(second.at("message").at("tool_calls").at(0).at("id"), "call_1_1_0");
+  EXPECT_EQ(body.at("choices").at(2).at("finish_reason"), "length");
+  EXPECT_EQ(body.at("choices").at(3).at("message").at("content"), plain.text);
+  EXPECT_EQ(body.at("choices").at(3).at("finish_reason"), "stop");
+}
+
+TEST_F(ApiAnswerTest, StreamedCallsAddUpToTheWholeOnes) {
+  const ApiRequest request = chat(std::string(kAsk) + kTools + "}");
+  Answer called;
+  called.text = R"(Wait. [f(a=1, b="x"), g()])";
+  const json::object whole =
+      answer_of(request, {called}).at("choices").at(0).at("message").as_object();
+  std::vector<json::object> chunks;
+  StreamWriter writer(request, model_->tokenizer(), name(),
+                      [&](const json::object& chunk) { chunks.push_back(chunk); });
+  writer.begin();
+  for (const char& c : called.text) writer.text(0, 0, {&c, 1});
+  writer.done(0, std::vector<Answer>{called});
+  std::string content;
+  json::array calls;
+  for (const json::object& chunk : chunks) {
+    const json::object& delta = chunk.at("choices").at(0).at("delta").as_object();
+    if (delta.contains("content")) content += delta.at("content").as_string();
+    if (!delta.contains("tool_calls")) continue;
+    json::object call = delta.at("tool_calls").at(0).as_object();
+    const int64_t index = call.at("index").as_int64();
+    call.erase("index");
+    if (index == std::ssize(calls)) {
+      EXPECT_EQ(call.at("function").at("arguments"), "");
+      calls.push_back(call);
+      continue;
+    }
+    // Later deltas have nothing but their piece.
+    ASSERT_EQ(index, std::ssize(calls) - 1);
+    EXPECT_EQ(call.size(), 1u);
+    EXPECT_EQ(call.at("function").as_object().size(), 1u);
+    calls.back().at("function").at("arguments").as_string() +=
+        call.at("function").at("arguments").as_string();
+  }
+  EXPECT_EQ(content, whole.at("content").as_string());
+  EXPECT_EQ(calls, whole.at("tool_calls").as_array());
+  EXPECT_EQ(chunks.back().at("choices").at(0).at("finish_reason"), "tool_calls");
+}
+
 TEST_F(ApiAnswerTest, TheStreamOfARealAnswerAddsUpToTheWholeOne) {
   Context context(1);
   Engine engine(*model_, context, {.batch = 16});

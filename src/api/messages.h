@@ -1,6 +1,7 @@
 // The messages of a chat: what stands there in OpenAI's form, and what the model is shown.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "formats/json.h"
@@ -10,14 +11,21 @@
 
 namespace drover {
 
-// kUnsupported for fields that ask for tools: these stand in the text that the model is shown, and
-// change how its answer is read.
-void refuse_tools(const JsonFields& body);
+// A conversation as it is asked.
+struct ChatPrompt {
+  std::vector<Token> tokens;
+  std::vector<TiledImage> pictures;  // cut but not encoded
+  std::vector<std::string> tools;    // names of those that may be called
+};
 
-// The tokens of body.messages in this format, and the pictures in them, cut but not encoded. Throws
-// kUsage for what is missing or wrong, kUnsupported for what is not done (tools, and pictures where
-// the model has no eyes), and what decode_image() throws.
-std::vector<Token> read_messages(const JsonFields& body, const Model& model, ChatFormat format,
-                                 bool add_generation_prompt, std::vector<TiledImage>& pictures);
+// body.messages in this format, with body.tools as body.tool_choice has them. Throws kUsage for
+// what is missing or wrong, kUnsupported for what is not done (the calls before there were tools,
+// and pictures where the model has no eyes), and what decode_image() throws.
+ChatPrompt read_messages(const JsonFields& body, const Model& model, ChatFormat format,
+                         bool add_generation_prompt);
+
+// kUnsupported for fields that ask for tools: these stand in the text of a chat, and a completion
+// has its text from the caller.
+void refuse_tools(const JsonFields& body);
 
 }  // namespace drover

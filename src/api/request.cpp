@@ -139,8 +139,14 @@ Request read_options(const JsonFields& body, const Model& model, ChatFormat form
 
 void read_chat(const JsonFields& body, const Model& model, ChatFormat format, ApiRequest& out) {
   Request request = read_options(body, model, format, out);
-  request.prompt.tokens =
-      read_messages(body, model, format, /*add_generation_prompt=*/true, out.pictures);
+  ChatPrompt prompt = read_messages(body, model, format, /*add_generation_prompt=*/true);
+  request.prompt.tokens = std::move(prompt.tokens);
+  out.pictures = std::move(prompt.pictures);
+  out.tools = std::move(prompt.tools);
+  if (!out.tools.empty()) {
+    request.options.shown = tool_marker_tokens(model.tokenizer());
+    if (!body.boolean("parallel_tool_calls").value_or(true)) out.most_calls = 1;
+  }
   out.requests.push_back(std::move(request));
 }
 

@@ -33,7 +33,9 @@ struct ApiRequest {
   bool echo = false;           // of a completion: the prompt's text stands before the answer
   bool stream = false;         // the answer is wanted as it comes
   bool include_usage = false;  // and at its end what it took
-  bool base64 = false;         // of embeddings: the numbers as base64
+  std::vector<std::string> tools = {};  // of a chat: what may be called
+  int64_t most_calls = 128;             // at once
+  bool base64 = false;                  // of embeddings: the numbers as base64
 };
 
 // Throws kUsage for fields that are missing or wrong, kUnsupported for those that are refused and

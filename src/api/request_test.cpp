@@ -104,21 +104,45 @@ TEST_F(ApiRequestTest, AStreamMayEndWithWhatItTook) {
   EXPECT_TRUE(of(R"(,"stream_options":{"include_usage":true})").include_usage);
 }
 
+// The head of a conversation with a call in it, and its result.
+constexpr char kCalled[] = R"({"messages":[{"role":"user","content":"a"},
+  {"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function",
+   "function":{"name":"f","arguments":"{\"x\": 1}"}}]},
+  {"role":"tool","tool_call_id":"1","content":"b"}],)";
+
+TEST_F(ApiRequestTest, ToolsStandInThePromptAsTheFormatHasThem) {
+  const std::string tools =
+      R"("tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}},)"
+      R"({"type":"function","function":{"name":"g"}}])";
+  const ApiRequest asked = chat(kCalled + tools + R"(,"parallel_tool_calls":false})");
+  EXPECT_EQ(asked.tools, (std::vector<std::string>{"f", "g"}));
+  EXPECT_EQ(asked.most_calls, 1);
+  Message call("assistant", "");
+  call.tool_calls = {{"f", boost::json::object{{"x", 1}}}};
+  const std::vector<Message> messages = {{"user", "a"}, call, {"tool", "b"}};
+  const Tools shown = read_tools(boost::json::parse("{" + tools + "}").at("tools"), nullptr);
+  EXPECT_EQ(asked.requests[0].prompt.tokens,
+            render_chat(ChatFormat::kChatMl, model_->tokenizer(), messages, true, shown));
+  EXPECT_TRUE(chat(kCalled + tools + R"(,"tool_choice":"none"})").tools.empty());
+}
+
 TEST_F(ApiRequestTest, WhatCannotBeDoneIsRefusedByName) {
   const std::string head = R"({"messages":[{"role":"user","content":"a"}],)";
   const auto refused = [&](std::string_view name, const std::string& rest,
                            ErrorKind kind = ErrorKind::kUsage) {
     expect_error(kind, name, [&] { chat(head + rest + "}"); });
   };
-  refused("tools", R"("tools":[{"type":"function"}])", ErrorKind::kUnsupported);
-  refused("tool_choice", R"("tool_choice":"required")", ErrorKind::kUnsupported);
+  refused("tools", R"("tools":[{"type":"function"}])");
+  refused("tool_choice", R"("tool_choice":"required")");
+  refused("functions", R"("functions":[{"name":"f"}])", ErrorKind::kUnsupported);
   refused("response_format", R"("response_format":{"type":"json_object"})",
           ErrorKind::kUnsupported);
   refused("modalities", R"("modalities":["text","audio"])", ErrorKind::kUnsupported);
   refused("guided_json", R"("guided_json":{"type":"object"})", ErrorKind::kUnsupported);
   refused("best_of", R"("best_of":2)", ErrorKind::kUnsupported);
-  refused("messages[0]: tool_calls", R"("messages":[{"role":"assistant","tool_calls":[1]}])",
-          ErrorKind::kUnsupported);
+  refused("messages[0].tool_calls[0]", R"("messages":[{"role":"assistant","tool_calls":[1]}])");
+  refused("messages[0]: tool_calls",
+          R"("messages":[{"role":"user","content":"a","tool_calls":[{"function":{"name":"f"}}]}])");
   refused("logit_bias: expected tokens of 0 to 63, got 64", R"("logit_bias":{"64":1})");
   refused("logit_bias: expected tokens of 0 to 63, got -1", R"("logit_bias":{"-1":1})");
   refused("logit_bias: expected tokens of 0 to 63, got 05", R"("logit_bias":{"05":1})");

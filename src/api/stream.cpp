@@ -17,7 +17,11 @@ StreamWriter::StreamWriter(const ApiRequest& request, const Tokenizer& tokenizer
     : request_(request), tokenizer_(tokenizer), name_(std::move(name)), emit_(std::move(emit)) {
   for (const Request& one : request.requests) {
     for (int64_t sample = 0; sample < one.samples; ++sample) {
-      choices_.push_back({{}, CompletionLogprobs(tokenizer, one.options.show_special)});
+      choices_.push_back(
+          {.chat = {}, .completion = {tokenizer, one.options.show_special}, .calls = {}});
+      if (request.tools.empty()) continue;
+      choices_.back().calls.emplace(
+          ToolCallOptions{.names = request.tools, .max_calls = request.most_calls});
     }
   }
 }
@@ -62,16 +66,20 @@ void StreamWriter::token(size_t prompt, const DrawnToken& token) {
 }
 
 void StreamWriter::text(size_t prompt, int64_t sample, std::string_view piece) {
-  say(index(prompt, sample), as_utf8(piece));
+  const size_t choice = index(prompt, sample);
+  const std::string text = as_utf8(piece);
+  if (choices_[choice].calls) return hear(choice, choices_[choice].calls->push(text));
+  say(choice, text);
 }
 
 void StreamWriter::done(size_t prompt, std::span<const Answer> answers) {
   for (size_t sample = 0; sample < answers.size(); ++sample) {
     const size_t i = index(prompt, static_cast<int64_t>(sample));
+    if (choices_[i].calls) hear(i, choices_[i].calls->finish());
     // Of tokens that have shown no text.
     if (!choices_[i].chat.empty() || !choices_[i].completion.empty()) say(i, "");
     emit(i, is_chat() ? json::value(json::object()) : json::value(""), nullptr,
-         json::value(api_finish(answers[sample].finish)));
+         json::value(api_finish(answers[sample].finish, choices_[i].called)));
   }
   usage_.add(answers);
   if (++prompts_done_ < request_.requests.size() || !request_.include_usage) return;
@@ -84,6 +92,34 @@ void StreamWriter::say(size_t choice, std::string_view piece) {
   json::value delta(piece);
   if (is_chat()) delta = json::object{{"content", piece}};
   emit(choice, std::move(delta), take_logprobs(choices_[choice]), nullptr);
+}
+
+// A call's first delta has its name, the others pieces of its arguments (clients put together what
+// has one index).
+void StreamWriter::hear(size_t choice, const std::vector<ToolEvent>& events) {
+  const auto call = [&](json::object delta) {
+    emit(choice, json::object{{"tool_calls", json::array{std::move(delta)}}},
+         take_logprobs(choices_[choice]), nullptr);
+  };
+  for (const ToolEvent& event : events) {
+    switch (event.kind) {
+      case ToolEvent::Kind::kText:
+        say(choice, event.text);
+        break;
+      case ToolEvent::Kind::kCallBegin:
+        call({{"index", event.index},
+              {"id", tool_call_id(name_, choice, event.index)},
+              {"type", "function"},
+              {"function", {{"name", event.text}, {"arguments", ""}}}});
+        break;
+      case ToolEvent::Kind::kArguments:
+        call({{"index", event.index}, {"function", {{"arguments", event.text}}}});
+        break;
+      case ToolEvent::Kind::kCallEnd:
+        choices_[choice].called = choices_[choice].called || event.whole;
+        break;
+    }
+  }
 }
 
 json::value StreamWriter::take_logprobs(Choice& choice) {

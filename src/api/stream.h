@@ -1,15 +1,17 @@
 // An answer of the OpenAI API as it comes: events of the engine in, chunks of JSON out, in the form
-// that all clients read. Of a chat first the role of every choice, then pieces of content, then the
-// reason for the end; at last what it took, if that was asked for.
+// that all clients read. Of a chat first the role of every choice, then pieces of content and of
+// calls, then the reason for the end; at last what it took, if that was asked for.
 #pragma once
 
 #include <boost/json.hpp>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "api/answer.h"
+#include "text/tool_calls.h"
 
 namespace drover {
 
@@ -39,11 +41,14 @@ class StreamWriter {
   struct Choice {
     std::vector<ChoiceLogprobs> chat;
     CompletionLogprobs completion;
+    std::optional<ToolCallParser> calls;  // where tools may be called
+    bool called = false;                  // one of them, whole
   };
 
   bool is_chat() const { return request_.kind == ApiKind::kChat; }
   size_t index(size_t prompt, int64_t sample) const;
   void say(size_t choice, std::string_view piece);
+  void hear(size_t choice, const std::vector<ToolEvent>& events);
   boost::json::value take_logprobs(Choice& choice);
   // delta: of a chat, a completion's text.
   void emit(size_t choice, boost::json::value delta, boost::json::value logprobs,

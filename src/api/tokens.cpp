@@ -12,9 +12,8 @@ namespace json = boost::json;
 
 std::vector<Token> tokens_of(const JsonFields& body, const Model& model, ChatFormat format) {
   if (body.has("messages")) {
-    std::vector<TiledImage> pictures;
-    return read_messages(body, model, format, body.boolean("add_generation_prompt").value_or(true),
-                         pictures);
+    return read_messages(body, model, format, body.boolean("add_generation_prompt").value_or(true))
+        .tokens;
   }
   const Tokenizer& tokenizer = model.tokenizer();
   const Vocabulary& vocabulary = tokenizer.vocabulary();
