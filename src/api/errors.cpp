@@ -26,7 +26,10 @@ std::optional<std::string> field_of(std::string_view message) {
       last = true;
     }
     if (word.empty() || word.find(' ') != std::string_view::npos) break;
-    if (word != "body") out += (out.empty() ? "" : ".") + std::string(word);
+    if (word != "body") {
+      if (!out.empty()) out += '.';
+      out += word;
+    }
     if (last) break;
     message.remove_prefix(colon + 2);
   }
