@@ -249,7 +249,7 @@ TEST_F(ApiAnswerTest, CallsOfToolsAreNoText) {
   EXPECT_TRUE(second.at("message").at("content").is_null());
   EXPECT_EQ(second.at("message").at("tool_calls").at(0).at("id"), "call_1_1_0");
   EXPECT_EQ(body.at("choices").at(2).at("finish_reason"), "length");
-  EXPECT_EQ(body.at("choices").at(3).at("message").at("content"), plain.text);
+  EXPECT_EQ(body.at("choices").at(3).at("message").at("content").as_string(), plain.text);
   EXPECT_EQ(body.at("choices").at(3).at("finish_reason"), "stop");
 }
 
