@@ -44,6 +44,14 @@ struct Cut {
   int64_t tasks;
 };
 
+constexpr int64_t kFloatBytes = sizeof(float);
+
+// So many bytes, up to the end of a cache line.
+constexpr int64_t on_line(int64_t bytes) {
+  constexpr int64_t kLine = kCacheLine;
+  return (bytes + kLine - 1) / kLine * kLine;
+}
+
 int64_t pieces(int64_t total, int64_t each) { return (total + each - 1) / each; }
 
 // For the matrix unit. The activations of a task fill their part of the cache, so more columns at a
@@ -93,6 +101,15 @@ bool is_packed(Isa isa, const MatmulJob& job) {
   return matrix_unit_products(isa, job.w.type, job.rounded) > 0;
 }
 
+// An empty sum with its end, which no kernel makes.
+void end_empty_sums(const MatmulJob& job) {
+  DROVER_CHECK(job.out16 == nullptr);
+  const std::vector<float> zeros(static_cast<size_t>(job.out.cols));
+  for (int64_t t = 0; t < job.out.rows; ++t) {
+    internal::matmul_end_plain(zeros.data(), job.end.bias, job.end, job.out.row(t), job.out.cols);
+  }
+}
+
 void check(Isa isa, const MatmulJob& job) {
   const DTypeInfo& type = dtype_info(job.w.type);
   if (!type.is_weight) {
@@ -101,7 +118,14 @@ void check(Isa isa, const MatmulJob& job) {
   }
   DROVER_CHECK(job.x.rows >= 0 && job.w.rows >= 0 && job.w.cols >= 0);
   DROVER_CHECK(job.x.cols == job.w.cols && job.w.cols % type.block_values == 0);
-  DROVER_CHECK(job.out.rows == job.x.rows && job.out.cols == job.w.rows);
+  if (job.out16) {
+    DROVER_CHECK(job.out16->rows() == job.x.rows && job.out16->cols() == job.w.rows);
+    DROVER_CHECK(!job.end.add);
+  } else {
+    DROVER_CHECK(job.out.rows == job.x.rows && job.out.cols == job.w.rows);
+  }
+  DROVER_CHECK((!job.x16 && !job.out16) || (job.rounded && takes_rounded(isa, job.w.type)));
+  DROVER_CHECK(!job.x16 || (job.x16->rows() == job.x.rows && job.x16->cols() == job.x.cols));
   DROVER_CHECK((job.x8 != nullptr) == (is_quantized(job.w.type) && !is_packed(isa, job)));
   if (job.x8) {
     DROVER_CHECK(job.x8->cols() == job.x.cols);
@@ -127,7 +151,8 @@ class Packer {
   bool packs(const MatmulJob& job) const { return is_packed(isa_, job); }
 
   // Of job `index`, from token `first` on, a multiple of 32.
-  PackedTokens tokens(size_t index, int64_t first) const {
+  PackedTokens tokens(const MatmulJob& job, size_t index, int64_t first) const {
+    if (job.x16) return internal::packed_tokens(*job.x16, first);
     const Pack& pack = packs_[pack_of_[index]];
     PackedTokens out = pack.tokens;
     out.data += first / kUnitTokenPair * pack.unit_bytes;
@@ -160,12 +185,12 @@ void Packer::pack(Context& context, std::span<const MatmulJob> jobs) {
   std::vector<int64_t> first_task;  // of each pack
   int64_t tasks = 0, bytes = 0;
   for (const MatmulJob& job : jobs) {
-    if (packs(job)) {
+    if (packs(job) && !job.x16) {
       const ConstMatrixView& x = job.x;
       const int terms = job.rounded ? 1 : 2;
-      // Few tokens for weights that lie in tiles need not be filled up to 32.
-      const bool narrow =
-          x.rows <= kUnitTokens && internal::lie_in_tiles(job.w.type, job.w.rows, job.w.cols);
+      // Few tokens for weights that are multiplied where they lie need not be filled up to 32.
+      const bool narrow = x.rows <= kUnitTokens && !job.out16 &&
+                          internal::lie_in_tiles(job.w.type, job.w.rows, job.w.cols);
       const int64_t width = narrow ? x.rows : kUnitTokens;
       if (packs_.empty() || !packs_.back().is(x, terms, width)) {
         Pack pack{};
@@ -235,6 +260,15 @@ internal::MatmulTileKernel* internal::matmul_tile_kernel(Isa isa) {
   return matmul_tile_plain;
 }
 
+internal::MatmulEndRow* internal::matmul_end_kernel(Isa isa) {
+#if defined(__x86_64__)
+  if (isa >= Isa::kAvx512) return matmul_end_avx512;
+  if (isa >= Isa::kAvx2) return matmul_end_avx2;
+#endif
+  (void)isa;
+  return matmul_end_plain;
+}
+
 void matmul(Context& context, std::span<const MatmulJob> jobs) {
   const Packer packer(context, jobs);
   std::vector<Cut> cuts;
@@ -248,17 +282,22 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     cuts.push_back(packed ? cut_packed(job, context.threads.size()) : cut(job));
     first_task.push_back(tasks);
     if (job.w.cols == 0) {  // an empty sum
-      for (int64_t t = 0; t < job.out.rows; ++t) std::fill_n(job.out.row(t), job.out.cols, 0.0f);
+      end_empty_sums(job);
       continue;
     }
     const Cut& cut = cuts.back();
     tasks += cut.tasks;
-    scratch_bytes =
-        std::max(scratch_bytes,
-                 packed ? internal::packed_scratch_bytes(cut.rows, cut.tokens, job.w.cols, cut.cols)
-                        : internal::matmul_scratch_bytes(job.w.type, job.w.cols, cut.tokens));
+    int64_t bytes = 0;
+    if (packed) {
+      bytes = internal::packed_scratch_bytes(cut.rows, cut.tokens, job.w.cols, cut.cols);
+    } else {
+      bytes = internal::matmul_scratch_bytes(job.w.type, job.w.cols, cut.tokens);
+      if (job.end) bytes = on_line(bytes) + cut.rows * cut.tokens * kFloatBytes;
+    }
+    scratch_bytes = std::max(scratch_bytes, bytes);
   }
   const auto kernel = internal::matmul_tile_kernel(context.isa);
+  const auto end_row = internal::matmul_end_kernel(context.isa);
   context.threads.run(tasks, [&](int64_t task, int worker) {
     const size_t index = owner(first_task, task);
     const MatmulJob& job = jobs[index];
@@ -276,20 +315,44 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     tile.row_end = std::min(job.w.rows, row + cut.rows);
     tile.next_row = row + cut.rows * context.threads.size();
     tile.tokens = std::min(cut.tokens, job.x.rows - token);
+    if (job.out16 == nullptr) {
+      tile.out = job.out.row(token);
+      tile.out_stride = job.out.stride;
+    }
+    tile.scratch = context.scratch<std::byte>(worker, static_cast<size_t>(scratch_bytes));
     if (packer.packs(job)) {
-      tile.packed = packer.tokens(index, token);
+      tile.packed = packer.tokens(job, index, token);
       tile.cut_cols = cut.cols;
-    } else if (job.x8) {
+      tile.end = job.end;
+      if (job.out16) {
+        tile.out16 = job.out16->unit(token);
+        tile.out16_panel_bytes = job.out16->panel_bytes();
+      }
+      kernel(tile);
+      return;
+    }
+    if (job.x8) {
       tile.x8 = job.x8->row(job.x8_row + token);
       tile.x8_stride = job.x8->blocks_per_row();
     } else {
       tile.x = job.x.row(token);
       tile.x_stride = job.x.stride;
     }
-    tile.out = job.out.row(token);
-    tile.out_stride = job.out.stride;
-    tile.scratch = context.scratch<std::byte>(worker, static_cast<size_t>(scratch_bytes));
+    if (!job.end) {
+      kernel(tile);
+      return;
+    }
+    // Sums wait in the scratch memory, which is in a cache, for their end.
+    const int64_t rows = tile.row_end - row;
+    auto* sums = reinterpret_cast<float*>(
+        tile.scratch + on_line(internal::matmul_scratch_bytes(job.w.type, job.w.cols, cut.tokens)));
+    tile.out = sums - row;
+    tile.out_stride = rows;
     kernel(tile);
+    for (int64_t t = 0; t < tile.tokens; ++t) {
+      end_row(sums + t * rows, job.end.bias != nullptr ? job.end.bias + row : nullptr, job.end,
+              job.out.row(token + t) + row, rows);
+    }
   });
 }
 
