@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/huge_pages.h"
 #include "kernels/layer_norm/layer_norm.h"
 
 namespace drover {
@@ -60,7 +61,7 @@ void VisionEncoder::Activation::resize(int64_t rows, int64_t cols, bool rounded)
   if (rounded) {
     rounded_.resize(rows, cols);
   } else {
-    floats_.reserve_discarding(static_cast<size_t>(rows * cols));
+    reserve_huge(floats_, static_cast<size_t>(rows * cols));
   }
 }
 
@@ -146,7 +147,7 @@ void VisionEncoder::attention_block(const VisionLayerWeights& w) {
   const bool rounded = rounds(w.wq);
   KvPages pages{nullptr, rounded ? DType::kBF16 : DType::kF32, c.heads, c.head_dim()};
   const int64_t per_tile = (S + kPageTokens - 1) / kPageTokens;
-  pages_.reserve_discarding(static_cast<size_t>(tiles_ * per_tile * pages.page_bytes()));
+  reserve_huge(pages_, static_cast<size_t>(tiles_ * per_tile * pages.page_bytes()));
   page_table_.clear();
   for (int64_t p = 0; p < tiles_ * per_tile; ++p) {
     page_table_.push_back(pages_.data() + p * pages.page_bytes());

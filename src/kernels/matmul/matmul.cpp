@@ -37,11 +37,18 @@ constexpr int64_t kWeightBytes = 32 << 10;
 // How a job is cut into tasks: token pieces outside, so that a thread that takes one task after the
 // other keeps its activations in the cache.
 struct Cut {
-  int64_t tokens;      // per task
+  int64_t tokens;       // per task, at most
+  int64_t token_parts;  // that pieces are made of, as equal as whole parts make them
+  int64_t part_tokens;
+  int64_t token_pieces;
   int64_t rows;        // per task
   int64_t cols = 0;    // of K at a time, for the matrix unit
   int64_t row_pieces;  // tasks per piece of tokens
   int64_t tasks;
+
+  int64_t first_token(int64_t piece) const {
+    return piece * token_parts / token_pieces * part_tokens;
+  }
 };
 
 constexpr int64_t kFloatBytes = sizeof(float);
@@ -53,6 +60,10 @@ constexpr int64_t on_line(int64_t bytes) {
 }
 
 int64_t pieces(int64_t total, int64_t each) { return (total + each - 1) / each; }
+
+// Rows of a task of the matrix unit: sums that rest are then some 1.5 MB at the most, and
+// activations that do not stay in the cache over all of K are fetched once for so many rows.
+constexpr int64_t kMostRows = 1536;
 
 // For the matrix unit. The activations of a task fill their part of the cache, so more columns at a
 // time mean fewer tokens: at least 256 products of a term with every weight (128 tokens of two
@@ -69,14 +80,17 @@ Cut cut_packed(const MatmulJob& job, int threads) {
   const int64_t most_tokens = activation_bytes() /
                               (2 * terms * std::clamp<int64_t>(job.w.cols, 1, out.cols)) /
                               kUnitTokenPair * kUnitTokenPair;
-  const int64_t tokens = std::max<int64_t>(1, job.x.rows);
-  const int64_t token_pieces = pieces(tokens, most_tokens);
-  out.tokens = pieces(pieces(tokens, token_pieces), kUnitTokenPair) * kUnitTokenPair;
-  const int64_t share = job.w.rows * token_pieces / (2 * threads);
-  const int64_t most_rows = std::min<int64_t>({512, 2 * out.tokens, share});
+  out.part_tokens = kUnitTokenPair;
+  out.token_parts = pieces(job.x.rows, kUnitTokenPair);
+  // A pair of tiles more than the cache's part is better than another piece.
+  out.token_pieces =
+      std::max<int64_t>(1, pieces(out.token_parts - 1, most_tokens / kUnitTokenPair));
+  out.tokens = std::max<int64_t>(1, pieces(out.token_parts, out.token_pieces)) * kUnitTokenPair;
+  const int64_t share = job.w.rows * out.token_pieces / (2 * threads);
+  const int64_t most_rows = std::min<int64_t>({kMostRows, 6 * out.tokens, share});
   out.rows = std::max<int64_t>(1, most_rows / kTileRows) * kTileRows;
   out.row_pieces = pieces(job.w.rows, out.rows);
-  out.tasks = pieces(job.x.rows, out.tokens) * out.row_pieces;
+  out.tasks = job.x.rows > 0 ? out.token_pieces * out.row_pieces : 0;
   return out;
 }
 
@@ -88,11 +102,13 @@ Cut cut(const MatmulJob& job) {
   // Few tokens per piece would unpack the weights too often.
   out.tokens = std::max<int64_t>(48, activation_bytes() / std::max<int64_t>(1, token_bytes));
   out.tokens = std::min(std::max<int64_t>(1, job.x.rows), out.tokens);
+  out.part_tokens = out.tokens;
+  out.token_parts = out.token_pieces = pieces(job.x.rows, out.tokens);
   // A row panel is enough work for many tokens; few tokens need more rows.
   const int64_t row_work = std::max<int64_t>(1, job.w.row_stride() * out.tokens);
   out.rows = std::max(kTileRows, kWeightBytes / row_work / kTileRows * kTileRows);
   out.row_pieces = pieces(job.w.rows, out.rows);
-  out.tasks = pieces(job.x.rows, out.tokens) * out.row_pieces;
+  out.tasks = out.token_pieces * out.row_pieces;
   return out;
 }
 
@@ -303,7 +319,7 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     const MatmulJob& job = jobs[index];
     const Cut& cut = cuts[index];
     task -= first_task[index];
-    const int64_t token = task / cut.row_pieces * cut.tokens;
+    const int64_t piece = task / cut.row_pieces, token = cut.first_token(piece);
     const int64_t row = task % cut.row_pieces * cut.rows;
     MatmulTile tile{};
     tile.type = job.w.type;
@@ -314,7 +330,7 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     tile.row_begin = row;
     tile.row_end = std::min(job.w.rows, row + cut.rows);
     tile.next_row = row + cut.rows * context.threads.size();
-    tile.tokens = std::min(cut.tokens, job.x.rows - token);
+    tile.tokens = std::min(cut.first_token(piece + 1), job.x.rows) - token;
     if (job.out16 == nullptr) {
       tile.out = job.out.row(token);
       tile.out_stride = job.out.stride;

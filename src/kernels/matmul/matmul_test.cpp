@@ -423,6 +423,19 @@ TEST(MatrixUnit, WeightsOnCacheLinesAndSumsThatRestGiveTheBitsOfTheDefinition) {
   }
 }
 
+// More tokens of so many columns than the largest part of a cache holds, and not in equal pieces.
+TEST(MatrixUnit, TokensCutInPiecesGiveTheBitsOfTheDefinition) {
+  if (no_matrix_unit()) GTEST_SKIP() << "this processor has no AMX";
+  std::mt19937 random(12);
+  Problem p(DType::kBF16, 1300, 33, 1100, random);
+  p.rounded = true;
+  const auto expected = multiply_like_matrix_unit(p);
+  for (int threads : {1, 3}) {
+    EXPECT_TRUE(same_bits(expected, multiply(context(Isa::kAmx, threads), p)))
+        << threads << " threads";
+  }
+}
+
 TEST(MatrixUnit, RoundedJobsOfEveryTypeGiveTheBitsOfTheDefinition) {
   if (no_matrix_unit()) GTEST_SKIP() << "this processor has no AMX";
   for (DType type : {DType::kBF16, DType::kF16, DType::kF32, DType::kQ8_0}) {
@@ -571,7 +584,8 @@ TEST(MatrixUnit, ARoundedOutputIsReadAsIfItsFloatsWereRoundedAfterwards) {
                             {33, 96, 96},
                             {33, 96, 90},
                             {70, 2304, 290},
-                            {65, 64, 256}}) {
+                            {65, 64, 256},
+                            {1300, 1088, 90}}) {
     for (DType type : {DType::kBF16, DType::kF16, DType::kF32, DType::kQ8_0}) {
       std::mt19937 random(static_cast<uint32_t>(shape.rows));
       Problem p(type, shape.tokens, shape.rows, shape.cols, random);

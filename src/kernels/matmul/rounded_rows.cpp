@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/huge_pages.h"
 #include "kernels/matmul/matmul_kernels.h"
 
 namespace drover {
@@ -10,7 +11,7 @@ namespace drover {
 void RoundedRows::resize(int64_t rows, int64_t cols) {
   rows_ = rows;
   cols_ = cols;
-  data_.reserve_discarding(static_cast<size_t>((cols + 255) / 256 * panel_bytes()));
+  reserve_huge(data_, static_cast<size_t>((cols + 255) / 256 * panel_bytes()));
 }
 
 void RoundedRows::put(int64_t first, ConstMatrixView x) {
