@@ -11,6 +11,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/file_writer.h"
+#include "base/huge_pages.h"
 #include "base/mapped_file.h"
 #include "base/threads.h"
 
@@ -124,6 +125,25 @@ TEST(ThreadPool, WhenThreadsCannotStartItSaysSoAndEndsThoseThatDid) {
 TEST(ThreadPool, RefusesSillySizes) {
   EXPECT_THROW(ThreadPool(0), Error);
   EXPECT_THROW(ThreadPool(100000), Error);
+}
+
+// Sizes around whole small and huge pages; whether they are granted does not show.
+TEST(HugePages, AnArrayInThemKeepsWhatItHoldsUntilItGrows) {
+  for (const size_t bytes : {1, 4095, 4097, (2 << 20) - 1, (4 << 20) + 1, 8 << 20}) {
+    AlignedArray<uint8_t> array;
+    reserve_huge(array, bytes);
+    ASSERT_EQ(array.size(), bytes);
+    for (size_t i = 0; i < bytes; ++i) array[i] = static_cast<uint8_t>(i * 31);
+    prefer_huge_pages(array.data(), bytes);
+    reserve_huge(array, bytes / 2);
+    ASSERT_EQ(array.size(), bytes);
+    size_t wrong = 0;
+    for (size_t i = 0; i < bytes; ++i) wrong += array[i] != static_cast<uint8_t>(i * 31);
+    EXPECT_EQ(wrong, 0u) << bytes;
+    reserve_huge(array, bytes + 1);
+    EXPECT_EQ(array.size(), bytes + 1);
+  }
+  prefer_huge_pages(nullptr, 0);
 }
 
 }  // namespace

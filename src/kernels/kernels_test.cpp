@@ -8,11 +8,11 @@
 #include <random>
 #include <vector>
 
-#include "kernels/bias/bias.h"
-#include "kernels/gelu/gelu.h"
 #include "kernels/layer_norm/layer_norm.h"
 #include "kernels/math/exp.h"
+#include "kernels/math/gelu.h"
 #include "kernels/math/normal_tail.h"
+#include "kernels/matmul/matmul.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/swiglu/swiglu.h"
@@ -70,23 +70,17 @@ TEST(NormalTail, IsWithinFourUlpAndWhatTheSquareLoses) {
 }
 
 TEST(Gelu, MatchesTheFormula) {
-  Context context(2);
-  std::vector<float> x;
-  for (float v = -14.0f; v <= 14.0f; v += 0.0003f) x.push_back(v);
-  auto out = x;
-  gelu(context, matrix(out, 1, static_cast<int64_t>(x.size())));
-  for (size_t i = 0; i < x.size(); ++i) {
-    const double v = x[i], expected = v * normal_tail(-v);
+  for (float v = -14.0f; v <= 14.0f; v += 0.0003f) {
+    const double expected = double{v} * normal_tail(-v);
     // The tail's bound and the rounding of the product; what is cut off at -13 is below 1e-37.
-    const double relative = v < 0 ? 9 + v * v / 2 : 9;
-    EXPECT_NEAR(out[i], expected, relative * kUnit * std::abs(expected) + 1e-37) << v;
-    EXPECT_NEAR(out[i], expected, v < 0 ? 1e-7 : 2 * kUnit * expected + 1e-7) << v;
+    const double relative = v < 0 ? 9 + double{v} * v / 2 : 9;
+    EXPECT_NEAR(gelu_of(v), expected, relative * kUnit * std::abs(expected) + 1e-37) << v;
+    EXPECT_NEAR(gelu_of(v), expected, v < 0 ? 1e-7 : 2 * kUnit * expected + 1e-7) << v;
   }
 }
 
 TEST(Gelu, OfSpecialValuesIsTheLimitOrNoNumber) {
   for (const Isa isa : available_isas()) {
-    Context context(1, isa);
     constexpr float kMax = std::numeric_limits<float>::max();
     const std::vector<float> x = {0.0f,  -0.0f, 1e-30f, -1e-30f,  0x1p-149f, -13.01f,
                                   20.0f, kMax,  -kMax,  INFINITY, -INFINITY, NAN};
@@ -95,7 +89,7 @@ TEST(Gelu, OfSpecialValuesIsTheLimitOrNoNumber) {
     // Each in a whole vector and in the rest of a row.
     for (size_t i = 0; i < x.size(); ++i) {
       std::vector<float> out(19, x[i]);
-      gelu(context, matrix(out, 1, 19));
+      internal::matmul_end_kernel(isa)(out.data(), nullptr, {.gelu = true}, out.data(), 19);
       for (const float y : out) {
         if (std::isnan(expected[i])) {
           EXPECT_TRUE(std::isnan(y)) << isa_name(isa) << ", " << x[i];
@@ -107,25 +101,55 @@ TEST(Gelu, OfSpecialValuesIsTheLimitOrNoNumber) {
   }
 }
 
-TEST(Gelu, GivesTheSameBitsOnEveryInstructionSetAndWithABiasBefore) {
-  Context plain(1, Isa::kPlain);
+TEST(MatmulEnd, GivesTheBitsOfItsStepsOnEveryInstructionSet) {
   for (const Isa isa : available_isas()) {
-    for (const int threads : {1, 3}) {
-      Context context(threads, isa);
-      for (int64_t n = 0; n <= 40; ++n) {
-        const auto x = random_floats(5 * n, 21 + n, 4.0f), bias = random_floats(n, 22 + n);
-        auto expected = x, out = x;
-        gelu(plain, matrix(expected, 5, n));
-        gelu(context, matrix(out, 5, n));
-        EXPECT_TRUE(same_bits(out, expected)) << isa_name(isa) << ", n " << n;
-
-        expected = out = x;
-        add_bias(context, matrix(expected, 5, n), bias.data());
-        for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(expected[i], x[i] + bias[i % n]);
-        gelu(plain, matrix(expected, 5, n));
-        gelu_bias(context, matrix(out, 5, n), bias.data());
-        EXPECT_TRUE(same_bits(out, expected)) << isa_name(isa) << ", n " << n;
+    for (int64_t n = 0; n <= 40; ++n) {
+      const auto sums = random_floats(n, 21 + n, 4.0f), bias = random_floats(n, 22 + n);
+      const auto before = random_floats(n, 23 + n);
+      for (int steps = 0; steps < 8; ++steps) {
+        const MatmulEnd end{.bias = steps & 1 ? bias.data() : nullptr,
+                            .gelu = (steps & 2) != 0,
+                            .add = (steps & 4) != 0};
+        auto expected = before, out = before;
+        for (size_t i = 0; i < sums.size(); ++i) {
+          float y = sums[i];
+          if (end.bias != nullptr) y += bias[i];
+          if (end.gelu) y = gelu_of(y);
+          expected[i] = end.add ? before[i] + y : y;
+        }
+        internal::matmul_end_kernel(isa)(sums.data(), end.bias, end, out.data(), n);
+        EXPECT_TRUE(same_bits(out, expected)) << isa_name(isa) << ", n " << n << ", " << steps;
       }
+    }
+  }
+}
+
+// Products with rows that the norm has rounded and with its floats, which the product rounds.
+TEST(LayerNorm, RoundedItGivesTheBitsOfItsFloatsRoundedAfterwards) {
+  if (!takes_rounded(detect_isa(), DType::kBF16)) {
+    GTEST_SKIP() << "this processor has no unit for rounded rows";
+  }
+  constexpr int64_t kOut = 3;
+  for (const int64_t rows : {1, 15, 16, 17, 32, 33, 70}) {
+    for (const int64_t d : {1, 40, 256, 290}) {
+      Context context(2);
+      const auto x = random_floats(rows * d, rows + d), w = random_floats(kOut * d, d);
+      const auto weight = random_floats(d, 1000 + d), bias = random_floats(d, 2000 + d);
+      const ConstMatrixView x_view(x.data(), rows, d, d);
+      std::vector<float> floats(rows * d), expected(rows * kOut), out(rows * kOut);
+      RoundedRows rounded;
+      rounded.resize(rows, d);
+      layer_norm(context, matrix(floats, rows, d), x_view, weight.data(), bias.data(), 1e-5f);
+      layer_norm(context, rounded, x_view, weight.data(), bias.data(), 1e-5f);
+      MatmulJob job{.x = matrix(floats, rows, d),
+                    .w = {reinterpret_cast<const std::byte*>(w.data()), DType::kF32, kOut, d},
+                    .out = matrix(expected, rows, kOut),
+                    .rounded = true};
+      matmul(context, {&job, 1});
+      job.x16 = &rounded;
+      job.out = matrix(out, rows, kOut);
+      matmul(context, {&job, 1});
+      EXPECT_TRUE(same_bits(out, expected)) << rows << " rows of " << d;
     }
   }
 }

@@ -5,8 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "kernels/bias/bias.h"
-#include "kernels/gelu/gelu.h"
+#include "base/huge_pages.h"
 #include "kernels/layer_norm/layer_norm.h"
 
 namespace drover {
@@ -55,39 +54,57 @@ bool VisionEncoder::encode(std::span<const uint8_t* const> tiles, MatrixView out
   return true;
 }
 
-void VisionEncoder::linear(ConstMatrixView x, std::initializer_list<Map> maps) {
-  std::vector<MatmulJob> jobs;
-  bool quantized = false;
-  for (const auto& [w, out] : maps) {
-    const bool takes_int8 = is_quantized(w.type) && !rounds(w.type);
-    quantized = quantized || takes_int8;
-    jobs.push_back({.x = x,
-                    .x8 = takes_int8 ? &int8_ : nullptr,
-                    .x8_row = 0,
-                    .w = w,
-                    .out = out,
-                    .rounded = rounds(w.type)});
+void VisionEncoder::Activation::resize(int64_t rows, int64_t cols, bool rounded) {
+  rows_ = rows;
+  cols_ = cols;
+  is_rounded_ = rounded;
+  if (rounded) {
+    rounded_.resize(rows, cols);
+  } else {
+    reserve_huge(floats_, static_cast<size_t>(rows * cols));
   }
-  if (quantized) quantize_rows(context_, x, int8_);
-  matmul(context_, jobs);
 }
 
-void VisionEncoder::add_to_stream(ConstMatrixView x, const float* bias) {
-  const MatrixView h = rows(h_, x.rows, x.cols);
-  context_.threads.run(x.rows, [&](int64_t t, int) {
-    for (int64_t i = 0; i < x.cols; ++i) h.row(t)[i] += x.row(t)[i] + bias[i];
-  });
+void VisionEncoder::norm(const LayerNormWeights& w, Activation& out, bool rounded) {
+  const ConstMatrixView h = h_.floats();
+  out.resize(h.rows, h.cols, rounded);
+  if (rounded) {
+    layer_norm(context_, out.rounded(), h, w.weight, w.bias, config_.norm_eps);
+  } else {
+    layer_norm(context_, out.floats(), h, w.weight, w.bias, config_.norm_eps);
+  }
+}
+
+void VisionEncoder::linear(Activation& x, std::initializer_list<Map> maps) {
+  std::vector<MatmulJob> jobs;
+  bool quantized = false;
+  for (const auto& [w, out, then] : maps) {
+    const bool takes_int8 = is_quantized(w.weight.type) && !rounds(w);
+    quantized = quantized || takes_int8;
+    jobs.push_back({.x = x.floats(),
+                    .x8 = takes_int8 ? &int8_ : nullptr,
+                    .x8_row = 0,
+                    .w = w.weight,
+                    .out = out.floats,
+                    .end = {.bias = w.bias, .gelu = then == Then::kGelu, .add = then == Then::kAdd},
+                    .rounded = rounds(w),
+                    .x16 = x.is_rounded() ? &x.rounded() : nullptr,
+                    .out16 = out.rounded});
+  }
+  if (quantized) quantize_rows(context_, x.floats(), int8_);
+  matmul(context_, jobs);
 }
 
 // Cuts tiles into patches, row by row; the values of one are colour by colour (spec 5.1).
 void VisionEncoder::take_patches(std::span<const uint8_t* const> tiles) {
   const VisionConfig& c = config_;
   const int64_t side = c.side(), p = c.patch, size = c.tiles.size;
-  patches_.reserve_discarding(static_cast<size_t>(tiles_ * c.patches() * c.patch_values()));
+  patches_.resize(tiles_ * c.patches(), c.patch_values());
+  const MatrixView patches = patches_.floats();
   context_.threads.run(tiles_ * c.patches(), [&](int64_t patch, int) {
     const int64_t n = patch % c.patches(), y0 = n / side * p, x0 = n % side * p;
     const uint8_t* tile = tiles[static_cast<size_t>(patch / c.patches())];
-    float* to = patches_.data() + patch * c.patch_values();
+    float* to = patches.row(patch);
     for (int colour = 0; colour < 3; ++colour) {
       for (int64_t y = y0; y < y0 + p; ++y) {
         const uint8_t* from = tile + (y * size + x0) * 3 + colour;
@@ -100,24 +117,20 @@ void VisionEncoder::take_patches(std::span<const uint8_t* const> tiles) {
 // h = norm([patches, class] + positions), spec 5.2.
 void VisionEncoder::embed() {
   const VisionConfig& c = config_;
-  const int64_t W = c.hidden, all = tiles_ * c.rows();
-  h_.reserve_discarding(static_cast<size_t>(all * W));
+  const int64_t W = c.hidden, n = c.patches(), all = tiles_ * c.rows();
+  h_.resize(all, W);
+  const MatrixView h = h_.floats(), patches = patches_.floats();
   std::vector<MatmulJob> jobs;
-  const ConstMatrixView patches = rows(patches_, tiles_ * c.patches(), c.patch_values());
   for (int64_t tile = 0; tile < tiles_; ++tile) {
-    const int64_t first = tile * c.patches();
-    jobs.push_back({{patches.row(first), c.patches(), patches.cols, patches.stride},
-                    nullptr,
-                    0,
-                    weights_.patch_embedding,
-                    {h_.data() + tile * c.rows() * W, c.patches(), W, W}});
+    jobs.push_back({.x = {patches.row(tile * n), n, patches.cols, patches.stride},
+                    .w = weights_.patch_embedding,
+                    .out = {h.row(tile * c.rows()), n, W, W}});
   }
   matmul(context_, jobs);
-  const MatrixView h = rows(h_, all, W);
   context_.threads.run(all, [&](int64_t t, int) {
-    const int64_t n = t % c.rows();
-    const float* position = weights_.position_embedding + n * W;
-    if (n == c.patches()) std::copy_n(weights_.class_embedding, W, h.row(t));
+    const int64_t place = t % c.rows();
+    const float* position = weights_.position_embedding + place * W;
+    if (place == n) std::copy_n(weights_.class_embedding, W, h.row(t));
     for (int64_t i = 0; i < W; ++i) h.row(t)[i] += position[i];
   });
   layer_norm(context_, h, h, weights_.pre_norm.weight, weights_.pre_norm.bias, c.norm_eps);
@@ -126,23 +139,15 @@ void VisionEncoder::embed() {
 // h += Wo attention(Wq a, Wk a, Wv a),  a = norm(h); every row of a tile sees every other.
 void VisionEncoder::attention_block(const VisionLayerWeights& w) {
   const VisionConfig& c = config_;
-  const int64_t W = c.hidden, S = c.rows(), all = tiles_ * S;
-  for (auto* array : {&normed_, &q_, &k_, &v_, &mixed_}) {
-    array->reserve_discarding(static_cast<size_t>(all * W));
-  }
-  const MatrixView a = rows(normed_, all, W), q = rows(q_, all, W), k = rows(k_, all, W);
-  const MatrixView v = rows(v_, all, W), mixed = rows(mixed_, all, W);
-  layer_norm(context_, a, rows(h_, all, W), w.attention_norm.weight, w.attention_norm.bias,
-             c.norm_eps);
-  linear(a, {{w.wq.weight, q}, {w.wk.weight, k}, {w.wv.weight, v}});
-  add_bias(context_, q, w.wq.bias);
-  add_bias(context_, k, w.wk.bias);
-  add_bias(context_, v, w.wv.bias);
+  const int64_t W = c.hidden, S = c.rows();
+  norm(w.attention_norm, normed_, /*rounded=*/rounds(w.wq) && rounds(w.wk) && rounds(w.wv));
+  for (Activation* a : {&q_, &k_, &v_, &mixed_}) a->resize(tiles_ * S, W);
+  linear(normed_, {{w.wq, q_}, {w.wk, k_}, {w.wv, v_}});
 
-  const bool rounded = rounds(w.wq.weight.type);
+  const bool rounded = rounds(w.wq);
   KvPages pages{nullptr, rounded ? DType::kBF16 : DType::kF32, c.heads, c.head_dim()};
   const int64_t per_tile = (S + kPageTokens - 1) / kPageTokens;
-  pages_.reserve_discarding(static_cast<size_t>(tiles_ * per_tile * pages.page_bytes()));
+  reserve_huge(pages_, static_cast<size_t>(tiles_ * per_tile * pages.page_bytes()));
   page_table_.clear();
   for (int64_t p = 0; p < tiles_ * per_tile; ++p) {
     page_table_.push_back(pages_.data() + p * pages.page_bytes());
@@ -150,36 +155,32 @@ void VisionEncoder::attention_block(const VisionLayerWeights& w) {
   std::vector<KvStoreJob> stores;
   std::vector<AttentionJob> jobs;
   for (int64_t tile = 0; tile < tiles_; ++tile) {
-    const auto of_tile = [&](MatrixView m) { return MatrixView{m.row(tile * S), S, W, W}; };
+    const auto of_tile = [&](Activation& a) {
+      return MatrixView{a.floats().row(tile * S), S, W, W};
+    };
     pages.pages = page_table_.data() + tile * per_tile;
-    rope(context_, of_tile(q), rope_);
-    rope(context_, of_tile(k), rope_);
-    stores.push_back({pages, 0, of_tile(k), of_tile(v)});
-    jobs.push_back({.q = of_tile(q),
+    rope(context_, of_tile(q_), rope_);
+    rope(context_, of_tile(k_), rope_);
+    stores.push_back({pages, 0, of_tile(k_), of_tile(v_)});
+    jobs.push_back({.q = of_tile(q_),
                     .pages = pages,
                     .first = 0,
-                    .out = of_tile(mixed),
+                    .out = of_tile(mixed_),
                     .causal = false,
                     .rounded = rounded});
   }
   store_kv(context_, stores);
   attention(context_, jobs);
 
-  linear(mixed, {{w.wo.weight, a}});
-  add_to_stream(a, w.wo.bias);
+  linear(mixed_, {{w.wo, h_, Then::kAdd}});
 }
 
 // h += fc2 gelu(fc1 m),  m = norm(h)
 void VisionEncoder::feed_forward_block(const VisionLayerWeights& w) {
-  const VisionConfig& c = config_;
-  const int64_t W = c.hidden, all = tiles_ * c.rows();
-  inner_.reserve_discarding(static_cast<size_t>(all * c.width));
-  const MatrixView m = rows(normed_, all, W), inner = rows(inner_, all, c.width);
-  layer_norm(context_, m, rows(h_, all, W), w.ffn_norm.weight, w.ffn_norm.bias, c.norm_eps);
-  linear(m, {{w.fc1.weight, inner}});
-  gelu_bias(context_, inner, w.fc1.bias);
-  linear(inner, {{w.fc2.weight, m}});
-  add_to_stream(m, w.fc2.bias);
+  norm(w.ffn_norm, normed_, /*rounded=*/rounds(w.fc1));
+  inner_.resize(h_.rows(), config_.width, /*rounded=*/rounds(w.fc1) && rounds(w.fc2));
+  linear(normed_, {{w.fc1, inner_, Then::kGelu}});
+  linear(inner_, {{w.fc2, h_, Then::kAdd}});
 }
 
 // s x s patches become one row, and the class token is dropped (spec 5.5); then the adapter, GELU
@@ -187,11 +188,10 @@ void VisionEncoder::feed_forward_block(const VisionLayerWeights& w) {
 void VisionEncoder::read_out(MatrixView out) {
   const VisionConfig& c = config_;
   const int64_t W = c.hidden, s = c.shuffle, side = c.side() / s, tokens = tiles_ * c.tile_tokens();
-  const MatrixView h = rows(h_, tiles_ * c.rows(), W);
+  const MatrixView h = h_.floats();
   layer_norm(context_, h, h, weights_.post_norm.weight, weights_.post_norm.bias, c.norm_eps);
-  joined_.reserve_discarding(static_cast<size_t>(tokens * c.joined()));
-  adapted_.reserve_discarding(static_cast<size_t>(2 * tokens * c.adapter));
-  const MatrixView joined = rows(joined_, tokens, c.joined());
+  joined_.resize(tokens, c.joined());
+  const MatrixView joined = joined_.floats();
   context_.threads.run(tokens, [&](int64_t t, int) {
     const int64_t tile = t / c.tile_tokens(), i = t % c.tile_tokens() / side, j = t % side;
     for (int64_t dy = 0; dy < s; ++dy) {
@@ -200,13 +200,14 @@ void VisionEncoder::read_out(MatrixView out) {
       std::copy_n(from, s * W, joined.row(t) + dy * s * W);
     }
   });
-  const MatrixView first = rows(adapted_, tokens, c.adapter);
-  const MatrixView second{first.data + tokens * c.adapter, tokens, c.adapter, c.adapter};
-  linear(joined, {{weights_.adapter_fc1, first}});
-  gelu(context_, first);
-  linear(first, {{weights_.adapter_fc2, second}});
-  gelu(context_, second);
-  linear(second, {{weights_.projector, out}});
+  const BiasedMap fc1{weights_.adapter_fc1}, fc2{weights_.adapter_fc2};
+  const BiasedMap projector{weights_.projector};
+  auto& [first, second] = adapted_;
+  first.resize(tokens, c.adapter, /*rounded=*/rounds(fc1) && rounds(fc2));
+  second.resize(tokens, c.adapter, /*rounded=*/rounds(fc2) && rounds(projector));
+  linear(joined_, {{fc1, first, Then::kGelu}});
+  linear(first, {{fc2, second, Then::kGelu}});
+  linear(second, {{projector, out}});
 }
 
 }  // namespace drover

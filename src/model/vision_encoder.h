@@ -20,6 +20,7 @@
 #include "kernels/context.h"
 #include "kernels/matmul/int8_rows.h"
 #include "kernels/matmul/matmul.h"
+#include "kernels/matmul/rounded_rows.h"
 #include "kernels/rope/rope.h"
 #include "model/vision_weights.h"
 
@@ -44,21 +45,49 @@ class VisionEncoder {
   void feed_forward_block(const VisionLayerWeights& w);
   void read_out(MatrixView out);
 
-  // out = x w^T for maps that read the same rows, whose 8-bit form is made if one asks for it.
-  struct Map {
-    WeightView w;
-    MatrixView out;
-  };
-  void linear(ConstMatrixView x, std::initializer_list<Map> maps);
-  // Whether what meets weights of this type is rounded to bf16, as in the reference, which runs in
-  // it. Weights in f32 ask for its exact numbers.
-  bool rounds(DType type) const { return type != DType::kF32 && takes_rounded(context_.isa, type); }
-  // h += x + bias, row by row.
-  void add_to_stream(ConstMatrixView x, const float* bias);
+  // Rows between two operations: floats, or in their place rounded to bf16, where only maps that
+  // round read them.
+  class Activation {
+   public:
+    void resize(int64_t rows, int64_t cols, bool rounded = false);
+    bool is_rounded() const { return is_rounded_; }
+    RoundedRows& rounded() { return rounded_; }
+    MatrixView floats() { return {floats_.data(), rows_, cols_, cols_}; }  // no data if rounded
+    int64_t rows() const { return rows_; }
 
-  // The first rows of an activation, as a matrix.
-  static MatrixView rows(AlignedArray<float>& array, int64_t count, int64_t cols) {
-    return {array.data(), count, cols, cols};
+   private:
+    AlignedArray<float> floats_;
+    RoundedRows rounded_;
+    int64_t rows_ = 0, cols_ = 0;
+    bool is_rounded_ = false;
+  };
+
+  // Where a map writes.
+  struct Destination {
+    MatrixView floats;
+    RoundedRows* rounded = nullptr;  // in place of floats
+
+    Destination(MatrixView m) : floats(m) {}
+    Destination(Activation& a)
+        : floats(a.floats()), rounded(a.is_rounded() ? &a.rounded() : nullptr) {}
+  };
+
+  // out = norm(h), rounded if only maps that round read it.
+  void norm(const LayerNormWeights& w, Activation& out, bool rounded);
+
+  // y = w x + bias for maps that read the same rows, whose 8-bit form is made if one asks for it.
+  enum class Then { kWrite, kGelu, kAdd };  // out = y, out = gelu(y), out += y
+  struct Map {
+    BiasedMap w;
+    Destination out;
+    Then then = Then::kWrite;
+  };
+  void linear(Activation& x, std::initializer_list<Map> maps);
+
+  // Whether what meets these weights is rounded to bf16, as in the reference, which runs in it.
+  // Weights in f32 ask for its exact numbers.
+  bool rounds(const BiasedMap& w) const {
+    return w.weight.type != DType::kF32 && takes_rounded(context_.isa, w.weight.type);
   }
 
   Context& context_;
@@ -69,16 +98,14 @@ class VisionEncoder {
 
   // The tiles at hand, T of them; S = patches + 1 rows each.
   int64_t tiles_ = 0;
-  AlignedArray<float> patches_;         // [T n, 3 p p]
-  AlignedArray<float> h_;               // [T S, W]  residual stream
-  AlignedArray<float> normed_;          // [T S, W]
-  AlignedArray<float> q_;               // [T S, W]
-  AlignedArray<float> k_;               // [T S, W]
-  AlignedArray<float> v_;               // [T S, W]
-  AlignedArray<float> mixed_;           // [T S, W]  attention output
-  AlignedArray<float> inner_;           // [T S, F]
-  AlignedArray<float> joined_;          // [T m, s s W]  m = tile_tokens
-  AlignedArray<float> adapted_;         // [2, T m, A]
+  Activation patches_;                  // [T n, 3 p p]
+  Activation h_;                        // [T S, W]  residual stream
+  Activation normed_;                   // [T S, W]
+  Activation q_, k_, v_;                // [T S, W]
+  Activation mixed_;                    // [T S, W]  attention output
+  Activation inner_;                    // [T S, F]
+  Activation joined_;                   // [T m, s s W]  m = tile_tokens
+  Activation adapted_[2];               // [T m, A]
   AlignedArray<std::byte> pages_;       // keys and values of one layer
   std::vector<std::byte*> page_table_;  // tile after tile
   Int8Rows int8_;

@@ -1,5 +1,6 @@
 #include "kernels/layer_norm/layer_norm.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace drover {
@@ -20,20 +21,35 @@ float mean_of(int64_t n, const Term& term) {
   return sums[0] / static_cast<float>(n);
 }
 
+void norm_row(const float* in, int64_t cols, const float* weight, const float* bias, float eps,
+              float* to) {
+  const float mean = mean_of(cols, [&](int64_t i) { return in[i]; });
+  const float variance = mean_of(cols, [&](int64_t i) {
+    const float difference = in[i] - mean;
+    return difference * difference;
+  });
+  const float scale = 1.0f / std::sqrt(variance + eps);
+  for (int64_t i = 0; i < cols; ++i) to[i] = (in[i] - mean) * scale * weight[i] + bias[i];
+}
+
 }  // namespace
 
 void layer_norm(Context& context, MatrixView out, ConstMatrixView x, const float* weight,
                 const float* bias, float eps) {
-  context.threads.run(x.rows, [&](int64_t t, int) {
-    const float* in = x.row(t);
-    float* to = out.row(t);
-    const float mean = mean_of(x.cols, [&](int64_t i) { return in[i]; });
-    const float variance = mean_of(x.cols, [&](int64_t i) {
-      const float difference = in[i] - mean;
-      return difference * difference;
-    });
-    const float scale = 1.0f / std::sqrt(variance + eps);
-    for (int64_t i = 0; i < x.cols; ++i) to[i] = (in[i] - mean) * scale * weight[i] + bias[i];
+  context.threads.run(
+      x.rows, [&](int64_t t, int) { norm_row(x.row(t), x.cols, weight, bias, eps, out.row(t)); });
+}
+
+void layer_norm(Context& context, RoundedRows& out, ConstMatrixView x, const float* weight,
+                const float* bias, float eps) {
+  constexpr int64_t kGroup = RoundedRows::kGroup;
+  context.threads.run((x.rows + kGroup - 1) / kGroup, [&](int64_t group, int worker) {
+    const int64_t first = group * kGroup, rows = std::min(kGroup, x.rows - first);
+    float* normed = context.scratch<float>(worker, static_cast<size_t>(kGroup * x.cols));
+    for (int64_t t = 0; t < rows; ++t) {
+      norm_row(x.row(first + t), x.cols, weight, bias, eps, normed + t * x.cols);
+    }
+    out.put(first, {normed, rows, x.cols, x.cols});
   });
 }
 

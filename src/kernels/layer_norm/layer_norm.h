@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/context.h"
+#include "kernels/matmul/rounded_rows.h"
 #include "tensor/view.h"
 
 namespace drover {
@@ -14,6 +15,10 @@ namespace drover {
 // never on T, threads or instruction set. Does not fail.
 // Source: Ba, Kiros & Hinton 2016, arXiv 1607.06450; spec sections 5.2 and 5.4.
 void layer_norm(Context& context, MatrixView out, ConstMatrixView x, const float* weight,
+                const float* bias, float eps);
+
+// The same, rounded to bf16 for products that come next. out is [T,D] already.
+void layer_norm(Context& context, RoundedRows& out, ConstMatrixView x, const float* weight,
                 const float* bias, float eps);
 
 }  // namespace drover

@@ -37,14 +37,33 @@ constexpr int64_t kWeightBytes = 32 << 10;
 // How a job is cut into tasks: token pieces outside, so that a thread that takes one task after the
 // other keeps its activations in the cache.
 struct Cut {
-  int64_t tokens;      // per task
+  int64_t tokens;       // per task, at most
+  int64_t token_parts;  // that pieces are made of, as equal as whole parts make them
+  int64_t part_tokens;
+  int64_t token_pieces;
   int64_t rows;        // per task
   int64_t cols = 0;    // of K at a time, for the matrix unit
   int64_t row_pieces;  // tasks per piece of tokens
   int64_t tasks;
+
+  int64_t first_token(int64_t piece) const {
+    return piece * token_parts / token_pieces * part_tokens;
+  }
 };
 
+constexpr int64_t kFloatBytes = sizeof(float);
+
+// So many bytes, up to the end of a cache line.
+constexpr int64_t on_line(int64_t bytes) {
+  constexpr int64_t kLine = kCacheLine;
+  return (bytes + kLine - 1) / kLine * kLine;
+}
+
 int64_t pieces(int64_t total, int64_t each) { return (total + each - 1) / each; }
+
+// Rows of a task of the matrix unit: sums that rest are then some 1.5 MB at the most, and
+// activations that do not stay in the cache over all of K are fetched once for so many rows.
+constexpr int64_t kMostRows = 1536;
 
 // For the matrix unit. The activations of a task fill their part of the cache, so more columns at a
 // time mean fewer tokens: at least 256 products of a term with every weight (128 tokens of two
@@ -61,14 +80,17 @@ Cut cut_packed(const MatmulJob& job, int threads) {
   const int64_t most_tokens = activation_bytes() /
                               (2 * terms * std::clamp<int64_t>(job.w.cols, 1, out.cols)) /
                               kUnitTokenPair * kUnitTokenPair;
-  const int64_t tokens = std::max<int64_t>(1, job.x.rows);
-  const int64_t token_pieces = pieces(tokens, most_tokens);
-  out.tokens = pieces(pieces(tokens, token_pieces), kUnitTokenPair) * kUnitTokenPair;
-  const int64_t share = job.w.rows * token_pieces / (2 * threads);
-  const int64_t most_rows = std::min<int64_t>({512, 2 * out.tokens, share});
+  out.part_tokens = kUnitTokenPair;
+  out.token_parts = pieces(job.x.rows, kUnitTokenPair);
+  // A pair of tiles more than the cache's part is better than another piece.
+  out.token_pieces =
+      std::max<int64_t>(1, pieces(out.token_parts - 1, most_tokens / kUnitTokenPair));
+  out.tokens = std::max<int64_t>(1, pieces(out.token_parts, out.token_pieces)) * kUnitTokenPair;
+  const int64_t share = job.w.rows * out.token_pieces / (2 * threads);
+  const int64_t most_rows = std::min<int64_t>({kMostRows, 6 * out.tokens, share});
   out.rows = std::max<int64_t>(1, most_rows / kTileRows) * kTileRows;
   out.row_pieces = pieces(job.w.rows, out.rows);
-  out.tasks = pieces(job.x.rows, out.tokens) * out.row_pieces;
+  out.tasks = job.x.rows > 0 ? out.token_pieces * out.row_pieces : 0;
   return out;
 }
 
@@ -80,17 +102,28 @@ Cut cut(const MatmulJob& job) {
   // Few tokens per piece would unpack the weights too often.
   out.tokens = std::max<int64_t>(48, activation_bytes() / std::max<int64_t>(1, token_bytes));
   out.tokens = std::min(std::max<int64_t>(1, job.x.rows), out.tokens);
+  out.part_tokens = out.tokens;
+  out.token_parts = out.token_pieces = pieces(job.x.rows, out.tokens);
   // A row panel is enough work for many tokens; few tokens need more rows.
   const int64_t row_work = std::max<int64_t>(1, job.w.row_stride() * out.tokens);
   out.rows = std::max(kTileRows, kWeightBytes / row_work / kTileRows * kTileRows);
   out.row_pieces = pieces(job.w.rows, out.rows);
-  out.tasks = pieces(job.x.rows, out.tokens) * out.row_pieces;
+  out.tasks = out.token_pieces * out.row_pieces;
   return out;
 }
 
 // Whether the matrix unit multiplies this job, from packed tokens.
 bool is_packed(Isa isa, const MatmulJob& job) {
   return matrix_unit_products(isa, job.w.type, job.rounded) > 0;
+}
+
+// An empty sum with its end, which no kernel makes.
+void end_empty_sums(const MatmulJob& job) {
+  DROVER_CHECK(job.out16 == nullptr);
+  const std::vector<float> zeros(static_cast<size_t>(job.out.cols));
+  for (int64_t t = 0; t < job.out.rows; ++t) {
+    internal::matmul_end_plain(zeros.data(), job.end.bias, job.end, job.out.row(t), job.out.cols);
+  }
 }
 
 void check(Isa isa, const MatmulJob& job) {
@@ -101,7 +134,14 @@ void check(Isa isa, const MatmulJob& job) {
   }
   DROVER_CHECK(job.x.rows >= 0 && job.w.rows >= 0 && job.w.cols >= 0);
   DROVER_CHECK(job.x.cols == job.w.cols && job.w.cols % type.block_values == 0);
-  DROVER_CHECK(job.out.rows == job.x.rows && job.out.cols == job.w.rows);
+  if (job.out16) {
+    DROVER_CHECK(job.out16->rows() == job.x.rows && job.out16->cols() == job.w.rows);
+    DROVER_CHECK(!job.end.add);
+  } else {
+    DROVER_CHECK(job.out.rows == job.x.rows && job.out.cols == job.w.rows);
+  }
+  DROVER_CHECK((!job.x16 && !job.out16) || (job.rounded && takes_rounded(isa, job.w.type)));
+  DROVER_CHECK(!job.x16 || (job.x16->rows() == job.x.rows && job.x16->cols() == job.x.cols));
   DROVER_CHECK((job.x8 != nullptr) == (is_quantized(job.w.type) && !is_packed(isa, job)));
   if (job.x8) {
     DROVER_CHECK(job.x8->cols() == job.x.cols);
@@ -127,7 +167,8 @@ class Packer {
   bool packs(const MatmulJob& job) const { return is_packed(isa_, job); }
 
   // Of job `index`, from token `first` on, a multiple of 32.
-  PackedTokens tokens(size_t index, int64_t first) const {
+  PackedTokens tokens(const MatmulJob& job, size_t index, int64_t first) const {
+    if (job.x16) return internal::packed_tokens(*job.x16, first);
     const Pack& pack = packs_[pack_of_[index]];
     PackedTokens out = pack.tokens;
     out.data += first / kUnitTokenPair * pack.unit_bytes;
@@ -160,12 +201,12 @@ void Packer::pack(Context& context, std::span<const MatmulJob> jobs) {
   std::vector<int64_t> first_task;  // of each pack
   int64_t tasks = 0, bytes = 0;
   for (const MatmulJob& job : jobs) {
-    if (packs(job)) {
+    if (packs(job) && !job.x16) {
       const ConstMatrixView& x = job.x;
       const int terms = job.rounded ? 1 : 2;
-      // Few tokens for weights that lie in tiles need not be filled up to 32.
-      const bool narrow =
-          x.rows <= kUnitTokens && internal::lie_in_tiles(job.w.type, job.w.rows, job.w.cols);
+      // Few tokens for weights that are multiplied where they lie need not be filled up to 32.
+      const bool narrow = x.rows <= kUnitTokens && !job.out16 &&
+                          internal::lie_in_tiles(job.w.type, job.w.rows, job.w.cols);
       const int64_t width = narrow ? x.rows : kUnitTokens;
       if (packs_.empty() || !packs_.back().is(x, terms, width)) {
         Pack pack{};
@@ -235,6 +276,15 @@ internal::MatmulTileKernel* internal::matmul_tile_kernel(Isa isa) {
   return matmul_tile_plain;
 }
 
+internal::MatmulEndRow* internal::matmul_end_kernel(Isa isa) {
+#if defined(__x86_64__)
+  if (isa >= Isa::kAvx512) return matmul_end_avx512;
+  if (isa >= Isa::kAvx2) return matmul_end_avx2;
+#endif
+  (void)isa;
+  return matmul_end_plain;
+}
+
 void matmul(Context& context, std::span<const MatmulJob> jobs) {
   const Packer packer(context, jobs);
   std::vector<Cut> cuts;
@@ -248,23 +298,28 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     cuts.push_back(packed ? cut_packed(job, context.threads.size()) : cut(job));
     first_task.push_back(tasks);
     if (job.w.cols == 0) {  // an empty sum
-      for (int64_t t = 0; t < job.out.rows; ++t) std::fill_n(job.out.row(t), job.out.cols, 0.0f);
+      end_empty_sums(job);
       continue;
     }
     const Cut& cut = cuts.back();
     tasks += cut.tasks;
-    scratch_bytes =
-        std::max(scratch_bytes,
-                 packed ? internal::packed_scratch_bytes(cut.rows, cut.tokens, job.w.cols, cut.cols)
-                        : internal::matmul_scratch_bytes(job.w.type, job.w.cols, cut.tokens));
+    int64_t bytes = 0;
+    if (packed) {
+      bytes = internal::packed_scratch_bytes(cut.rows, cut.tokens, job.w.cols, cut.cols);
+    } else {
+      bytes = internal::matmul_scratch_bytes(job.w.type, job.w.cols, cut.tokens);
+      if (job.end) bytes = on_line(bytes) + cut.rows * cut.tokens * kFloatBytes;
+    }
+    scratch_bytes = std::max(scratch_bytes, bytes);
   }
   const auto kernel = internal::matmul_tile_kernel(context.isa);
+  const auto end_row = internal::matmul_end_kernel(context.isa);
   context.threads.run(tasks, [&](int64_t task, int worker) {
     const size_t index = owner(first_task, task);
     const MatmulJob& job = jobs[index];
     const Cut& cut = cuts[index];
     task -= first_task[index];
-    const int64_t token = task / cut.row_pieces * cut.tokens;
+    const int64_t piece = task / cut.row_pieces, token = cut.first_token(piece);
     const int64_t row = task % cut.row_pieces * cut.rows;
     MatmulTile tile{};
     tile.type = job.w.type;
@@ -275,21 +330,45 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     tile.row_begin = row;
     tile.row_end = std::min(job.w.rows, row + cut.rows);
     tile.next_row = row + cut.rows * context.threads.size();
-    tile.tokens = std::min(cut.tokens, job.x.rows - token);
+    tile.tokens = std::min(cut.first_token(piece + 1), job.x.rows) - token;
+    if (job.out16 == nullptr) {
+      tile.out = job.out.row(token);
+      tile.out_stride = job.out.stride;
+    }
+    tile.scratch = context.scratch<std::byte>(worker, static_cast<size_t>(scratch_bytes));
     if (packer.packs(job)) {
-      tile.packed = packer.tokens(index, token);
+      tile.packed = packer.tokens(job, index, token);
       tile.cut_cols = cut.cols;
-    } else if (job.x8) {
+      tile.end = job.end;
+      if (job.out16) {
+        tile.out16 = job.out16->unit(token);
+        tile.out16_panel_bytes = job.out16->panel_bytes();
+      }
+      kernel(tile);
+      return;
+    }
+    if (job.x8) {
       tile.x8 = job.x8->row(job.x8_row + token);
       tile.x8_stride = job.x8->blocks_per_row();
     } else {
       tile.x = job.x.row(token);
       tile.x_stride = job.x.stride;
     }
-    tile.out = job.out.row(token);
-    tile.out_stride = job.out.stride;
-    tile.scratch = context.scratch<std::byte>(worker, static_cast<size_t>(scratch_bytes));
+    if (!job.end) {
+      kernel(tile);
+      return;
+    }
+    // Sums wait in the scratch memory, which is in a cache, for their end.
+    const int64_t rows = tile.row_end - row;
+    auto* sums = reinterpret_cast<float*>(
+        tile.scratch + on_line(internal::matmul_scratch_bytes(job.w.type, job.w.cols, cut.tokens)));
+    tile.out = sums - row;
+    tile.out_stride = rows;
     kernel(tile);
+    for (int64_t t = 0; t < tile.tokens; ++t) {
+      end_row(sums + t * rows, job.end.bias != nullptr ? job.end.bias + row : nullptr, job.end,
+              job.out.row(token + t) + row, rows);
+    }
   });
 }
 

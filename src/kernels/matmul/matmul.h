@@ -37,6 +37,8 @@
 //
 // `rounded` jobs where takes_rounded(): the same with high alone, and w rounded to bf16 (of Q8_0:
 // scale * q, rounded once).
+//
+// What is written is that sum after the job's end (matmul_end.h), element by element.
 #pragma once
 
 #include <cstdint>
@@ -44,6 +46,8 @@
 
 #include "kernels/context.h"
 #include "kernels/matmul/int8_rows.h"
+#include "kernels/matmul/matmul_end.h"
+#include "kernels/matmul/rounded_rows.h"
 #include "tensor/view.h"
 
 namespace drover {
@@ -54,9 +58,14 @@ struct MatmulJob {
                                  // not for a rounded job where takes_rounded():
   int64_t x8_row = 0;            // row t of x is its row x8_row + t
   WeightView w;                  // [N,K], at any address; K a whole number of blocks
-  MatrixView out;                // [T,N], overwritten
+  MatrixView out;                // [T,N], overwritten, or added to if that is the end
+  MatmulEnd end = {};            // what becomes of a sum before it is written
   bool rounded = false;  // x may be rounded to bf16 first, where that is faster: for vision,
                          // whose reference runs in bf16. Elsewhere it changes nothing.
+
+  // Only for a rounded job where takes_rounded(), and null otherwise:
+  const RoundedRows* x16 = nullptr;  // x, rounded already; the data of x is not read then
+  RoundedRows* out16 = nullptr;      // written in place of out: [T,N], for the product that is next
 };
 
 // Whether `rounded` makes a difference for weights of this type. Quantised weights of such a job
@@ -67,7 +76,7 @@ bool takes_rounded(Isa isa, DType type);
 // job that is taken; 0 where other units do them, or there is none.
 int matrix_unit_products(Isa isa, DType type, bool rounded);
 
-// out[t,n] = Σ_k x[t,k] w[n,k] for every job, all in one parallel pass: the maps that read one
+// out[t,n] = end(Σ_k x[t,k] w[n,k]) for every job, all in one parallel pass: the maps that read one
 // input, or the experts of a layer, belong in one call. Jobs may share x and w, and no output may
 // overlap another or any input. T, N and K may be 0 (K = 0 gives zeros).
 // kInternal when shapes do not fit together; kUnsupported when w is not of a weight type.

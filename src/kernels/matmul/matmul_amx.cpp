@@ -22,6 +22,7 @@
 #endif
 #include <immintrin.h>
 
+#include "kernels/math/gelu.h"
 #include "kernels/matmul/matmul_unpack.h"
 #include "tensor/blocks.h"
 
@@ -66,8 +67,8 @@ template <int kSum, int kA, int kB>
 }
 
 // Asks for a line that will be overwritten.
-[[gnu::always_inline]] inline void expect_line(float* p) {
-  asm volatile("prefetchw %0" : : "m"(*p));
+[[gnu::always_inline]] inline void expect_line(void* p) {
+  asm volatile("prefetchw (%0)" : : "r"(p));
 }
 
 // The shapes of the tiles; of activations and sums so many tokens.
@@ -193,19 +194,51 @@ struct Q8_0Weights {
   }
 };
 
-// ---- products ----
+// ---- sums to the output ----
+
+typedef float Lanes __attribute__((vector_size(kLine)));
+typedef uint32_t LaneBits __attribute__((vector_size(kLine)));
 
 // 16 x 16 sums to the output, rows of w side by side; of `tokens` tokens, `rows` of the rows.
-void write_out(const std::byte* sums, float* out, int64_t out_stride, int64_t tokens,
-               int64_t rows) {
+// `row` is the first.
+void write_out(const MatmulTile& tile, const std::byte* sums, int64_t row, int64_t rows, float* out,
+               int64_t tokens) {
   __m512i lines[16];
   for (int r = 0; r < 16; ++r) lines[r] = _mm512_load_si512(sums + r * kLine);
   transpose(lines);
   const __mmask16 lanes = first_lanes(rows);
+  const MatmulEnd& end = tile.end;
+  Lanes bias{};
+  if (end.bias != nullptr) bias = _mm512_maskz_loadu_ps(lanes, end.bias + row);
   for (int t = 0; t < 16; ++t) {
-    if (t < tokens) _mm512_mask_storeu_epi32(out + t * out_stride, lanes, lines[t]);
+    if (t >= tokens) continue;
+    Lanes y = _mm512_castsi512_ps(lines[t]);
+    if (end.bias != nullptr) y = y + bias;
+    if (end.gelu) y = gelu_of<Lanes, LaneBits>(y);
+    float* const to = out + t * tile.out_stride;
+    if (end.add) y = _mm512_maskz_loadu_ps(lanes, to) + y;
+    _mm512_mask_storeu_ps(to, lanes, y);
   }
 }
+
+// The sums of two rows of w and 16 tokens, rounded, to a line of packed tokens; `rows` of the rows
+// are there, and zeros stand for others.
+void write_pair(const MatmulTile& tile, const std::byte* sums, int64_t row, int64_t rows,
+                std::byte* out) {
+  __m512i rounded[2] = {};
+  for (int r = 0; r < 2; ++r) {
+    if (r >= rows) continue;
+    Lanes y = _mm512_load_ps(sums + r * kLine);
+    if (tile.end.bias != nullptr) y = y + tile.end.bias[row + r];
+    if (tile.end.gelu) y = gelu_of<Lanes, LaneBits>(y);
+    rounded[r] = round_to_bf16(y);
+  }
+  const auto upper = static_cast<__mmask32>(0xaaaaaaaa);
+  _mm512_store_si512(out,
+                     _mm512_mask_blend_epi16(upper, _mm512_srli_epi32(rounded[0], 16), rounded[1]));
+}
+
+// ---- products ----
 
 // One tile of rows where they lie times up to four tiles of tokens, over all of K.
 template <int kGroups, int kTerms>
@@ -253,8 +286,8 @@ void multiply_in_place(const MatmulTile& tile) {
     });
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t token = g * kUnitTokens;
-      write_out(tile.scratch + g * kTileBytes, tile.out + token * tile.out_stride + row,
-                tile.out_stride, tile.tokens - token, /*rows=*/16);
+      write_out(tile, tile.scratch + g * kTileBytes, row, /*rows=*/16,
+                tile.out + token * tile.out_stride + row, tile.tokens - token);
     }
   }
 }
@@ -366,21 +399,44 @@ template <int kTerms, class Meanwhile>
                   __attribute__((always_inline)) { store_tile<tile>(sums + tile * kTileBytes); });
 }
 
-// Sums of 32 rows x 32 tokens on their way to the output, a tile at a time.
+// Sums of 32 rows x 32 tokens on their way to the output, a piece at a time: a tile of floats, or
+// a line of rounded ones.
 struct Outcome {
-  const std::byte* sums;
-  float* out;
-  int64_t out_stride, tokens, rows;
-  int64_t next = 4;  // tile; 4: all is written
+  const MatmulTile& tile;
+  const std::byte* sums = nullptr;
+  int64_t row = 0, rows = 0, token = 0;
+  int64_t next = 0, pieces = 0;
 
-  void write_tile() {
-    const int64_t token = next % 2 * kUnitTokens, row = next / 2 * 16;
-    write_out(sums + next * kTileBytes, out + token * out_stride + row, out_stride, tokens - token,
-              rows - row);
-    ++next;
+  void start(const std::byte* from, int64_t first_row, int64_t row_count, int64_t first_token) {
+    sums = from;
+    row = first_row;
+    rows = row_count;
+    token = first_token;
+    next = 0;
+    pieces = tile.out16 != nullptr ? 32 : 4;
+  }
+  // Where piece i goes.
+  float* tile_place(int64_t i) const {
+    return tile.out + (token + i % 2 * kUnitTokens) * tile.out_stride + row + i / 2 * 16;
+  }
+  std::byte* line_place(int64_t i) const {
+    return tile.out16 + row / kUnitPanelCols * tile.out16_panel_bytes +
+           (token * kUnitPanelCols + row % kUnitPanelCols * kUnitTokenPair) * 2 + i * kLine;
+  }
+
+  [[gnu::always_inline]] void write_next() {
+    const int64_t i = next++;
+    if (tile.out16 == nullptr) {
+      write_out(tile, sums + i * kTileBytes, row + i / 2 * 16, rows - i / 2 * 16, tile_place(i),
+                tile.tokens - token - i % 2 * kUnitTokens);
+    } else {  // 16 pairs of rows, eight from either tile of rows, for 16 tokens and for 16 more
+      const int64_t pair = i % 16, of_tile = pair / 8 * 2 + i / 16;
+      write_pair(tile, sums + of_tile * kTileBytes + pair % 8 * 2 * kLine, row + 2 * pair,
+                 rows - 2 * pair, line_place(i));
+    }
   }
   void write_rest() {
-    while (next < 4) write_tile();
+    while (next < pieces) write_next();
   }
 };
 
@@ -393,7 +449,7 @@ void multiply_blocks(const MatmulTile& tile) {
   std::byte* const idle = tile.scratch + 2 * kTileRows * tile.cut_cols;
   std::byte* const sums = idle + kTileBytes;
   const bool resting = tile.cut_cols < tile.cols;
-  Outcome outcome{};
+  Outcome outcome{.tile = tile}, coming{.tile = tile};
   for (int64_t row = tile.row_begin, col = 0; col < tile.cols;) {
     const RowBlock block = row_block(tile, row, col);
     if (!block.in_place) fill<Weights>(tile, block);
@@ -415,13 +471,13 @@ void multiply_blocks(const MatmulTile& tile) {
       const std::byte* x =
           packed.data + col / kUnitPanelCols * packed.panel_bytes + unit * unit_bytes;
       const int64_t token = unit * kUnitTokenPair, tokens = tile.tokens - token;
-      float* const out = tile.out + token * tile.out_stride + row;
+      if (last) coming.start(at, row, block.rows, token);
       const int64_t begin = kTileRows * unit / units;
       const int64_t end = at_most(next_rows, kTileRows * (unit + 1) / units);
       multiply_block<kTerms>(
           block, x, packed.panel_bytes, /*start=*/col == 0, at,
           idle, [&](int64_t step) __attribute__((always_inline)) {
-            if (outcome.next < 4) outcome.write_tile();
+            if (outcome.next < outcome.pieces) outcome.write_next();
             if (step + 1 == block.steps) outcome.write_rest();  // its place is needed again
             if (step * kLine < next_bytes) {
               for (int64_t r = begin; r < end; ++r) {
@@ -429,12 +485,17 @@ void multiply_blocks(const MatmulTile& tile) {
               }
             }
             // Stores that wait for their lines would hold up the unit.
-            if (last && step < at_most(kUnitTokenPair, tokens)) {
-              expect_line(out + step * tile.out_stride);
-              expect_line(out + step * tile.out_stride + 16);
+            if (last && step < kUnitTokenPair) {
+              if (tile.out16 != nullptr) {
+                expect_line(coming.line_place(step));
+              } else if (step < tokens) {
+                float* const out = coming.tile_place(0) + step * tile.out_stride;
+                expect_line(out);
+                expect_line(out + 16);
+              }
             }
           });
-      if (last) outcome = {at, out, tile.out_stride, tokens, block.rows, /*next=*/0};
+      if (last) outcome.start(at, row, block.rows, token);
     }
     if (last && row + kTileRows >= tile.row_end) break;
     row = next_row;
@@ -491,7 +552,7 @@ void matmul_tile_amx(const MatmulTile& tile) {
   switch (tile.type) {
     case DType::kBF16:
       if (tile.tokens <= kMostGroups * kUnitTokens &&
-          lie_in_tiles(tile.type, tile.w_rows, tile.cols)) {
+          lie_in_tiles(tile.type, tile.w_rows, tile.cols) && tile.out16 == nullptr) {
         multiply_in_place(tile);
       } else {
         multiply_many<Bf16Weights>(tile);

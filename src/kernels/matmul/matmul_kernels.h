@@ -6,7 +6,12 @@
 
 #include "kernels/isa.h"
 #include "kernels/matmul/int8_rows.h"
+#include "kernels/matmul/matmul_end.h"
 #include "tensor/dtype.h"
+
+namespace drover {
+class RoundedRows;
+}
 
 namespace drover::internal {
 
@@ -43,6 +48,11 @@ struct MatmulTile {
   std::byte* scratch;   // matmul_scratch_bytes() of this worker, cache-line aligned
   PackedTokens packed;  // its first token, for the matrix unit; scratch is packed_scratch_bytes()
   int64_t cut_cols;     // the matrix unit takes K in cuts of so many columns, whole panels
+
+  // The matrix unit alone ends its sums itself; other kernels write them as they are.
+  MatmulEnd end;     // bias of row 0
+  std::byte* out16;  // null, or its first token in RoundedRows, in place of out
+  int64_t out16_panel_bytes;
 };
 
 // Every kernel works on a divisor of so many rows at once.
@@ -111,6 +121,9 @@ void matmul_tile_avx2(const MatmulTile& tile);
 void matmul_tile_avxvnni(const MatmulTile& tile);
 void matmul_tile_avx512(const MatmulTile& tile);
 void matmul_tile_amx(const MatmulTile& tile);
+
+// These rows from `first` on, a multiple of 32 or the second half of such, as packed tokens.
+PackedTokens packed_tokens(const RoundedRows& rows, int64_t first);
 
 // Packs a tile of tokens, of which there are `tokens`, of `cols` columns to out, in this form.
 void pack_amx(const float* x, int64_t x_stride, int64_t tokens, int64_t cols,

@@ -12,6 +12,7 @@
 
 #include "base/aligned.h"
 #include "base/error.h"
+#include "kernels/math/gelu.h"
 #include "kernels/matmul/matmul_kernels.h"
 #include "tensor/dequantize.h"
 #include "tensor/float16.h"
@@ -422,6 +423,19 @@ TEST(MatrixUnit, WeightsOnCacheLinesAndSumsThatRestGiveTheBitsOfTheDefinition) {
   }
 }
 
+// More tokens of so many columns than the largest part of a cache holds, and not in equal pieces.
+TEST(MatrixUnit, TokensCutInPiecesGiveTheBitsOfTheDefinition) {
+  if (no_matrix_unit()) GTEST_SKIP() << "this processor has no AMX";
+  std::mt19937 random(12);
+  Problem p(DType::kBF16, 1300, 33, 1100, random);
+  p.rounded = true;
+  const auto expected = multiply_like_matrix_unit(p);
+  for (int threads : {1, 3}) {
+    EXPECT_TRUE(same_bits(expected, multiply(context(Isa::kAmx, threads), p)))
+        << threads << " threads";
+  }
+}
+
 TEST(MatrixUnit, RoundedJobsOfEveryTypeGiveTheBitsOfTheDefinition) {
   if (no_matrix_unit()) GTEST_SKIP() << "this processor has no AMX";
   for (DType type : {DType::kBF16, DType::kF16, DType::kF32, DType::kQ8_0}) {
@@ -481,6 +495,170 @@ TEST_P(AnyMatmul, RoundedChangesNothingWhereItIsNotTaken) {
     const auto expected = multiply(context(isa), p);
     p.rounded = true;
     EXPECT_TRUE(same_bits(expected, multiply(context(isa), p))) << isa_name(isa);
+  }
+}
+
+// ---- ends ----
+
+// What a job with this end writes over `before`, by its steps.
+std::vector<float> ended(const Problem& p, const MatmulEnd& end, const std::vector<float>& sums,
+                         const std::vector<float>& before) {
+  std::vector<float> out = before;
+  const int64_t stride = p.rows + 5;
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    for (int64_t n = 0; n < p.rows; ++n) {
+      const auto i = static_cast<size_t>(t * stride + n);
+      float y = sums[i];
+      if (end.bias != nullptr) y += end.bias[n];
+      if (end.gelu) y = gelu_of(y);
+      out[i] = end.add ? before[i] + y : y;
+    }
+  }
+  return out;
+}
+
+// Few tokens, and several tasks of many; on the matrix unit by its three ways, with sums that rest.
+TEST_P(AnyMatmul, AnEndGivesTheBitsOfItsStepsAfterTheSums) {
+  struct Shape {
+    int64_t tokens, rows, cols;
+  };
+  for (const Shape shape : {Shape{1, 9, 256}, {7, 70, 512}, {17, 96, 256}, {70, 150, 2304}}) {
+    std::mt19937 random(static_cast<uint32_t>(shape.rows));
+    Problem p(GetParam(), shape.tokens, shape.rows, shape.cols, random);
+    const auto bias = random_floats(p.rows, random);
+    for (Isa isa : available_isas()) {
+      for (const bool rounded : {false, true}) {
+        if (rounded && !takes_rounded(isa, p.type)) continue;
+        p.rounded = rounded;
+        const auto sums = multiply(context(isa, 2), p);
+        const auto before = random_floats(static_cast<int64_t>(sums.size()), random);
+        for (int steps = 1; steps < 8; ++steps) {
+          const MatmulEnd end{.bias = steps & 1 ? bias.data() : nullptr,
+                              .gelu = (steps & 2) != 0,
+                              .add = (steps & 4) != 0};
+          auto out = before;
+          Int8Rows x8;
+          MatmulJob job{.x = p.x_view(),
+                        .w = p.w(),
+                        .out = {out.data(), p.tokens, p.rows, p.rows + 5},
+                        .end = end,
+                        .rounded = rounded};
+          if (takes_8_bits(isa, p)) {
+            quantize_rows(context(isa), job.x, x8);
+            job.x8 = &x8;
+          }
+          matmul(context(isa, 2), {&job, 1});
+          ASSERT_TRUE(same_bits(ended(p, end, sums, before), out))
+              << isa_name(isa) << " T=" << p.tokens << " N=" << p.rows << " steps " << steps
+              << (rounded ? " rounded" : "");
+        }
+      }
+    }
+  }
+}
+
+TEST(Matmul, AnEmptySumHasAnEndToo) {
+  const std::vector<float> bias = {1, 2, 3};
+  for (Isa isa : available_isas()) {
+    std::vector<float> out = {10, 20, 30, 40, 50, 60};
+    const MatmulJob job{.x = {nullptr, 2, 0, 0},
+                        .w = {nullptr, DType::kF32, 3, 0},
+                        .out = {out.data(), 2, 3, 3},
+                        .end = {.bias = bias.data(), .add = true}};
+    matmul(context(isa), {&job, 1});
+    EXPECT_EQ(out, (std::vector<float>{11, 22, 33, 41, 52, 63}));
+  }
+}
+
+// Two products in a row. Tiles and panels that are whole and not, weights where they lie and
+// copied, sums that rest between cuts of K.
+TEST(MatrixUnit, ARoundedOutputIsReadAsIfItsFloatsWereRoundedAfterwards) {
+  if (no_matrix_unit()) GTEST_SKIP() << "this processor has no AMX";
+  struct Shape {
+    int64_t tokens, cols, rows;
+  };
+  for (const Shape shape : {Shape{1, 32, 1},
+                            {5, 64, 31},
+                            {5, 64, 64},
+                            {16, 64, 48},
+                            {33, 96, 96},
+                            {33, 96, 90},
+                            {70, 2304, 290},
+                            {65, 64, 256},
+                            {1300, 1088, 90}}) {
+    for (DType type : {DType::kBF16, DType::kF16, DType::kF32, DType::kQ8_0}) {
+      std::mt19937 random(static_cast<uint32_t>(shape.rows));
+      Problem p(type, shape.tokens, shape.rows, shape.cols, random);
+      if (shape.tokens > 30) p.align_weights();
+      const auto bias = random_floats(p.rows, random);
+      const auto w = random_weights(DType::kBF16, 16 * p.rows, random);
+      for (const bool gelu : {false, true}) {
+        for (int threads : {1, 2}) {
+          Context& c = context(Isa::kAmx, threads);
+          const auto chained = [&](bool rounded_between) {
+            std::vector<float> between(static_cast<size_t>(p.tokens * p.rows));
+            std::vector<float> out(static_cast<size_t>(p.tokens * 16));
+            const MatrixView floats{between.data(), p.tokens, p.rows, p.rows};
+            RoundedRows rounded;
+            rounded.resize(p.tokens, p.rows);
+            MatmulJob first{.x = p.x_view(),
+                            .w = p.w(),
+                            .out = floats,
+                            .end = {.bias = bias.data(), .gelu = gelu},
+                            .rounded = true};
+            MatmulJob second{.x = floats,
+                             .w = {w.data(), DType::kBF16, 16, p.rows},
+                             .out = {out.data(), p.tokens, 16, 16},
+                             .rounded = true};
+            if (rounded_between) {
+              first.out = {};
+              first.out16 = &rounded;
+              second.x16 = &rounded;
+              second.x.data = nullptr;
+            }
+            matmul(c, {&first, 1});
+            matmul(c, {&second, 1});
+            return out;
+          };
+          ASSERT_TRUE(same_bits(chained(false), chained(true)))
+              << dtype_name(type) << " T=" << p.tokens << " N=" << p.rows << " K=" << p.cols;
+        }
+      }
+    }
+  }
+}
+
+TEST(MatrixUnit, RoundedRowsThatDoNotFitAreRefused) {
+  std::mt19937 random(11);
+  const Problem p(DType::kBF16, 2, 16, 64, random);
+  std::vector<float> out(32);
+  RoundedRows x16, out16, other;
+  x16.resize(2, 64);
+  out16.resize(2, 16);
+  other.resize(2, 32);
+  x16.put(0, {p.x_view().data, 2, 64, p.x_view().stride});
+  for (Isa isa : available_isas()) {
+    auto fits = [&](auto change) {
+      MatmulJob job{.x = p.x_view(),
+                    .w = p.w(),
+                    .out = {out.data(), 2, 16, 16},
+                    .rounded = true,
+                    .x16 = &x16,
+                    .out16 = &out16};
+      change(job);
+      try {
+        matmul(context(isa), {&job, 1});
+        return true;
+      } catch (const Error&) {
+        return false;
+      }
+    };
+    EXPECT_EQ(fits([](MatmulJob&) {}), takes_rounded(isa, DType::kBF16));
+    EXPECT_TRUE(fits([](MatmulJob& j) { j.x16 = nullptr, j.out16 = nullptr; }));
+    EXPECT_FALSE(fits([](MatmulJob& j) { j.rounded = false; }));
+    EXPECT_FALSE(fits([&](MatmulJob& j) { j.x16 = &other; }));
+    EXPECT_FALSE(fits([&](MatmulJob& j) { j.out16 = &other; }));
+    EXPECT_FALSE(fits([](MatmulJob& j) { j.end.add = true; }));  // to what?
   }
 }
 
