@@ -73,6 +73,8 @@ bool Exchange::write(std::string_view piece) {
   if (!alive_locked()) return false;
   if (piece.size() > unsent_limit_ || out_.size() + sending_ > unsent_limit_ - piece.size()) {
     over_limit_ = true;
+    // A former wake may have found the connection in a write that waits for this very client.
+    wake_pending_ = false;
   } else {
     put_locked(piece);
   }

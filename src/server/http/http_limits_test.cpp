@@ -350,7 +350,7 @@ TEST_F(HttpLimitsTest, AThousandMutantsDoNoHarm) {
           std::swap(bytes[at], bytes[below(bytes.size())]);
           break;
       }
-      if (bytes.empty()) bytes = "x";
+      if (bytes.empty()) bytes.push_back('x');
     }
     RawClient client = connect();
     ASSERT_TRUE(client.connected()) << i;

@@ -1,8 +1,9 @@
-// The head of a request, byte by byte, and the words of http_message.h and server_sent_events.h.
+// The parts that need no socket: heads byte by byte, exchanges, words and events.
 #include "server/http/request_head.h"
 
 #include <gtest/gtest.h>
 
+#include "server/http/exchange.h"
 #include "server/http/server_sent_events.h"
 
 namespace drover {
@@ -83,6 +84,18 @@ TEST(HttpMessage, EveryStatusHasAPhrase) {
   EXPECT_EQ(reason_phrase(404), "Not Found");
   EXPECT_EQ(reason_phrase(429), "Too Many Requests");
   EXPECT_FALSE(reason_phrase(499).empty());
+}
+
+// A connection that is stuck in a write has used up the first wake; it must hear of the limit.
+TEST(Exchange, GoingOverTheLimitWakesAConnectionThatWasWokenBefore) {
+  int wakes = 0;
+  Exchange exchange({}, /*unsent_limit=*/10, [&] { ++wakes; });
+  exchange.take(true);
+  exchange.begin(200, {});
+  EXPECT_EQ(wakes, 1);
+  EXPECT_FALSE(exchange.write("more than ten bytes"));
+  EXPECT_EQ(wakes, 2);
+  EXPECT_TRUE(exchange.over_limit());
 }
 
 TEST(ServerSentEvents, TextIsCutIntoLinesOfTheFormat) {
