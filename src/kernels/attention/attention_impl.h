@@ -384,7 +384,8 @@ struct Tile {
             const RowUnit unit = query_unit(row + r);
             int v = 0;
             for (const I sum : sums[r]) {
-              const V s = __builtin_convertvector(sum + unit.missing, V) * all(unit.unit);
+              const V s = __builtin_convertvector(wrapping_add(sum, I{} + unit.missing), V) *
+                          all(unit.unit);
               store(to + r * kPageTokens + j + v, s * load(key_scales + j + v));
               v += W;
             }
@@ -431,7 +432,7 @@ struct Tile {
       const RowUnit unit = weight_unit(to, row);
       for (int64_t i = 0; i < padded; i += W) {
         float* at = to + row * state + i;
-        const I sum = load_as<I>(at) + unit.missing;
+        const I sum = wrapping_add(load_as<I>(at), I{} + unit.missing);
         store(at, __builtin_convertvector(sum, V) * all(unit.unit));
       }
     }
@@ -453,7 +454,7 @@ struct Tile {
               for (int r = 0; r < R; ++r) {
                 float* at = to + (row + r) * state + j;
                 for (const I sum : sums[r]) {
-                  const I added = load_as<I>(at) + sum;
+                  const I added = wrapping_add(load_as<I>(at), sum);
                   __builtin_memcpy(at, &added, sizeof(added));
                   at += W;
                 }

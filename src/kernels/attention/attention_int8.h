@@ -40,6 +40,9 @@ constexpr int kOffset = 0;
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
+// What an offset adds to a sum may take it beyond 32 bits; once it is taken off again, it is back.
+[[gnu::always_inline]] inline I wrapping_add(I a, I b) { return (I)((U)a + (U)b); }
+
 // sum + the products of a lane of a block and a lane of a row.
 [[gnu::always_inline]] inline I multiply_add(I sum, I block, I row) {
 #if DROVER_VECTOR_FLOATS == 16
