@@ -240,7 +240,7 @@ TEST_F(ApiAnswerTest, CallsOfToolsAreNoText) {
   plain.text = "[h(a=1)] is no tool of mine";
   const json::object body = answer_of(request, {called, alone, cut, plain});
   EXPECT_EQ(body.at("choices").at(0), json::parse(R"({"index":0,"message":{"role":"assistant",
-    "content":"Wait.","refusal":null,"tool_calls":[
+    "content":"Wait. ","refusal":null,"tool_calls":[
       {"id":"call_1_0_0","type":"function","function":{"name":"f",
        "arguments":"{\"a\": 1, \"b\": \"x\"}"}},
       {"id":"call_1_0_1","type":"function","function":{"name":"g","arguments":"{}"}}]},
@@ -446,7 +446,7 @@ TEST_F(ApiAnswerTest, RefusedRequestsNameTheirField) {
   const std::vector<std::pair<std::string, std::string>> chats = {
       {head + R"("temperature":"hot"})", "temperature"},
       {head + R"("temperature":-1})", "temperature"},
-      {head + R"("tools":[1]})", "tools"},
+      {head + R"("tools":[1]})", "tools[0]"},
       {head + R"("stop":[1]})", "stop"},
       {head + R"("logit_bias":{"x":1}})", "logit_bias"},
       {head + R"("stream_options":{"include_usage":1}})", "stream_options.include_usage"},
