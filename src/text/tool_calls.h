@@ -14,8 +14,8 @@
 // Only a tool of the request is called: whatever names another, or looks like a call without being
 // one, stays text, byte for byte, and so does what is cut off or damaged before its arguments
 // begin. Text is held back only while it can still become a call; white space at the beginning of
-// an answer, between calls and after them belongs to the calls, if there are any. How the answer is cut into
-// pieces does not matter: the events, those of one kind joined, follow from the bytes.
+// an answer, between calls and after them belongs to the calls, if there are any. How the answer is
+// cut into pieces does not matter: the events, those of one kind joined, follow from the bytes.
 #pragma once
 
 #include <cstdint>
