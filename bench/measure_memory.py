@@ -199,14 +199,14 @@ def cap(options, drover: Drover):
 def shortcuts(options, drover: Drover):
     test = options.drover.parent / "tests/long_context_test"
     print("## The shortcuts\n")
-    print(f"`DROVER_LONG=1 {test}` (65,536 tokens):\n\n```")
+    print(f"`DROVER_LONG=1 {test.name}` (65,536 tokens):\n\n```")
     print(lines_with(output_of([test], DROVER_LONG="1"), r"OK \]|modulo") + "\n```\n", flush=True)
 
 
 def kills(options, drover: Drover):
     test = options.drover.parent / "src/cache/context_file_crash_test"
     print("## Kills while a context file is written\n")
-    print(f"`DROVER_KILLS=1000 {test} --gtest_filter=*Killed*`:\n\n```")
+    print(f"`DROVER_KILLS=1000 {test.name} --gtest_filter=*Killed*`:\n\n```")
     out = output_of([test, "--gtest_filter=*Killed*"], DROVER_KILLS="1000")
     print(lines_with(out, r"OK \]|kills") + "\n```\n", flush=True)
 

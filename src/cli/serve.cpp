@@ -18,7 +18,7 @@ struct Serve {
   ModelFlags model_flags;
   std::string host = "127.0.0.1", unix_socket, tls_cert, tls_key;
   uint16_t port = 8080;
-  std::vector<std::string> names;
+  std::vector<std::string> names, allowed_hosts;
   bool any_name = false, share_prefixes = false;
   std::string chat_format, api_key_file, recall_map, access_log = "text";
   int64_t parallel = 64, max_queue = 256, max_queue_tokens = 0, max_per_key = 0;
@@ -28,6 +28,9 @@ struct Serve {
   void operator()() const;
 
  private:
+  bool is_loopback() const {
+    return host.starts_with("127.") || host == "localhost" || host == "::1";
+  }
   ServerOptions server_options() const;
   ServiceOptions service_options(const Model& model) const;
 };
@@ -60,6 +63,13 @@ ServerOptions Serve::server_options() const {
     listener.port = port;
   }
   out.http.listeners = {listener};
+  // Whoever listens for the whole network is called by names that only others know.
+  if (unix_socket.empty() && is_loopback()) {
+    out.hosts = {"localhost", "127.0.0.1", "[::1]", host};
+    out.hosts.insert(out.hosts.end(), allowed_hosts.begin(), allowed_hosts.end());
+  } else {
+    out.hosts = allowed_hosts;
+  }
   out.http.limits.body_bytes = static_cast<size_t>(body_megabytes) << 20;
   out.http.threads = static_cast<int>(network_threads);
   if (!api_key_file.empty()) out.keys = ApiKeys::load(api_key_file);
@@ -95,8 +105,7 @@ void Serve::operator()() const {
   for (const std::string& address : server.addresses()) {
     log_line(fmt::format("listening on {}", address));
   }
-  if (api_key_file.empty() && unix_socket.empty() && host != "127.0.0.1" && host != "localhost" &&
-      host != "::1") {
+  if (api_key_file.empty() && unix_socket.empty() && !is_loopback()) {
     warn("anybody who reaches this address may ask; --api-key-file names who may");
   }
   const std::unique_ptr<Model> model = model_flags.load();
@@ -131,6 +140,11 @@ void add_serve(CLI::App& app) {
   address("--unix-socket", serve->unix_socket, "Listen on this socket instead")
       ->type_name("PATH")
       ->envname("DROVER_UNIX_SOCKET");
+  address("--allow-host", serve->allowed_hosts,
+          "Another name that clients call this server by; on loopback only "
+          "its own are heard")
+      ->type_name("NAME")
+      ->delimiter(',');
   CLI::Option* cert = address("--tls-cert,--ssl-cert-file", serve->tls_cert,
                               "Speak TLS with this certificate (PEM)")
                           ->type_name("FILE")

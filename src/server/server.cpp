@@ -2,6 +2,7 @@
 
 #include <fmt/chrono.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/json.hpp>
 #include <mutex>
@@ -85,7 +86,10 @@ std::string access_line(const HttpAccess& access, AccessLog form) {
 class Server::Impl {
  public:
   explicit Impl(ServerOptions options)
-      : keys_(std::move(options.keys)), version_(options.version), metrics_(version_) {
+      : keys_(std::move(options.keys)),
+        hosts_(std::move(options.hosts)),
+        version_(options.version),
+        metrics_(version_) {
     const std::unique_lock lock(mutex_);  // the first request may come before this is done
     HttpOptions http = std::move(options.http);
     http.refuse = [](int status, std::string_view message) {
@@ -130,6 +134,14 @@ class Server::Impl {
  private:
   // Before the body is read: who asks for what is not there, or without a key, need not send it.
   std::optional<HttpAnswer> admit(const HttpRequest& request) {
+    const std::string* host = request.header("Host");
+    if (host != nullptr && !may_be_called(*host)) {
+      metrics_.refused("host");
+      return error_answer(api_refusal(
+          Refusal::kForbidden, fmt::format("Host: {} is no name of this server; --allow-host makes "
+                                           "it one",
+                                           printable(*host))));
+    }
     const auto route = find_route(request.method, request.path);
     const bool open_to_all = route && route->route == Route::kHealth;
     if (!keys_.empty() && !open_to_all && keys_.owner(key_of(request)) == nullptr) {
@@ -148,6 +160,14 @@ class Server::Impl {
       return out;
     }
     return std::nullopt;
+  }
+
+  bool may_be_called(std::string_view host) const {
+    const size_t port = host.rfind(':');
+    if (port != std::string_view::npos && host.find(']', port) == std::string_view::npos) {
+      host = host.substr(0, port);
+    }
+    return hosts_.empty() || std::find(hosts_.begin(), hosts_.end(), host) != hosts_.end();
   }
 
   void handle(HttpRequest request, HttpReply reply) {
@@ -177,6 +197,7 @@ class Server::Impl {
   }
 
   const ApiKeys keys_;
+  const std::vector<std::string> hosts_;
   const std::string version_;
   Metrics metrics_;
   std::atomic<Life> life_{Life::kLoading};

@@ -27,6 +27,9 @@ enum class AccessLog { kOff, kText, kJson };
 struct ServerOptions {
   HttpOptions http;  // its hooks are the server's to set
   ApiKeys keys;      // empty: everybody may ask
+  // What clients may call this server in their Host header; empty: anything. A page from elsewhere
+  // whose name was pointed at this machine (DNS rebinding) calls it by that name.
+  std::vector<std::string> hosts;
   std::string version;
   AccessLog access_log = AccessLog::kText;
   // Gets a line of the access log without its end, on a network thread.

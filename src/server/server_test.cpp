@@ -234,6 +234,21 @@ TEST_F(ServerTest, OnlyWhoHasAKeyMayAsk) {
   EXPECT_EQ(cached("secret-b"), 0);
 }
 
+TEST_F(ServerTest, OnlyWhoCallsItByANameOfItsOwnIsHeard) {
+  ServerOptions named = options();
+  named.hosts = {"localhost", "127.0.0.1", "[::1]"};
+  start(std::move(named), service());
+  const auto status = [&](std::string_view host) {
+    return ask(fmt::format("GET /v1/models HTTP/1.1\r\nHost: {}\r\n\r\n", host)).status;
+  };
+  for (const char* host : {"localhost", "localhost:8080", "127.0.0.1:1", "[::1]", "[::1]:80"}) {
+    EXPECT_EQ(status(host), 200) << host;
+  }
+  for (const char* host : {"evil.example", "evil.example:8080", "127.0.0.1.evil.example"}) {
+    EXPECT_EQ(status(host), 403) << host;
+  }
+}
+
 TEST_F(ServerTest, AFileOfKeysIsReadStrictly) {
   const auto path = *folder_ / "bad-keys";
   const auto load = [&](std::string_view text) {
