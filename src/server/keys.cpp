@@ -1,6 +1,7 @@
 #include "server/keys.h"
 
 #include <algorithm>
+#include <charconv>
 #include <fstream>
 
 #include "base/error.h"
@@ -8,19 +9,12 @@
 namespace drover {
 namespace {
 
-int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
 bool read_digest(std::string_view hex, Digest& out) {
   if (hex.size() != 2 * out.size()) return false;
   for (size_t i = 0; i < out.size(); ++i) {
-    const int high = hex_digit(hex[2 * i]), low = hex_digit(hex[2 * i + 1]);
-    if (high < 0 || low < 0) return false;
-    out[i] = static_cast<uint8_t>(high * 16 + low);
+    const char* const at = hex.data() + 2 * i;
+    const auto [end, error] = std::from_chars(at, at + 2, out[i], 16);
+    if (error != std::errc() || end != at + 2) return false;
   }
   return true;
 }

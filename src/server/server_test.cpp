@@ -256,7 +256,9 @@ TEST_F(ServerTest, AFileOfKeysIsReadStrictly) {
     ApiKeys::load(path);
   };
   for (const std::string_view text :
-       {"", "# nobody\n", "anna\n", "anna a b\n", "anna sha256:12\n", "anna a\nben a\n"}) {
+       {"", "# nobody\n", "anna\n", "anna a b\n", "anna sha256:12\n",
+        "anna sha256:000000000000000000000000000000000000000000000000000000000000000-\n",
+        "anna a\nben a\n"}) {
     testing::expect_error(ErrorKind::kBadData, "bad-keys", [&] { load(text); });
   }
   testing::expect_error(ErrorKind::kNotFound, "none", [&] { ApiKeys::load(*folder_ / "none"); });
