@@ -9,24 +9,22 @@
 #include <sys/time.h>
 
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 
 #include "base/error.h"
 #include "server/http/http_server.h"
 #include "server/http/server_fixture.h"
+#include "tests/support/temp_folder.h"
 
 namespace drover {
 namespace {
 
-// A self-signed certificate for "t" and its key, in files of the test's own.
+// A self-signed certificate for "t" and its key, in a folder of its own: tests run side by side.
 struct Certificate {
-  std::string certificate, key;
+  const testing::TempFolder folder;
+  const std::string certificate = folder / "cert.pem", key = folder / "key.pem";
 
-  explicit Certificate(const std::string& name)
-      : certificate(testing::TempDir() + name + "-cert.pem"),
-        key(testing::TempDir() + name + "-key.pem") {
+  Certificate() {
     EVP_PKEY* pair = EVP_EC_gen("P-256");
     X509* x509 = X509_new();
     ASN1_INTEGER_set(X509_get_serialNumber(x509), 1);
@@ -45,10 +43,6 @@ struct Certificate {
     fclose(file);
     X509_free(x509);
     EVP_PKEY_free(pair);
-  }
-  ~Certificate() {
-    std::filesystem::remove(certificate);
-    std::filesystem::remove(key);
   }
 };
 
@@ -115,7 +109,7 @@ class HttpTlsTest : public HttpTest {
     options.listeners = {{.certificate = certificate_.certificate, .key = certificate_.key}};
     serve(options);
   }
-  const Certificate certificate_{"drover-http"};
+  const Certificate certificate_;
 };
 
 TEST_F(HttpTlsTest, RequestsAndStreamsWorkAsInPlainText) {
@@ -184,9 +178,8 @@ TEST_F(HttpTlsTest, WhatIsNoTlsOrTooOldIsTurnedAway) {
 }
 
 TEST_F(HttpTlsTest, FilesThatDoNotFitAreNamed) {
-  const Certificate other("drover-http-other");
-  const std::string junk = testing::TempDir() + "drover-http-junk.pem";
-  std::ofstream(junk) << "no certificate";
+  const Certificate other;
+  const std::string junk = other.folder.write("junk.pem", "no certificate");
   const auto kind_of = [](const std::string& certificate, const std::string& key) {
     HttpOptions options;
     options.listeners = {{.certificate = certificate, .key = key}};
@@ -202,7 +195,6 @@ TEST_F(HttpTlsTest, FilesThatDoNotFitAreNamed) {
   EXPECT_EQ(kind_of(junk, other.key), ErrorKind::kBadData);
   EXPECT_EQ(kind_of(certificate_.certificate, junk), ErrorKind::kBadData);
   EXPECT_EQ(kind_of("/no/such/file", other.key), ErrorKind::kNotFound);
-  std::filesystem::remove(junk);
 }
 
 }  // namespace
