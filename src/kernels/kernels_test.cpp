@@ -243,7 +243,7 @@ TEST(Rope, RotatesAdjacentPairs) {
   table.fill(positions, frequencies);
   auto x = random_floats(3 * 2 * 6, 9);
   auto y = x;
-  rope(context, matrix(y, 3, 12), table);
+  rope(context, {matrix(y, 3, 12)}, table);
   for (int64_t t = 0; t < 3; ++t) {
     for (int64_t pair = 0; pair < 6; ++pair) {
       // The angle is formed in float32 by definition; all else is checked in double.
@@ -262,20 +262,74 @@ TEST(Rope, OfATileTurnsHalfThePairsByColumnAndHalfByRow) {
     for (int m = 0; m < 22; ++m) frequencies.push_back(std::pow(10000.0f, -2.0f * m / 44));
     RopeTable table;
     table.fill_2d(side, frequencies);
-    ASSERT_EQ(table.pairs(), 44);
+    ASSERT_EQ(table.head_dim(), 88);
+    ASSERT_EQ(table.tokens(), side * side + 1);
     for (int64_t n = 0; n < side * side; ++n) {
       for (int64_t pair = 0; pair < 44; ++pair) {
         const int64_t place = pair < 22 ? n % side + 1 : n / side + 1;
         // The angle is formed in float32; its cosine is within a unit in the last place of 1.
         const double angle = static_cast<float>(place) * frequencies[pair % 22];
-        EXPECT_NEAR(table.token(n)[pair], std::cos(angle), 2 * kUnit) << n << ", pair " << pair;
-        EXPECT_NEAR(table.token(n)[44 + pair], std::sin(angle), 2 * kUnit)
-            << n << ", pair " << pair;
+        const float* cosines = table.cosines(n) + 2 * pair;
+        const float* sines = table.sines(n) + 2 * pair;
+        EXPECT_NEAR(cosines[0], std::cos(angle), 2 * kUnit) << n << ", pair " << pair;
+        EXPECT_NEAR(sines[1], std::sin(angle), 2 * kUnit) << n << ", pair " << pair;
+        EXPECT_EQ(cosines[1], cosines[0]);
+        EXPECT_EQ(sines[0], -sines[1]);
       }
     }
-    for (int64_t pair = 0; pair < 44; ++pair) {
-      EXPECT_EQ(table.token(side * side)[pair], 1.0f);
-      EXPECT_EQ(table.token(side * side)[44 + pair], 0.0f);
+    for (int64_t i = 0; i < 88; ++i) {
+      EXPECT_EQ(table.cosines(side * side)[i], 1.0f);
+      EXPECT_EQ(table.sines(side * side)[i], 0.0f);
+    }
+  }
+}
+
+TEST(Rope, OfSeveralTilesIsThatOfEach) {
+  Context context(2);
+  RopeTable table;
+  table.fill_2d(2, std::vector<float>{1.0f, 0.1f});
+  const auto tile = random_floats(5 * 16, 41), other = random_floats(5 * 16, 42);
+  auto both = tile, also = other, first = tile, second = other;
+  both.insert(both.end(), other.begin(), other.end());
+  also.insert(also.end(), tile.begin(), tile.end());
+  rope(context, {matrix(both, 10, 16), matrix(also, 10, 16)}, table);
+  rope(context, {matrix(first, 5, 16)}, table);
+  rope(context, {matrix(second, 5, 16)}, table);
+  auto expected = first, reverse = second;
+  expected.insert(expected.end(), second.begin(), second.end());
+  reverse.insert(reverse.end(), first.begin(), first.end());
+  EXPECT_TRUE(same_bits(both, expected));
+  EXPECT_TRUE(same_bits(also, reverse));
+}
+
+// Row lengths on either side of every vector's, and of 16 partial sums.
+TEST(Rows, HaveTheSameBitsOnEveryInstructionSet) {
+  for (int64_t d = 2; d <= 100; ++d) {
+    const auto x = random_floats(2 * d, 51 + d), weight = random_floats(d, 52 + d);
+    const auto bias = random_floats(d, 53 + d);
+    auto up = random_floats(2 * d, 54 + d);
+    RopeTable table;
+    const std::vector<float> frequencies = random_floats(d / 2, 55 + d);
+    table.fill(std::vector<int64_t>{3}, frequencies);
+    const auto all_of = [&](Isa isa) {
+      Context context(1, isa);
+      auto normed = x, scaled = x, heads = x, turned = x, gated = x;
+      layer_norm(context, matrix(normed, 2, d), matrix(normed, 2, d), weight.data(), bias.data(),
+                 1e-5f);
+      rms_norm(context, matrix(scaled, 2, d), matrix(scaled, 2, d), weight.data(), 1e-5f);
+      rms_norm_heads(context, matrix(heads, 1, 2 * d), d, 1e-5f);
+      const int64_t even = d / 2 * 2;
+      rope(context, {{turned.data(), 1, 2 * even, 2 * even}}, table);
+      swiglu(context, matrix(gated, 2, d), matrix(up, 2, d));
+      std::vector<float> out;
+      for (const auto& part : {normed, scaled, heads, turned, gated}) {
+        out.insert(out.end(), part.begin(), part.end());
+      }
+      return out;
+    };
+    const auto expected = all_of(Isa::kPlain);
+    for (const Isa isa : available_isas()) {
+      EXPECT_TRUE(same_bits(all_of(isa), expected)) << isa_name(isa) << ", d " << d;
     }
   }
 }

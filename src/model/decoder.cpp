@@ -235,7 +235,7 @@ void Decoder::attention_block(std::span<const SequenceSlice> slices, int64_t ind
   };
   const auto rotate = [&](MatrixView x) {
     if (!layer.rope) return;
-    rope(context_, x, layer.chunked ? rope_in_chunk_ : rope_absolute_);
+    rope(context_, {x}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
     if (c.qk_norm) rms_norm_heads(context_, x, c.head_dim, c.norm_eps);
   };
 

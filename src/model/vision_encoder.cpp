@@ -143,6 +143,7 @@ void VisionEncoder::attention_block(const VisionLayerWeights& w) {
   norm(w.attention_norm, normed_, /*rounded=*/rounds(w.wq) && rounds(w.wk) && rounds(w.wv));
   for (Activation* a : {&q_, &k_, &v_, &mixed_}) a->resize(tiles_ * S, W);
   linear(normed_, {{w.wq, q_}, {w.wk, k_}, {w.wv, v_}});
+  rope(context_, {q_.floats(), k_.floats()}, rope_);
 
   const bool rounded = rounds(w.wq);
   KvPages pages{nullptr, rounded ? DType::kBF16 : DType::kF32, c.heads, c.head_dim()};
@@ -159,8 +160,6 @@ void VisionEncoder::attention_block(const VisionLayerWeights& w) {
       return MatrixView{a.floats().row(tile * S), S, W, W};
     };
     pages.pages = page_table_.data() + tile * per_tile;
-    rope(context_, of_tile(q_), rope_);
-    rope(context_, of_tile(k_), rope_);
     stores.push_back({pages, 0, of_tile(k_), of_tile(v_)});
     jobs.push_back({.q = of_tile(q_),
                     .pages = pages,

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "kernels/row/row_kernels.h"
+
 namespace drover {
 
 void RopeTable::fill(std::span<const int64_t> positions, std::span<const float> frequencies) {
@@ -20,31 +22,30 @@ void RopeTable::fill_2d(int64_t side, std::span<const float> frequencies) {
 }
 
 void RopeTable::resize(int64_t tokens, int64_t pairs) {
-  pairs_ = pairs;
-  table_.reserve_discarding(static_cast<size_t>(tokens * 2 * pairs));
+  tokens_ = tokens;
+  width_ = 2 * pairs;
+  table_.reserve_discarding(static_cast<size_t>(tokens * 2 * width_));
 }
 
 void RopeTable::set(int64_t t, int64_t pair, int64_t position, std::span<const float> frequencies) {
-  float* out = table_.data() + t * 2 * pairs_ + pair;
+  float* cosine = table_.data() + t * 2 * width_ + 2 * pair;
   for (const float frequency : frequencies) {
     const float angle = static_cast<float>(position) * frequency;
-    out[0] = std::cos(angle);
-    out[pairs_] = std::sin(angle);
-    ++out;
+    float* const sine = cosine + width_;
+    cosine[0] = cosine[1] = std::cos(angle);
+    sine[1] = std::sin(angle);
+    sine[0] = -sine[1];
+    cosine += 2;
   }
 }
 
-void rope(Context& context, MatrixView x, const RopeTable& table) {
-  const int64_t pairs = table.pairs();
-  context.threads.run(x.rows, [&](int64_t t, int) {
-    const float* cosine = table.token(t);
-    const float* sine = cosine + pairs;
-    for (float* head = x.row(t); head < x.row(t) + x.cols; head += 2 * pairs) {
-      for (int64_t k = 0; k < pairs; ++k) {
-        const float re = head[2 * k], im = head[2 * k + 1];
-        head[2 * k] = re * cosine[k] - im * sine[k];
-        head[2 * k + 1] = re * sine[k] + im * cosine[k];
-      }
+void rope(Context& context, std::initializer_list<MatrixView> xs, const RopeTable& table) {
+  const auto rotate = internal::row_kernels(context.isa).rotate;
+  const int64_t d = table.head_dim(), rows = xs.begin()->rows;
+  context.threads.run(rows, [&](int64_t t, int) {
+    const int64_t of_table = t % table.tokens();
+    for (const MatrixView& x : xs) {
+      rotate(x.row(t), x.cols, d, table.cosines(of_table), table.sines(of_table));
     }
   });
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 
 #include "base/aligned.h"
@@ -23,9 +24,12 @@ class RopeTable {
   // (x + 1) f, the second half by (y + 1) f. Source: spec section 5.3.
   void fill_2d(int64_t side, std::span<const float> frequencies);
 
-  int64_t pairs() const { return pairs_; }
-  // cos then sin of token t, `pairs` of each.
-  const float* token(int64_t t) const { return table_.data() + t * 2 * pairs_; }
+  int64_t tokens() const { return tokens_; }
+  int64_t head_dim() const { return width_; }
+  // Of token t what each component of a head is multiplied by, and its partner: cos, cos and
+  // -sin, sin for the two of a pair.
+  const float* cosines(int64_t t) const { return table_.data() + t * 2 * width_; }
+  const float* sines(int64_t t) const { return cosines(t) + width_; }
 
  private:
   void resize(int64_t tokens, int64_t pairs);
@@ -33,12 +37,13 @@ class RopeTable {
   void set(int64_t t, int64_t pair, int64_t position, std::span<const float> frequencies);
 
   AlignedArray<float> table_;
-  int64_t pairs_ = 0;
+  int64_t tokens_ = 0, width_ = 0;
 };
 
-// Rotates each head of x in place: (x[2k], x[2k+1]) as a complex number times e^{i p f_k}.
-// x: [T, heads * 2 * pairs]. Does not fail.
+// Rotates each head of the xs in place: (x[2k], x[2k+1]) as a complex number times e^{i p f_k}.
+// xs: [T, heads * d] each, of the table's tokens or, tile after tile, several times as many; T is
+// the same for all. Does not fail.
 // Source: Su et al. 2021, arXiv 2104.09864; spec section 2.2.
-void rope(Context& context, MatrixView x, const RopeTable& table);
+void rope(Context& context, std::initializer_list<MatrixView> xs, const RopeTable& table);
 
 }  // namespace drover
