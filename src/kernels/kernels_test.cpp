@@ -79,6 +79,21 @@ TEST(Gelu, MatchesTheFormula) {
   }
 }
 
+TEST(Gelu, ToRoundIsASixteenthOfHalfAUnitOfBf16FromTheFormula) {
+  for (float v = -7.0f; v <= 14.0f; v += 0.0003f) {
+    const double expected = double{v} * normal_tail(-v);
+    EXPECT_NEAR(gelu_to_round(v), expected, 0x1p-13 * std::abs(expected)) << v;
+  }
+  for (const float v : {-7.001f, -20.0f, -1e30f, -INFINITY}) {
+    EXPECT_LE(gelu_to_round(v), 0.0f);
+    EXPECT_GT(gelu_to_round(v), -1e-11f);
+  }
+  EXPECT_EQ(gelu_to_round(0.0f), 0.0f);
+  EXPECT_EQ(gelu_to_round(1e30f), 1e30f);
+  EXPECT_EQ(gelu_to_round(INFINITY), INFINITY);
+  EXPECT_TRUE(std::isnan(gelu_to_round(NAN)));
+}
+
 TEST(Gelu, OfSpecialValuesIsTheLimitOrNoNumber) {
   for (const Isa isa : available_isas()) {
     constexpr float kMax = std::numeric_limits<float>::max();

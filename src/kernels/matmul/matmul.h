@@ -65,7 +65,9 @@ struct MatmulJob {
 
   // Only for a rounded job where takes_rounded(), and null otherwise:
   const RoundedRows* x16 = nullptr;  // x, rounded already; the data of x is not read then
-  RoundedRows* out16 = nullptr;      // written in place of out: [T,N], for the product that is next
+  // Written in place of out: [T,N], for the product that is next. The end's gelu is then
+  // gelu_to_round() (math/gelu.h).
+  RoundedRows* out16 = nullptr;
 };
 
 // Whether `rounded` makes a difference for weights of this type. Quantised weights of such a job

@@ -230,7 +230,10 @@ void write_pair(const MatmulTile& tile, const std::byte* sums, int64_t row, int6
     if (r >= rows) continue;
     Lanes y = _mm512_load_ps(sums + r * kLine);
     if (tile.end.bias != nullptr) y = y + tile.end.bias[row + r];
-    if (tile.end.gelu) y = gelu_of<Lanes, LaneBits>(y);
+    if (tile.end.gelu) {
+      y = gelu_to_round<Lanes, LaneBits>(
+          y, [](Lanes a, Lanes b, Lanes c) { return Lanes(_mm512_fmadd_ps(a, b, c)); });
+    }
     rounded[r] = round_to_bf16(y);
   }
   const auto upper = static_cast<__mmask32>(0xaaaaaaaa);
