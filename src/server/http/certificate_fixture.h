@@ -14,12 +14,10 @@
 
 namespace drover {
 
-// A self-signed certificate of a host and its key, in files of its own.
-class Certificate {
-  const testing::TempFolder folder_;
-
- public:
-  const std::string certificate = folder_ / "cert.pem", key = folder_ / "key.pem";
+// A self-signed certificate of a host and its key, in a folder of its own: tests run side by side.
+struct Certificate {
+  const testing::TempFolder folder;
+  const std::string certificate = folder / "cert.pem", key = folder / "key.pem";
 
   explicit Certificate(const std::string& host = "t") {
     EVP_PKEY* pair = EVP_EC_gen("P-256");

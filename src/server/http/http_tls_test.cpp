@@ -10,7 +10,6 @@
 #include "server/http/certificate_fixture.h"
 #include "server/http/http_server.h"
 #include "server/http/server_fixture.h"
-#include "tests/support/temp_folder.h"
 
 namespace drover {
 namespace {
@@ -148,8 +147,7 @@ TEST_F(HttpTlsTest, WhatIsNoTlsOrTooOldIsTurnedAway) {
 
 TEST_F(HttpTlsTest, FilesThatDoNotFitAreNamed) {
   const Certificate other;
-  const testing::TempFolder folder;
-  const std::string junk = folder.write("junk.pem", "no certificate");
+  const std::string junk = other.folder.write("junk.pem", "no certificate");
   const auto kind_of = [](const std::string& certificate, const std::string& key) {
     HttpOptions options;
     options.listeners = {{.certificate = certificate, .key = key}};
