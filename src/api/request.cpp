@@ -22,6 +22,9 @@ constexpr auto kRefused = std::to_array<std::string_view>(
      "guided_grammar", "guided_json", "guided_regex", "json_schema", "min_tokens",
      "prompt_logprobs", "structured_outputs", "use_beam_search"});
 
+// Of a completion whose request does not say how many: OpenAI's number, and vLLM's.
+constexpr int64_t kCompletionTokens = 16;
+
 // Refuses what would change the answer and is not done.
 void expect_fields(const json::object& body) {
   for (const auto& [key, value] : body) {
@@ -154,6 +157,7 @@ void read_chat(const JsonFields& body, const Model& model, ChatFormat format,
 void read_completion(const JsonFields& body, const Model& model, ApiRequest& out) {
   refuse_tools(body);
   Request request = read_options(body, model, ChatFormat::kNone, out);
+  if (request.options.max_tokens < 0) request.options.max_tokens = kCompletionTokens;
   out.echo = body.boolean("echo").value_or(false);
   if (out.echo) request.options.prompt_logprobs = request.options.logprobs;
   for (ApiInput& input : read_inputs(body, "prompt", model)) {
