@@ -19,7 +19,7 @@ struct Serve {
   std::string host = "127.0.0.1", unix_socket, tls_cert, tls_key;
   uint16_t port = 8080;
   std::vector<std::string> names, allowed_hosts, picture_hosts;
-  bool any_name = false, share_prefixes = false, private_pictures = false;
+  bool any_name = false, share_prefixes = false, private_pictures = false, expert_counters = false;
   std::string chat_format, api_key_file, recall_map, access_log = "text";
   int64_t parallel = 64, max_queue = 256, max_queue_tokens = 0, max_per_key = 0;
   int64_t network_threads = 1, body_megabytes = 64;
@@ -75,6 +75,7 @@ ServerOptions Serve::server_options() const {
   if (!api_key_file.empty()) out.keys = ApiKeys::load(api_key_file);
   out.version = DROVER_VERSION;
   out.access_log = access_log_from_name(access_log);
+  out.expert_counters = expert_counters;
   out.log = log_line;
   return out;
 }
@@ -104,6 +105,7 @@ ServiceOptions Serve::service_options(const Model& model) const {
 void Serve::operator()() const {
   // Both signals first: one that comes while the model loads must not end it half-way.
   const InterruptGuard guard;
+  const AllowedHosts hosts(picture_hosts);  // a wrong one is said before the model is loaded
   Server server(server_options());
   for (const std::string& address : server.addresses()) {
     log_line(fmt::format("listening on {}", address));
@@ -210,6 +212,10 @@ void add_serve(CLI::App& app) {
   clients("--recall-map", serve->recall_map,
           "Written by `drover needle`: warns of prompts longer than it vouches for")
       ->type_name("FILE");
+  command
+      .add_flag("--expert-counters", serve->expert_counters,
+                "In /metrics, the tokens of each expert of each layer, thousands of lines")
+      ->group("Clients");
   clients("--access-log", serve->access_log, "text, json or off; never what was said")
       ->capture_default_str()
       ->check(CLI::IsMember({"text", "json", "off"}))

@@ -159,7 +159,7 @@ class Service::Impl {
   void tell_metrics(HttpCounters http, HttpReply reply) {
     later([this, http = std::move(http), reply = std::make_shared<HttpReply>(std::move(reply))] {
       // Asked between two steps of the engine.
-      const std::string text = metrics_.text(engine_.state(), http, admission_.requests());
+      const std::string text = metrics_.text(engine_.state(), http, admission_.requests(), admission_.tokens());
       reply->send(200, {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}}, text);
     });
   }
