@@ -22,6 +22,9 @@ constexpr auto kRefused = std::to_array<std::string_view>(
      "guided_grammar", "guided_json", "guided_regex", "json_schema", "min_tokens",
      "prompt_logprobs", "structured_outputs", "use_beam_search"});
 
+// Of a completion whose request does not say how many: OpenAI's number, and vLLM's.
+constexpr int64_t kCompletionTokens = 16;
+
 // Refuses what would change the answer and is not done.
 void expect_fields(const json::object& body) {
   for (const auto& [key, value] : body) {
@@ -137,9 +140,10 @@ Request read_options(const JsonFields& body, const Model& model, ChatFormat form
   return request;
 }
 
-void read_chat(const JsonFields& body, const Model& model, ChatFormat format, ApiRequest& out) {
+void read_chat(const JsonFields& body, const Model& model, ChatFormat format,
+               const PictureSource& source, ApiRequest& out) {
   Request request = read_options(body, model, format, out);
-  ChatPrompt prompt = read_messages(body, model, format, /*add_generation_prompt=*/true);
+  ChatPrompt prompt = read_messages(body, model, format, /*add_generation_prompt=*/true, source);
   request.prompt.tokens = std::move(prompt.tokens);
   out.pictures = std::move(prompt.pictures);
   out.tools = std::move(prompt.tools);
@@ -153,6 +157,7 @@ void read_chat(const JsonFields& body, const Model& model, ChatFormat format, Ap
 void read_completion(const JsonFields& body, const Model& model, ApiRequest& out) {
   refuse_tools(body);
   Request request = read_options(body, model, ChatFormat::kNone, out);
+  if (request.options.max_tokens < 0) request.options.max_tokens = kCompletionTokens;
   out.echo = body.boolean("echo").value_or(false);
   if (out.echo) request.options.prompt_logprobs = request.options.logprobs;
   for (ApiInput& input : read_inputs(body, "prompt", model)) {
@@ -176,7 +181,7 @@ ApiKind api_kind(std::string_view url) {
 }
 
 ApiRequest read_api_request(ApiKind kind, const json::object& body, const Model& model,
-                            ChatFormat format) {
+                            ChatFormat format, const PictureSource& source) {
   ApiRequest out;
   out.kind = kind;
   reading_words_of_caller([&] {
@@ -185,7 +190,7 @@ ApiRequest read_api_request(ApiKind kind, const json::object& body, const Model&
     expect_fields(body);
     switch (kind) {
       case ApiKind::kChat:
-        return read_chat(fields, model, format, out);
+        return read_chat(fields, model, format, source, out);
       case ApiKind::kCompletion:
         return read_completion(fields, model, out);
       case ApiKind::kEmbedding:

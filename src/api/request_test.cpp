@@ -171,6 +171,16 @@ TEST_F(ApiRequestTest, WhatCannotBeDoneIsRefusedByName) {
   });
 }
 
+TEST_F(ApiRequestTest, ACompletionHasSixteenTokensUnlessItSaysOtherwise) {
+  const auto most = [](const ApiRequest& read) { return read.requests.front().options.max_tokens; };
+  EXPECT_EQ(most(completion(R"({"prompt":"a"})")), 16);
+  EXPECT_EQ(most(completion(R"({"prompt":"a","max_tokens":null})")), 16);
+  EXPECT_EQ(most(completion(R"({"prompt":"a","max_tokens":0})")), 0);
+  EXPECT_EQ(most(completion(R"({"prompt":"a","max_tokens":5000})")), 5000);
+  EXPECT_EQ(most(chat(R"({"messages":[{"role":"user","content":"a"}]})")), -1)
+      << "as long as it is";
+}
+
 TEST_F(ApiRequestTest, APromptIsATextOrTokensOrSeveralOfThem) {
   const auto prompts = [](const std::string& prompt) {
     std::vector<std::vector<Token>> out;

@@ -18,8 +18,8 @@ struct Serve {
   ModelFlags model_flags;
   std::string host = "127.0.0.1", unix_socket, tls_cert, tls_key;
   uint16_t port = 8080;
-  std::vector<std::string> names, allowed_hosts;
-  bool any_name = false, share_prefixes = false;
+  std::vector<std::string> names, allowed_hosts, picture_hosts;
+  bool any_name = false, share_prefixes = false, private_pictures = false, expert_counters = false;
   std::string chat_format, api_key_file, recall_map, access_log = "text";
   int64_t parallel = 64, max_queue = 256, max_queue_tokens = 0, max_per_key = 0;
   int64_t network_threads = 1, body_megabytes = 64;
@@ -75,6 +75,7 @@ ServerOptions Serve::server_options() const {
   if (!api_key_file.empty()) out.keys = ApiKeys::load(api_key_file);
   out.version = DROVER_VERSION;
   out.access_log = access_log_from_name(access_log);
+  out.expert_counters = expert_counters;
   out.log = log_line;
   return out;
 }
@@ -94,6 +95,9 @@ ServiceOptions Serve::service_options(const Model& model) const {
   out.admission = {max_queue, max_queue_tokens, max_per_key};
   out.share_prefixes = share_prefixes;
   out.request_time = milliseconds(request_seconds);
+  out.pictures.fetch.hosts = AllowedHosts(picture_hosts);
+  out.pictures.fetch.allow_private = private_pictures;
+  out.pictures.request_bytes = static_cast<size_t>(body_megabytes) << 20;
   if (!recall_map.empty()) out.recall = load_recall_map(recall_map);
   return out;
 }
@@ -101,6 +105,7 @@ ServiceOptions Serve::service_options(const Model& model) const {
 void Serve::operator()() const {
   // Both signals first: one that comes while the model loads must not end it half-way.
   const InterruptGuard guard;
+  const AllowedHosts hosts(picture_hosts);  // a wrong one is said before the model is loaded
   Server server(server_options());
   for (const std::string& address : server.addresses()) {
     log_line(fmt::format("listening on {}", address));
@@ -191,12 +196,26 @@ void add_serve(CLI::App& app) {
   clients("--body-megabytes", serve->body_megabytes, "Of a request's body at most")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
+  clients("--allow-pictures-from", serve->picture_hosts,
+          "Hosts that pictures may be fetched from, HOST or *.HOST, with :PORT or without; "
+          "elsewhere they come inside the request")
+      ->type_name("HOST")
+      ->delimiter(',')
+      ->envname("DROVER_ALLOW_PICTURES_FROM");
+  command
+      .add_flag("--allow-private-pictures", serve->private_pictures,
+                "Even if their addresses are not of the public internet")
+      ->group("Clients");
   clients("--network-threads", serve->network_threads, "Threads for HTTP and TLS")
       ->capture_default_str()
       ->check(CLI::Range(1, 64));
   clients("--recall-map", serve->recall_map,
           "Written by `drover needle`: warns of prompts longer than it vouches for")
       ->type_name("FILE");
+  command
+      .add_flag("--expert-counters", serve->expert_counters,
+                "In /metrics, the tokens of each expert of each layer, thousands of lines")
+      ->group("Clients");
   clients("--access-log", serve->access_log, "text, json or off; never what was said")
       ->capture_default_str()
       ->check(CLI::IsMember({"text", "json", "off"}))

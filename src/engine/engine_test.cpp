@@ -42,24 +42,9 @@ TEST(StopFinder, WithoutStopsEverythingPasses) {
   EXPECT_FALSE(finder.found());
 }
 
-// One small model, loaded once: Scout-like, with chunks of 16 tokens, so that texts here cross
-// several borders, and a context of 1,024.
-class EngineTest : public ::testing::Test {
+// Texts here cross several borders of the small model's chunks.
+class EngineTest : public testing::SmallModelTest {
  protected:
-  static void SetUpTestSuite() {
-    folder_ = new testing::TempFolder();
-    testing::write_small_model(*folder_ / "model", "scout");
-    model_ = Model::load((*folder_ / "model").string()).release();
-  }
-  static void TearDownTestSuite() {
-    delete model_;
-    delete folder_;
-  }
-
-  static std::vector<Token> tokens_of(std::string_view text) {
-    return model_->tokenizer().encode(text);
-  }
-
   // Hot, so that many tokens are likely and other logits soon draw another one.
   static GenerateOptions hot(int64_t max_tokens, uint64_t seed = 1) {
     GenerateOptions options;
@@ -73,12 +58,8 @@ class EngineTest : public ::testing::Test {
     return engine.generate(tokens_of(prompt), options);
   }
 
-  static testing::TempFolder* folder_;
-  static Model* model_;
   Context context_{1};
 };
-testing::TempFolder* EngineTest::folder_ = nullptr;
-Model* EngineTest::model_ = nullptr;
 
 constexpr int64_t kChunk = 16;
 constexpr char kPrompt[] =

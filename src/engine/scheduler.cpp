@@ -895,7 +895,9 @@ SchedulerState Scheduler::state() const {
           .pages_promised = promised_ + tree_.pinned_pages(),
           .pages = pool_.capacity(),
           .page_bytes = pool_.page_bytes(),
-          .kept_tokens = tree_.tokens()};
+          .kept_tokens = tree_.tokens(),
+          .experts = model_.config().experts,
+          .expert_tokens = {decoder_.expert_tokens().begin(), decoder_.expert_tokens().end()}};
 }
 
 void Scheduler::forget() { tree_.release(PagePool::kNoLimit); }

@@ -63,7 +63,9 @@ struct SchedulerState {
   int64_t pages_promised = 0;  // to those that run
   int64_t pages = 0;           // that there can be
   int64_t page_bytes = 0;
-  int64_t kept_tokens = 0;  // in the prefix tree
+  int64_t kept_tokens = 0;                  // in the prefix tree
+  int64_t experts = 0;                      // of a layer
+  std::vector<int64_t> expert_tokens = {};  // Decoder::expert_tokens
 };
 
 class Scheduler {

@@ -41,7 +41,8 @@ Decoder::Decoder(Context& context, const ModelConfig& config, const Weights& wei
       config_(config),
       weights_(weights),
       shortcuts_(shortcuts),
-      tail_(config.cache_layout(DType::kF32).tail()) {}
+      tail_(config.cache_layout(DType::kF32).tail()),
+      expert_tokens_(static_cast<size_t>(config.layer_count() * config.experts)) {}
 
 bool Decoder::forward(std::span<const SequenceSlice> slices, MatrixView logits,
                       const std::function<bool(int64_t)>& between_layers) {
@@ -359,6 +360,7 @@ void Decoder::feed_forward_block(int64_t index) {
                        {y.row(first), n, y.cols, y.stride}));
   };
   const auto expert_rows = [&](int64_t e) { return expert_first_[e + 1] - expert_first_[e]; };
+  for (int64_t e = 0; e < experts; ++e) expert_tokens_[index * experts + e] += expert_rows(e);
 
   if (any_quantized({w.gate.type, w.up.type, w.expert_gate.type, w.expert_up.type})) {
     quantize_rows(context_, f, int8_);

@@ -89,6 +89,10 @@ class Decoder {
   // token; nothing: all, exactly.
   void choose(std::optional<PageChoice> choice) { choice_ = choice; }
 
+  // [L, E]: how many tokens each layer has sent to each of its experts so far, as many as it
+  // computed; zeros in dense layers.
+  std::span<const int64_t> expert_tokens() const { return expert_tokens_; }
+
   // From now on this observer, which must outlive its use, is shown all inputs; null for none.
   void observe(InputObserver* observer) { observer_ = observer; }
 
@@ -151,10 +155,11 @@ class Decoder {
   Int8Rows int8_;               // 8-bit form of the rows that are about to be multiplied
 
   // Routing of the layer at hand. A slot is the gated copy of a token for one of its experts.
-  std::vector<int64_t> ranked_;        // [E], scratch
-  std::vector<int64_t> expert_first_;  // [E + 1], first slot of each expert
-  std::vector<int64_t> slots_;         // [T, k], in ascending order of expert
-  std::vector<int64_t> chosen_;        // [T, k], experts, ascending
+  std::vector<int64_t> ranked_;         // [E], scratch
+  std::vector<int64_t> expert_first_;   // [E + 1], first slot of each expert
+  std::vector<int64_t> slots_;          // [T, k], in ascending order of expert
+  std::vector<int64_t> chosen_;         // [T, k], experts, ascending
+  std::vector<int64_t> expert_tokens_;  // [L, E]
 };
 
 }  // namespace drover

@@ -14,7 +14,8 @@ namespace drover {
 
 class Metrics {
  public:
-  explicit Metrics(std::string_view version);
+  // experts: counts the tokens of each expert too, a series for each layer and expert.
+  explicit Metrics(std::string_view version, bool experts = false);
   ~Metrics();
 
   // Of requests that were asked of the model.
@@ -26,8 +27,8 @@ class Metrics {
   void refused(std::string_view why);  // before any work
 
   // All of it as text, with what the floors below count.
-  std::string text(const SchedulerState& engine, const HttpCounters& http,
-                   int64_t requests_in_hand);
+  std::string text(const SchedulerState& engine, const HttpCounters& http, int64_t requests_in_hand,
+                   int64_t tokens_in_hand);
 
  private:
   struct State;

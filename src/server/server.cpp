@@ -89,7 +89,7 @@ class Server::Impl {
       : keys_(std::move(options.keys)),
         hosts_(std::move(options.hosts)),
         version_(options.version),
-        metrics_(version_) {
+        metrics_(version_, options.expert_counters) {
     const std::unique_lock lock(mutex_);  // the first request may come before this is done
     HttpOptions http = std::move(options.http);
     http.refuse = [](int status, std::string_view message) {

@@ -44,18 +44,8 @@ std::vector<std::string> events_of(std::string_view body) {
   return out;
 }
 
-class ServerTest : public ::testing::Test {
+class ServerTest : public testing::SmallModelTest {
  protected:
-  static void SetUpTestSuite() {
-    folder_ = new testing::TempFolder();
-    testing::write_small_model(*folder_ / "model", "scout");
-    model_ = Model::load((*folder_ / "model").string()).release();
-  }
-  static void TearDownTestSuite() {
-    delete model_;
-    delete folder_;
-  }
-
   ServerOptions options() const {
     ServerOptions out;
     out.http.listeners = {HttpListener{}};
@@ -106,8 +96,6 @@ class ServerTest : public ::testing::Test {
     return false;
   }
 
-  static inline testing::TempFolder* folder_ = nullptr;
-  static inline Model* model_ = nullptr;
   Context context_{2};
   std::optional<Server> server_;
 };

@@ -266,6 +266,13 @@ class Pictures(CliTest):
         )
         self.assertIn("tiles of 56 px", self.good("inspect", self.eyes).text)
 
+    def test_hosts_of_pictures_are_read_before_the_model(self):
+        for hosts in ("http://a", "a/b", "*", "good.example,u@b"):
+            self.bad(
+                2, "hosts of pictures: expected HOST", "serve", self.folder / "none.gguf",
+                "--allow-pictures-from", hosts,
+            )
+
     def test_convert_takes_the_encoder_along(self):
         folder = harness.copy_golden("multimodal", self.folder / "model")
         one, text, mmproj = (self.folder / name for name in ("one", "text", "mmproj"))

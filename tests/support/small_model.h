@@ -2,12 +2,17 @@
 // answers are nonsense, and always the same nonsense.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <boost/json.hpp>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "model/model.h"
+#include "tests/support/temp_folder.h"
 #include "text/byte_alphabet.h"
 
 namespace drover::testing {
@@ -57,5 +62,25 @@ inline void write_small_model(const std::filesystem::path& folder, std::string_v
   std::ofstream(folder / "tokenizer.json") << small_tokenizer_json();
   std::ofstream(folder / "tokenizer_config.json") << small_tokenizer_config_json();
 }
+
+// Tests on one of them, loaded once: Scout-like, with chunks of 16 tokens and a context of 1,024.
+class SmallModelTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TempFolder();
+    write_small_model(*folder_ / "model", "scout");
+    model_ = Model::load((*folder_ / "model").string()).release();
+  }
+  static void TearDownTestSuite() {
+    delete model_;
+    delete folder_;
+  }
+  static std::vector<Token> tokens_of(std::string_view text) {
+    return model_->tokenizer().encode(text);
+  }
+
+  static inline TempFolder* folder_ = nullptr;
+  static inline Model* model_ = nullptr;
+};
 
 }  // namespace drover::testing

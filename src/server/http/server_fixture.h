@@ -40,7 +40,7 @@ inline std::string post(const std::string& path, const std::string& body,
          "\r\n" + more + "\r\n" + body;
 }
 
-class HttpTest : public testing::Test {
+class HttpTest : public ::testing::Test {
  protected:
   // "/hold" keeps the request for taken(); everything else is answered at once with its body, or
   // with its path where it has none.
