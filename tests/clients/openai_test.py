@@ -381,7 +381,7 @@ class PicturesTest(server.ServedTest):
                     path.write_bytes(data)
                     flags += ["--image", str(path)]
                 run = [server.drover, "run", str(server.tiny_model()), "what is that", *flags]
-                run += ["--temp", "0", "-n", "8", "--json"]
+                run += ["--temp", "0", "-n", "8", "--json", *server.ONE_THREAD]
                 done = subprocess.run(run, check=True, capture_output=True, env=server.CLEAN)
                 said = json.loads(done.stdout)
                 self.assertEqual(answer.choices[0].message.content, said["text"])

@@ -24,6 +24,8 @@ import unittest
 sys.dont_write_bytecode = True  # the source tree stays as it is
 
 SMOLLM2 = pathlib.Path(".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+# Tests run side by side: threads that wait for each other on a busy machine are slower than one.
+ONE_THREAD = ["--threads", "1"]
 drover = scripted = ""  # the programs; main() sets them
 
 # The variables that steer the programs and the clients are the tests' own: none reports to anybody,
@@ -75,7 +77,7 @@ def smol(*flags):
     """SmolLM2, which really answers."""
     if not SMOLLM2.exists():
         raise unittest.SkipTest("SmolLM2 is not there; script/fetch-smollm2 brings it")
-    return Server(SMOLLM2, "--port", 0, "--alias", "smol", *flags)
+    return Server(SMOLLM2, "--port", 0, "--alias", "smol", *ONE_THREAD, *flags)
 
 
 @functools.cache
@@ -90,13 +92,23 @@ def tiny_model():
 
 
 def tiny(*flags):
-    return Server(tiny_model(), "--port", 0, "--alias", "tiny", *flags)
+    return Server(tiny_model(), "--port", 0, "--alias", "tiny", *ONE_THREAD, *flags)
+
+
+def scripting():
+    """A server whose model says what stands in its user's message (scripted_server.cpp)."""
+    return Server(tiny_model(), command=[scripted])
+
+
+def say(*parts):
+    """A message that makes the scripted model say these, one in each of its turns."""
+    return "Help me.\nSay:\n" + "\n---\n".join(parts)
 
 
 def score(model, text):
     """What `drover score` says of a text."""
     done = subprocess.run(
-        [drover, "score", str(model), "--text", "-", "--json"],
+        [drover, "score", str(model), "--text", "-", "--json", *ONE_THREAD],
         input=text.encode(),
         check=True,
         capture_output=True,
