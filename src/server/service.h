@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -37,6 +38,8 @@ struct ServiceOptions {
   std::chrono::milliseconds silence{10'000};  // in a stream, before a comment says that it goes on
   PictureFetcherOptions pictures;             // of other hosts; without such hosts none are fetched
   std::optional<RecallMap> recall;  // warns of prompts that are longer than it vouches for
+  // Gets each request before the engine does, on the service's thread; may constrain its answers.
+  std::function<void(Request& request)> prepare = {};
 };
 
 class Service {
