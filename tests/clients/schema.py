@@ -169,7 +169,7 @@ class Watch:
         if not whole:  # a client that left: of a stream, the events that it heard
             stream = "event-stream" in answer.headers.get("Content-Type", "")
             body = b"".join(body.rpartition(b"\n\n")[:2]) if stream else b""
-            if not body:
+            if not events_of(body.decode()):
                 return
         self.exchanges += 1
         try:

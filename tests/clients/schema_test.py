@@ -1,6 +1,7 @@
 """The server against its own description: every path, every kind of answer, whole and as a stream;
 and that the check itself sees what is not as described."""
 
+import asyncio
 import copy
 import json
 import unittest
@@ -133,6 +134,22 @@ class DescribedTest(server.ServedTest):
                 check(**wrong)
         with self.assertRaises(schema.Violation):
             self.description.check_request("POST", "/v1/completions", '{"prompt": 7}')
+
+    def test_every_client_of_httpx_is_heard(self):
+        heard = schema.the_watch()  # server.main() has it watch every server
+        before = heard.exchanges
+        self.client.get("/health")
+        body = {"prompt": "the", "max_tokens": 2, "stream": True}
+        with self.client.stream("POST", "/v1/completions", json=body) as stream:
+            next(line for line in stream.iter_lines() if line.startswith("data:"))  # and leaves
+
+        async def ask():
+            async with httpx.AsyncClient(base_url=self.server.address) as client:
+                await client.get("/health")
+
+        asyncio.run(ask())
+        self.assertEqual(heard.exchanges, before + 3)
+        self.assertEqual(heard.violations, [])
 
     def test_a_watch_hears_streams_and_whole_answers_and_reports_once(self):
         watch = schema.Watch()
