@@ -36,6 +36,23 @@ function(drover_library name)
   target_link_libraries(drover_${name} PUBLIC drover_options ${ARG_DEPS} ${ARG_LINK})
 endfunction()
 
+# drover_embed(source openapi_files FOLDER openapi FILES a.json b.json) puts texts into the program:
+# ${source} becomes the path of a file of C++ with std::span<const EmbeddedFile> openapi_files()
+# (base/embedded.h), made anew when one of the files changes.
+function(drover_embed source name)
+  cmake_parse_arguments(ARG "" "FOLDER" "FILES" ${ARGN})
+  set(folder ${CMAKE_CURRENT_SOURCE_DIR}/${ARG_FOLDER})
+  set(out ${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp)
+  list(JOIN ARG_FILES "," names)
+  list(TRANSFORM ARG_FILES PREPEND ${folder}/)
+  add_custom_command(OUTPUT ${out}
+    COMMAND ${CMAKE_COMMAND} -DOUT=${out} -DNAME=${name} -DFOLDER=${folder} -DFILES=${names}
+            -P ${CMAKE_SOURCE_DIR}/cmake/embed_files.cmake
+    DEPENDS ${ARG_FILES} ${CMAKE_SOURCE_DIR}/cmake/embed_files.cmake
+    VERBATIM)
+  set(${source} ${out} PARENT_SCOPE)
+endfunction()
+
 # Instruction-set flags belong to the one file that needs them.
 function(drover_sse42)
   set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "-msse4.2;-mpclmul")

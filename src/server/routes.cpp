@@ -10,11 +10,11 @@ struct Entry {
 };
 
 constexpr Entry kEntries[] = {
-    {"/health", Route::kHealth, true},          {"/version", Route::kVersion, true},
-    {"/metrics", Route::kMetrics, true},        {"/models", Route::kModels, true},
-    {"/chat/completions", Route::kChat, false}, {"/completions", Route::kCompletion, false},
-    {"/embeddings", Route::kEmbedding, false},  {"/tokenize", Route::kTokenize, false},
-    {"/detokenize", Route::kDetokenize, false},
+    {"/health", Route::kHealth, true},           {"/version", Route::kVersion, true},
+    {"/metrics", Route::kMetrics, true},         {"/openapi.json", Route::kOpenApi, true},
+    {"/models", Route::kModels, true},           {"/chat/completions", Route::kChat, false},
+    {"/completions", Route::kCompletion, false}, {"/embeddings", Route::kEmbedding, false},
+    {"/tokenize", Route::kTokenize, false},      {"/detokenize", Route::kDetokenize, false},
 };
 
 RouteMatch match(const Entry& entry, std::string_view method) {
@@ -26,6 +26,13 @@ RouteMatch match(const Entry& entry, std::string_view method) {
 }
 
 }  // namespace
+
+std::vector<std::string> route_paths() {
+  std::vector<std::string> out;
+  for (const Entry& entry : kEntries) out.emplace_back(entry.path);
+  out.emplace_back("/models/{model}");
+  return out;
+}
 
 std::optional<RouteMatch> find_route(std::string_view method, std::string_view path) {
   while (path.size() > 1 && path.ends_with('/')) path.remove_suffix(1);

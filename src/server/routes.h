@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace drover {
 
@@ -11,6 +12,7 @@ enum class Route {
   kHealth,
   kVersion,
   kMetrics,
+  kOpenApi,
   kModels,
   kModel,
   kChat,
@@ -27,6 +29,9 @@ struct RouteMatch {
   bool method_fits = false;
   std::string rest = {};  // of the path: a model's name
 };
+
+// The paths of all of them, a name in them as "{model}".
+std::vector<std::string> route_paths();
 
 // With "/v1" in front or without, with slashes at the end or without. Nothing for other paths.
 std::optional<RouteMatch> find_route(std::string_view method, std::string_view path);

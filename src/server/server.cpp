@@ -11,6 +11,7 @@
 #include "api/errors.h"
 #include "base/error.h"
 #include "server/metrics.h"
+#include "server/openapi.h"
 #include "server/routes.h"
 
 namespace drover {
@@ -89,6 +90,7 @@ class Server::Impl {
       : keys_(std::move(options.keys)),
         hosts_(std::move(options.hosts)),
         version_(options.version),
+        description_(json::serialize(openapi_document(version_))),
         metrics_(version_, options.expert_counters) {
     const std::unique_lock lock(mutex_);  // the first request may come before this is done
     HttpOptions http = std::move(options.http);
@@ -143,7 +145,9 @@ class Server::Impl {
                                            printable(*host))));
     }
     const auto route = find_route(request.method, request.path);
-    const bool open_to_all = route && route->route == Route::kHealth;
+    // The description says what every copy of the program says, and tools read it without a key.
+    const bool open_to_all =
+        route && (route->route == Route::kHealth || route->route == Route::kOpenApi);
     if (!keys_.empty() && !open_to_all && keys_.owner(key_of(request)) == nullptr) {
       metrics_.refused("key");
       return error_answer(api_refusal(Refusal::kWrongKey, "this API key is not known here"));
@@ -179,6 +183,10 @@ class Server::Impl {
                  json::serialize(json::object{{"version", version_}}));
       return;
     }
+    if (route.route == Route::kOpenApi) {
+      reply.send(200, {{"Content-Type", "application/json"}}, description_);
+      return;
+    }
     if (route.route == Route::kMetrics && service_) {
       return service_->tell_metrics(http_->counters(), std::move(reply));
     }
@@ -199,6 +207,7 @@ class Server::Impl {
   const ApiKeys keys_;
   const std::vector<std::string> hosts_;
   const std::string version_;
+  const std::string description_;  // of the API
   Metrics metrics_;
   std::atomic<Life> life_{Life::kLoading};
   std::shared_mutex mutex_;  // of the service's coming

@@ -108,6 +108,9 @@ TEST_F(ServerTest, SaysThatItLoadsUntilTheModelIsThere) {
   EXPECT_EQ(early.status, 503);
   EXPECT_EQ(early.headers.at("retry-after"), "1");
   EXPECT_EQ(ask(get("/version")).body, R"({"version":"1.2.3"})");
+  const RawAnswer description = ask(get("/openapi.json"));
+  EXPECT_EQ(description.headers.at("content-type"), "application/json");
+  EXPECT_EQ(object_of(description).at("info").at("version"), "1.2.3");
   server_->open(*model_, context_, service());
   EXPECT_EQ(ask(get("/health")).body, R"({"status":"ok"})");
 }
@@ -201,7 +204,9 @@ TEST_F(ServerTest, OnlyWhoHasAKeyMayAsk) {
   ServerOptions with_keys = options();
   with_keys.keys = ApiKeys::load(path);
   start(std::move(with_keys), service());
-  EXPECT_EQ(ask(get("/health")).status, 200);
+  for (const std::string path : {"/health", "/openapi.json"}) {
+    EXPECT_EQ(ask(get(path)).status, 200) << path;
+  }
   for (const std::string path : {"/v1/models", "/metrics", "/version", "/tokenize", "/nothing"}) {
     const RawAnswer answer = ask(get(path));
     EXPECT_EQ(answer.status, 401) << path;

@@ -135,6 +135,7 @@ class Service::Impl {
       case Route::kHealth:
       case Route::kVersion:
       case Route::kMetrics:
+      case Route::kOpenApi:
         break;  // the server's own
     }
     give(reply, error_answer(api_refusal(Refusal::kNoPath, "there is nothing here")));

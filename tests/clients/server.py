@@ -37,6 +37,8 @@ CLEAN = {key: value for key, value in os.environ.items() if not STEERING.match(k
 class Server:
     """`drover serve MODEL`, or the program that `command` says, from ready to stopped."""
 
+    started = staticmethod(lambda address: None)  # hears of every server
+
     def __init__(self, model, *flags, command=None):
         command = command or [drover, "serve"]
         self.process = subprocess.Popen(
@@ -55,6 +57,7 @@ class Server:
             raise RuntimeError("the server did not start: " + "".join(self.lines))
         self.rest = threading.Thread(target=lambda: self.lines.extend(self.process.stderr))
         self.rest.start()
+        self.started(self.address)
 
     @property
     def base(self):
@@ -140,6 +143,9 @@ def main():
     drover, scripted = (str(pathlib.Path(sys.argv.pop(1)).resolve()) for _ in range(2))
     for key in os.environ.keys() - CLEAN.keys():
         del os.environ[key]
+    import schema  # here, since others who start servers have not what it needs
+
+    Server.started = staticmethod(schema.watch)  # what is answered is as /openapi.json has it
     # What clients warn of is their own.
     result = unittest.main(exit=False, warnings="ignore").result
     for test, reason in result.skipped:
