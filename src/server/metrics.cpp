@@ -59,6 +59,8 @@ struct Metrics::State {
   prometheus::Gauge& cache_used =
       gauge("drover_cache_used_bytes", "Of the cache, what is kept too");
   prometheus::Gauge& cache_limit = gauge("drover_cache_limit_bytes", "Of the cache, at most");
+  prometheus::Gauge& cache_promised =
+      gauge("drover_cache_promised_bytes", "Of the cache, to requests that are worked on");
   prometheus::Gauge& kept = gauge("drover_cache_kept_tokens", "Of texts that are known");
   prometheus::Gauge& connections = gauge("drover_http_connections", "Open ones");
 
@@ -120,6 +122,7 @@ std::string Metrics::text(const SchedulerState& engine, const HttpCounters& http
   s.running.Set(static_cast<double>(engine.running));
   s.cache_used.Set(static_cast<double>(engine.pages_used * engine.page_bytes));
   s.cache_limit.Set(static_cast<double>(engine.pages * engine.page_bytes));
+  s.cache_promised.Set(static_cast<double>(engine.pages_promised * engine.page_bytes));
   s.kept.Set(static_cast<double>(engine.kept_tokens));
   s.connections.Set(static_cast<double>(http.connections_open));
   s.bytes_in.Increment(static_cast<double>(http.bytes_in - s.seen.bytes_in));
