@@ -300,6 +300,7 @@ Connection::Awaitable<bool> Connection::answer(std::shared_ptr<Exchange> exchang
 }
 
 Connection::Awaitable<void> Connection::close_gently() {
+  closing_ = true;
   guard(kLinger);
   if (tls_) co_await tls_->async_shutdown(kTuple);
   error_code ignored;
@@ -373,6 +374,8 @@ void Connection::on_read(const error_code& error, size_t bytes) noexcept {
     in_.append(buffer_.data(), bytes);
     network_.bytes_in += bytes;
     if (error) gone_ = true;
+    // Of two reads that are under way at the end, only the first hears of it.
+    if (error && closing_) return abort();
     notify();
   } catch (...) {
     abort();  // no memory

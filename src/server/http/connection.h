@@ -87,6 +87,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool reading_ = false, dozing_ = false;
   bool gone_ = false;  // the client closed its side, or we ours
   bool served_ = false;
+  bool closing_ = false;  // all is said: only the client's end is waited for
 };
 
 }  // namespace drover

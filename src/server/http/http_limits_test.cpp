@@ -75,6 +75,25 @@ TEST_F(HttpLimitsTest, AllBodiesTogetherHaveALimit) {
       << "the first one's are free again";
 }
 
+// A connection that lingers takes a seat.
+TEST_F(HttpLimitsTest, AClosedConnectionEndsWhenItsClientDoes) {
+  serve();
+  // A busy machine may be late once, but not three times.
+  milliseconds quickest = milliseconds::max();
+  for (int tries = 0; tries < 3 && quickest >= milliseconds(500); ++tries) {
+    RawClient client = connect();
+    client.send(get("/hold", "Connection: close\r\n"));
+    taken().send(200, {}, "late");
+    EXPECT_EQ(client.read_answer().body, "late");
+    EXPECT_TRUE(client.sees_close());
+    const auto start = TestClock::now();
+    client.close();
+    EXPECT_TRUE(soon([&] { return server_->counters().connections_open == 0; }));
+    quickest = std::min(quickest, since(start));
+  }
+  EXPECT_LT(quickest, milliseconds(500));
+}
+
 TEST_F(HttpLimitsTest, ABodyTakesItsPlaceAsLongAsItsHandlerHasIt) {
   HttpOptions options;
   options.limits.all_bodies_bytes = 100'000;
