@@ -105,6 +105,7 @@ class Server:
             ):
                 return True
             time.sleep(0.05)
+        print("     still there:", seen)
         return False
 
     def memory(self):
