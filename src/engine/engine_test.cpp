@@ -126,6 +126,19 @@ TEST_F(EngineTest, AStopTokenEndsTheAnswerAndIsNotPartOfIt) {
   EXPECT_EQ(answer.tokens, std::vector<Token>(all.tokens.begin(), end));
 }
 
+TEST_F(EngineTest, StopTokensMayBeManyInAnyOrder) {
+  const Answer all = fresh(kPrompt, hot(30));
+  GenerateOptions options = hot(30);
+  for (Token i = 0; i < 1000; ++i) {
+    options.stop_tokens.push_back(i % 10 == 3 ? all.tokens[9] : 1000 - i);
+  }
+  const Answer answer = fresh(kPrompt, options);
+  const auto end = std::find_first_of(all.tokens.begin(), all.tokens.end(),
+                                      options.stop_tokens.begin(), options.stop_tokens.end());
+  EXPECT_EQ(answer.finish, FinishReason::kStop);
+  EXPECT_EQ(answer.tokens, std::vector<Token>(all.tokens.begin(), end));
+}
+
 // Every piece of the answer's text in turn is a stop string, most of them spread over several
 // tokens.
 TEST_F(EngineTest, AStopStringAcrossTokensEndsTheTextBeforeIt) {

@@ -280,6 +280,10 @@ std::shared_ptr<Scheduler::Job> Scheduler::prepare(Request request, Events event
     request.samples = 1;
   }
   validate(request.options.sampling);
+  // A caller may name thousands of them, and each token is looked for.
+  std::vector<Token>& stops = request.options.stop_tokens;
+  std::sort(stops.begin(), stops.end());
+  stops.erase(std::unique(stops.begin(), stops.end()), stops.end());
   for (const auto& [token, bias] : request.options.sampling.logit_bias) {
     if (token >= model_.config().vocab) {
       throw_error(ErrorKind::kUsage, "logit_bias: expected tokens of 0 to {}, got {}",
@@ -703,8 +707,8 @@ void Scheduler::draw(Sequence& s, std::span<const float> logits) {
                                        s.cache.length());
   if (options.logprobs) s.answer.logprobs.push_back(logprobs_of(logits, token, *options.logprobs));
   const Tokenizer& tokenizer = model_.tokenizer();
-  const bool stop = std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
-                    options.stop_tokens.end();
+  const bool stop =
+      std::binary_search(options.stop_tokens.begin(), options.stop_tokens.end(), token);
   stop ? void(s.answer.stop_token = token) : s.answer.tokens.push_back(token);
   if (job.events.token) {
     job.events.token({.sample = s.sample,

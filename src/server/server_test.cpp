@@ -278,6 +278,45 @@ TEST_F(ServerTest, BeyondTheQueueClientsAreToldToComeAgain) {
   EXPECT_EQ(ask(post("/v1/chat/completions", std::string(kChat) + "}")).status, 200);
 }
 
+TEST_F(ServerTest, WhoHasItsAnswerFindsRoomForTheNext) {
+  ServiceOptions narrow = service();
+  narrow.admission.requests = 1;
+  start(options(), narrow);
+  RawClient one = client();
+  for (int i = 0; i < 500; ++i) {
+    one.send(post("/v1/completions", R"({"prompt":"the","max_tokens":0})"));
+    ASSERT_EQ(one.read_answer().status, 200) << i;
+  }
+}
+
+TEST_F(ServerTest, TheTokensOfARequestAreCountedUpToTheContext) {
+  ServiceOptions narrow = service();
+  narrow.admission.tokens = 1000;
+  start(options(), narrow);
+  RawClient first = client();
+  first.send(post("/v1/completions",
+                  R"({"prompt":"the","max_tokens":9223372036854775807,"n":2,"stream":true,)"
+                  R"("logit_bias":{"0":-100,"1":-100,"2":-100,"3":-100}})"));
+  ASSERT_TRUE(first.read_until("data: ").ends_with("data: "));
+  EXPECT_EQ(ask(post("/v1/completions", R"({"prompt":"the","max_tokens":1})")).status, 429);
+  first.close();
+  EXPECT_TRUE(soon([&] { return metric("drover_requests_in_hand") == 0; }));
+  EXPECT_EQ(ask(post("/v1/completions", R"({"prompt":"the","max_tokens":1})")).status, 200);
+}
+
+// Two million values: more than a context of this size could use, and refused before they take
+// memory.
+TEST_F(ServerTest, ABodyOfMoreValuesThanTheContextCouldUseIsRefused) {
+  ServiceOptions narrow = service();
+  narrow.engine.context = 256;
+  start(options(), narrow);
+  std::string body = R"({"prompt":[0)";
+  for (int i = 0; i < 2'000'000; ++i) body += ",0";
+  const RawAnswer answer = ask(post("/v1/completions", body + "]}"));
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_NE(answer.body.find("JSON values"), std::string::npos) << answer.body;
+}
+
 TEST_F(ServerTest, ClientsThatLeaveFreeTheirPages) {
   start();
   for (int i = 0; i < 50; ++i) {

@@ -27,8 +27,16 @@ using Clock = std::chrono::steady_clock;
 
 constexpr const char* kJson = "application/json";
 
-// A request's values: a prompt of a million tokens is a million numbers.
-constexpr JsonLimits kBodyLimits{.bytes = size_t{256} << 20, .values = 12'000'000, .depth = 64};
+// Bodies longer than this are read apart, so that no short one waits behind them.
+constexpr size_t kLongBody = 64 * 1024;
+
+// A request's values: a prompt of a million tokens is a million numbers, and a server of a smaller
+// context has no use for so many. What they take, in time and memory, is most of what a body can.
+JsonLimits body_limits(int64_t context) {
+  return {.bytes = size_t{256} << 20,
+          .values = 500'000 + 2 * static_cast<size_t>(context),
+          .depth = 64};
+}
 
 HttpAnswer json_answer(const json::value& body) {
   return {200, {{"Content-Type", kJson}}, json::serialize(body)};
@@ -97,6 +105,7 @@ struct Turn {
   bool reading = false, writing = false;
   int64_t prompt_tokens = 0;
   HttpHeaders warnings = {};
+  std::mutex gate;  // held until the head of a stream is written
 };
 
 }  // namespace
@@ -109,7 +118,8 @@ class Service::Impl {
         options_(std::move(options)),
         created_(now_in_seconds()),
         admission_(options_.admission),
-        engine_(model, context, options_.engine) {
+        engine_(model, context, options_.engine),
+        body_limits_(body_limits(engine_.context())) {
     if (model.has_vision()) encoder_.emplace(model, context);
     if (!options_.pictures.fetch.hosts.empty()) fetcher_.emplace(options_.pictures);
     if (options_.recall) vouched_ = vouched_length(*options_.recall, options_.recall->threshold);
@@ -123,11 +133,13 @@ class Service::Impl {
       case Route::kModel:
         return give(reply, model_named(rest));
       case Route::kTokenize:
-      case Route::kDetokenize:
-        return later([this, route, request = std::move(request),
-                      reply = std::make_shared<HttpReply>(std::move(reply))] {
+      case Route::kDetokenize: {
+        const size_t bytes = request.body.size();
+        return later(bytes, [this, route, request = std::move(request),
+                             reply = std::make_shared<HttpReply>(std::move(reply))] {
           tokens(route, request, *reply);
         });
+      }
       case Route::kChat:
       case Route::kCompletion:
       case Route::kEmbedding:
@@ -154,13 +166,15 @@ class Service::Impl {
     abandon();
     if (fetcher_) fetcher_->stop();  // readers may still come, and are told so
     readers_.join();
+    long_readers_.join();
     abandon();
   }
 
   void tell_metrics(HttpCounters http, HttpReply reply) {
-    later([this, http = std::move(http), reply = std::make_shared<HttpReply>(std::move(reply))] {
+    later(0, [this, http = std::move(http), reply = std::make_shared<HttpReply>(std::move(reply))] {
       // Asked between two steps of the engine.
-      const std::string text = metrics_.text(engine_.state(), http, admission_.requests(), admission_.tokens());
+      const std::string text =
+          metrics_.text(engine_.state(), http, admission_.requests(), admission_.tokens());
       reply->send(200, {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}}, text);
     });
   }
@@ -171,9 +185,10 @@ class Service::Impl {
 
   static void give(HttpReply& reply, HttpAnswer answer) { reply.send(std::move(answer)); }
 
+  // Reads a body of so many bytes on a thread of the service.
   template <typename Task>
-  void later(Task task) {
-    boost::asio::post(readers_, std::move(task));
+  void later(size_t bytes, Task task) {
+    boost::asio::post(bytes > kLongBody ? long_readers_ : readers_, std::move(task));
   }
 
   std::vector<ServedModel> served() const {
@@ -198,14 +213,14 @@ class Service::Impl {
   }
 
   // The body's object. Throws ApiError.
-  static json::object body_of(const HttpRequest& request) {
+  json::object body_of(const HttpRequest& request) const {
     const std::string* type = request.header("Content-Type");
     if (type != nullptr && type->find("json") == std::string::npos) {
       throw api_refusal(Refusal::kNotJson,
                         "Content-Type: expected application/json, got " + printable(*type));
     }
     try {
-      json::value value = parse_json(request.body, "body", kBodyLimits);
+      json::value value = parse_json(request.body, "body", body_limits_);
       if (value.is_object()) return std::move(value.get_object());
     } catch (const Error& error) {
       throw api_error(Error(ErrorKind::kUsage, error.message(), error.hint()));
@@ -259,8 +274,9 @@ class Service::Impl {
 
   void read_later(const TurnPtr& turn, std::string owner, std::shared_ptr<HttpRequest> request,
                   PicturesPtr pictures) {
-    later([this, turn, owner = std::move(owner), request = std::move(request),
-           pictures = std::move(pictures)]() mutable {
+    const size_t bytes = request->body.size();
+    later(bytes, [this, turn, owner = std::move(owner), request = std::move(request),
+                  pictures = std::move(pictures)]() mutable {
       try {
         read(turn, owner, std::exchange(request, nullptr), std::exchange(pictures, nullptr));
       } catch (const ApiError& error) {
@@ -306,8 +322,9 @@ class Service::Impl {
     for (Request& one : request.requests) {
       const auto read = static_cast<int64_t>(one.prompt.tokens.size());
       turn->prompt_tokens += read;
-      const int64_t most = one.options.max_tokens;
-      tokens += read + (most < 0 ? 0 : most) * one.samples;
+      // An answer ends with the context, whatever it is allowed.
+      const int64_t most = std::min(one.options.max_tokens, engine_.context());
+      tokens += read + std::max<int64_t>(most, 0) * one.samples;
       if (!options_.share_prefixes) one.salt = owner;
       if (!request.seeded) one.options.sampling.seed = seed;
       if (options_.request_time.count() > 0) one.deadline = turn->came + options_.request_time;
@@ -340,8 +357,13 @@ class Service::Impl {
   void ask_engine(const TurnPtr& turn) {
     ApiEvents events;
     events.cancel = &turn->cancel;
-    events.prompt = [this, turn](uint64_t done, uint64_t all) { progress(*turn, done, all); };
+    // The first events that can come of a request wait for the head of its stream.
+    events.prompt = [this, turn](uint64_t done, uint64_t all) {
+      const std::lock_guard passing(turn->gate);
+      progress(*turn, done, all);
+    };
     events.done = [this, turn](std::vector<std::vector<Answer>> answers, std::exception_ptr error) {
+      const std::lock_guard passing(turn->gate);
       done(*turn, answers, error);
     };
     if (turn->request->stream) {
@@ -357,19 +379,12 @@ class Service::Impl {
       ask(engine_, std::move(requests), std::move(events));
       return;
     }
-    // No event may come before the head of the stream: the engine's thread is held until then.
-    std::exception_ptr refused;
-    engine_.call([&] {
-      try {
-        ask(engine_, std::move(requests), std::move(events));
-      } catch (...) {
-        refused = std::current_exception();
-        return;
-      }
-      turn->stream.emplace(std::move(turn->reply), 200, turn->warnings, options_.silence);
-      writer->begin();
-    });
-    if (refused) std::rethrow_exception(refused);
+    // Waiting for the engine's thread instead, between two of its steps, would cost each of many
+    // streams that come together a step of the others.
+    const std::lock_guard closed(turn->gate);
+    ask(engine_, std::move(requests), std::move(events));
+    turn->stream.emplace(std::move(turn->reply), 200, turn->warnings, options_.silence);
+    writer->begin();
   }
 
   // ---- on the engine's thread ----
@@ -421,6 +436,8 @@ class Service::Impl {
                             ? api_refusal(Refusal::kNotReady, "the server is about to end")
                             : api_refusal(Refusal::kTooSlow, "the request took too long"));
     }
+    // Whoever has the answer may ask again at once, and finds room.
+    end(turn, finish_reason_name(reason), cached, written);
     if (turn.stream) {
       turn.stream->done();
     } else {
@@ -433,18 +450,18 @@ class Service::Impl {
       if (turn.kind != ApiKind::kEmbedding) metrics_.first_token(Clock::now() - turn.came);
       turn.reply.send(std::move(answer));
     }
-    end(turn, finish_reason_name(reason), cached, written);
   }
 
   // What went wrong, as the answer or as the last event of the stream.
   void fail(Turn& turn, const ApiError& error) {
+    const int64_t retry_after = admission_.retry_after();
+    end(turn, turn.cancel && !turn.abandoned ? "cancelled" : fmt::format("{}", error.status), 0, 0);
     if (turn.stream) {
       turn.stream->data(json::serialize(error.body()));
       turn.stream->end();
     } else {
-      turn.reply.send(error_answer(error, admission_.retry_after()));
+      turn.reply.send(error_answer(error, retry_after));
     }
-    end(turn, turn.cancel && !turn.abandoned ? "cancelled" : fmt::format("{}", error.status), 0, 0);
   }
 
   void end(Turn& turn, std::string_view reason, int64_t cached, int64_t written) {
@@ -469,8 +486,9 @@ class Service::Impl {
   std::set<Turn*> turns_;  // in hand
   std::optional<PictureEncoder> encoder_;
   std::optional<PictureFetcher> fetcher_;
-  boost::asio::thread_pool readers_{1};
-  Engine engine_;  // the last, so that it ends first: what it still has to say is heard
+  boost::asio::thread_pool readers_{1}, long_readers_{1};
+  Engine engine_;  // ends first of what it speaks to: what it still has to say is heard
+  const JsonLimits body_limits_;
 };
 
 Service::Service(const Model& model, Context& context, Metrics& metrics, ServiceOptions options)

@@ -1,8 +1,9 @@
 // What a server does with requests: the routes of the OpenAI API, on one model.
 //
-// Bodies are read and pictures are cut on a thread of the service's own, so that neither the
-// network nor the engine waits for a large one; pictures of other hosts come on threads of their
-// own; answers are written as the engine makes them.
+// Bodies are read and pictures are cut on two threads of the service's own, one for short bodies
+// and one for long ones, so that neither the network nor the engine nor a short one waits for a
+// long one; pictures of other hosts come on threads of their own; answers are written as the engine
+// makes them.
 #pragma once
 
 #include <atomic>

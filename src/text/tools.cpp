@@ -1,6 +1,7 @@
 #include "text/tools.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "base/error.h"
 
@@ -42,6 +43,7 @@ Tools read_tools(const json::value& tools, const json::value& choice) {
     throw_error(ErrorKind::kUsage, "tools: expected a list");
   }
   if (const json::array* list = tools.if_array()) {
+    std::unordered_set<std::string> known;
     for (size_t i = 0; i < list->size(); ++i) {
       const std::string where = fmt::format("tools[{}]", i);
       const json::value& tool = (*list)[i];
@@ -54,7 +56,7 @@ Tools read_tools(const json::value& tools, const json::value& choice) {
         throw_error(ErrorKind::kUsage, "{}: expected an object \"function\"", where);
       }
       std::string name = name_of(member(*function, "name"), where + ".function");
-      if (std::count(out.names.begin(), out.names.end(), name) != 0) {
+      if (!known.insert(name).second) {
         throw_error(ErrorKind::kUsage, "{}: \"{}\" is there twice", where, name);
       }
       out.names.push_back(std::move(name));

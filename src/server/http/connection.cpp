@@ -46,6 +46,14 @@ Refusal refusal_for(const error_code& error) {
   return {400, "the request is malformed"};
 }
 
+// The parser would wait for the CR LF that such a line lacks until the time is over.
+bool has_bare_newline(std::string_view text) {
+  for (size_t at = text.find('\n'); at != std::string_view::npos; at = text.find('\n', at + 1)) {
+    if (at == 0 || text[at - 1] != '\r') return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 // While it lives, a request is being answered; then the exchange is closed and logged.
@@ -96,7 +104,7 @@ Connection::Connection(Network& network, NetworkThread& thread, Socket socket,
   if (tls) tls_ = std::make_unique<asio::ssl::stream<Socket&>>(socket_, *tls);
 }
 
-Connection::~Connection() { network_.bodies_bytes -= charged_; }
+Connection::~Connection() = default;
 
 void Connection::start() {
   if (network_.stopping) return;
@@ -136,7 +144,7 @@ Connection::Awaitable<bool> Connection::serve_one() {
     } catch (Refusal& thrown) {
       refusal = std::move(thrown);
     }
-    charge_body(0);
+    body_place_.reset();
     if (in_.empty()) std::string().swap(in_);  // after a body it may be large
   }
   RequestHead& head = incoming.head;
@@ -239,21 +247,24 @@ Connection::Awaitable<void> Connection::read_request(Incoming& incoming) {
     error = {};
     if (!in_.empty()) in_.erase(0, parser->put(asio::buffer(in_), error));
     if (error && error != http::error::need_more) throw refusal_for(error);
-    charge_body(parser->get().body().size());
+    make_place(parser->get().body().size());
     if (parser->is_done()) break;
     // What the parser leaves is the begin of a chunk's size line, or of the trailer.
-    if (in_.size() > limits.header_bytes) throw Refusal{400, "a chunk of the body is malformed"};
+    if (in_.size() > limits.header_bytes || has_bare_newline(in_)) {
+      throw Refusal{400, "a chunk of the body is malformed"};
+    }
     listen(kBodyBuffer);
     co_await more(deadline, "the body took too long");
   }
   head.request.body = std::move(parser->get().body());
+  head.request.body_place = std::move(body_place_);
 }
 
-void Connection::charge_body(size_t bytes) {
-  const size_t before = std::exchange(charged_, bytes);
-  const size_t all = network_.bodies_bytes += bytes - before;
-  if (bytes > before && all > network_.options.limits.all_bodies_bytes) {
-    throw Refusal{503, "too many bodies are being received"};
+void Connection::make_place(size_t body_bytes) {
+  if (!body_place_) body_place_ = std::make_shared<BodyPlace>(network_.bodies_bytes);
+  if (body_bytes == body_place_->bytes()) return;
+  if (body_place_->grow(body_bytes) > network_.options.limits.all_bodies_bytes) {
+    throw Refusal{503, "too many bodies are in hand"};
   }
 }
 
@@ -289,6 +300,7 @@ Connection::Awaitable<bool> Connection::answer(std::shared_ptr<Exchange> exchang
 }
 
 Connection::Awaitable<void> Connection::close_gently() {
+  closing_ = true;
   guard(kLinger);
   if (tls_) co_await tls_->async_shutdown(kTuple);
   error_code ignored;
@@ -362,6 +374,8 @@ void Connection::on_read(const error_code& error, size_t bytes) noexcept {
     in_.append(buffer_.data(), bytes);
     network_.bytes_in += bytes;
     if (error) gone_ = true;
+    // Of two reads that are under way at the end, only the first hears of it.
+    if (error && closing_) return abort();
     notify();
   } catch (...) {
     abort();  // no memory

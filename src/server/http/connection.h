@@ -69,7 +69,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void on_read(const boost::system::error_code& error, size_t bytes) noexcept;
   void guard(std::chrono::milliseconds time);  // abort() then, unless the timer is cancelled
   std::shared_ptr<Exchange> make_exchange(const RequestHead& head);
-  void charge_body(size_t bytes);
+  void make_place(size_t body_bytes);
 
   const std::shared_ptr<void> seat_;
   Network& network_;
@@ -81,12 +81,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::optional<Refusal> refusal_;
   std::shared_ptr<Exchange> exchange_;  // being answered
 
-  std::string in_;            // read and not yet used
-  std::vector<char> buffer_;  // of the read that is under way
-  size_t charged_ = 0;        // this request's part of Network::bodies_bytes
+  std::string in_;                         // read and not yet used
+  std::vector<char> buffer_;               // of the read that is under way
+  std::shared_ptr<BodyPlace> body_place_;  // of the request that is being read
   bool reading_ = false, dozing_ = false;
   bool gone_ = false;  // the client closed its side, or we ours
   bool served_ = false;
+  bool closing_ = false;  // all is said: only the client's end is waited for
 };
 
 }  // namespace drover

@@ -75,6 +75,42 @@ TEST_F(HttpLimitsTest, AllBodiesTogetherHaveALimit) {
       << "the first one's are free again";
 }
 
+// A connection that lingers takes a seat.
+TEST_F(HttpLimitsTest, AClosedConnectionEndsWhenItsClientDoes) {
+  serve();
+  // A busy machine may be late once, but not three times.
+  milliseconds quickest = milliseconds::max();
+  for (int tries = 0; tries < 3 && quickest >= milliseconds(500); ++tries) {
+    RawClient client = connect();
+    client.send(get("/hold", "Connection: close\r\n"));
+    taken().send(200, {}, "late");
+    EXPECT_EQ(client.read_answer().body, "late");
+    EXPECT_TRUE(client.sees_close());
+    const auto start = TestClock::now();
+    client.close();
+    EXPECT_TRUE(soon([&] { return server_->counters().connections_open == 0; }));
+    quickest = std::min(quickest, since(start));
+  }
+  EXPECT_LT(quickest, milliseconds(500));
+}
+
+TEST_F(HttpLimitsTest, ABodyTakesItsPlaceAsLongAsItsHandlerHasIt) {
+  HttpOptions options;
+  options.limits.all_bodies_bytes = 100'000;
+  std::vector<HttpRequest> kept;
+  server_.emplace(options, [&](HttpRequest request, HttpReply reply) {
+    if (request.path == "/keep") kept.push_back(std::move(request));
+    reply.send(200, {}, "");
+  });
+  EXPECT_EQ(ask(post("/keep", std::string(70'000, 'a'))).status, 200);
+  EXPECT_EQ(ask(post("/", std::string(70'000, 'b'))).status, 503);
+  EXPECT_EQ(ask(post("/", "small")).status, 200);
+  kept.clear();
+  EXPECT_EQ(ask(post("/keep", std::string(70'000, 'b'))).status, 200);
+  server_.reset();  // a request may outlive it
+  EXPECT_EQ(kept.front().body.size(), 70'000u);
+}
+
 TEST_F(HttpLimitsTest, AStrangerIsRefusedBeforeItsBodyIsRead) {
   HttpOptions options;
   options.admit = [](const HttpRequest& request) -> std::optional<HttpAnswer> {
@@ -285,6 +321,8 @@ std::vector<Hostile> hostile_requests() {
       {"a chunk longer than its size", chunked + "3\r\nabcde\r\n0\r\n\r\n"},
       {"bare LF after a chunk size", chunked + "3\nabc\r\n0\r\n\r\n\r\n"},
       {"bare LF in a chunk extension", chunked + "3;a\nb\r\nabc\r\n0\r\n\r\n"},
+      {"chunks without CR", chunked + "3\nabc\n0\n\n"},
+      {"a trailer without CR", chunked + "3\r\nabc\r\n0\r\nA: b\n\n"},
       {"a huge chunk extension", chunked + long_text("3;", 40'000)},
       {"a huge trailer", chunked + long_text("0\r\nA: ", 40'000)},
   };

@@ -2,6 +2,7 @@
 // to be sent. Plain data that owns its bytes; nothing here knows of sockets.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -23,6 +24,8 @@ struct HttpRequest {
   std::vector<std::pair<std::string, std::string>> query;  // decoded as `path`; '+' is a space
   HttpHeaders headers;
   std::string body;  // decoded from chunks; not from gzip and its like
+  // The body's part of HttpLimits::all_bodies_bytes, taken as long as somebody holds this.
+  std::shared_ptr<const void> body_place;
   std::string peer;  // "127.0.0.1:40312", "[::1]:40312" or "unix"
   std::string id;    // the client's X-Request-Id where it is fit to be logged, else a new one
   bool tls = false;

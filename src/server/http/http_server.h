@@ -40,14 +40,15 @@ struct HttpListener {
 };
 
 struct HttpLimits {
-  size_t header_bytes = 16 * 1024;            // request line and headers; beyond: 431
-  size_t header_count = 100;                  // beyond: 431
-  size_t url_bytes = 8 * 1024;                // beyond: 414
-  size_t body_bytes = 64 * 1024 * 1024;       // as decoded; fits a dozen pictures; beyond: 413
-  size_t all_bodies_bytes = size_t{1} << 30;  // of all requests being read; beyond: 503
-  size_t unsent_bytes = 256 * 1024;           // of one stream; beyond: the stream is cut
-  size_t connections = 4096;                  // beyond: 503
-  size_t connections_per_address = 0;         // beyond: 429; 0: no such limit
+  size_t header_bytes = 16 * 1024;       // request line and headers; beyond: 431
+  size_t header_count = 100;             // beyond: 431
+  size_t url_bytes = 8 * 1024;           // beyond: 414
+  size_t body_bytes = 64 * 1024 * 1024;  // as decoded; fits a dozen pictures; beyond: 413
+  // Of all requests that are being read, or that a handler still holds; beyond: 503.
+  size_t all_bodies_bytes = size_t{1} << 30;
+  size_t unsent_bytes = 256 * 1024;    // of one stream; beyond: the stream is cut
+  size_t connections = 4096;           // beyond: 503
+  size_t connections_per_address = 0;  // beyond: 429; 0: no such limit
   // Beyond these: 408 in a begun request, a close between two, a cut while writing.
   std::chrono::milliseconds header_time{
       10'000};  // from its first byte, or from the connection's start

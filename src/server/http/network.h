@@ -13,12 +13,34 @@
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 #include "server/http/http_server.h"
 
 namespace drover {
 
 class Connection;
+
+// A body's part of what all bodies together may take; free when it is destroyed. It travels with
+// the request, which may outlive the server.
+class BodyPlace {
+ public:
+  explicit BodyPlace(std::shared_ptr<std::atomic<size_t>> all) : all_(std::move(all)) {}
+  ~BodyPlace() { *all_ -= bytes_; }
+  BodyPlace(const BodyPlace&) = delete;
+  BodyPlace& operator=(const BodyPlace&) = delete;
+
+  // What all bodies take now.
+  size_t grow(size_t bytes) {
+    const size_t more = bytes - std::exchange(bytes_, bytes);
+    return *all_ += more;
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  const std::shared_ptr<std::atomic<size_t>> all_;
+  size_t bytes_ = 0;
+};
 
 class Network {
  public:
@@ -30,7 +52,8 @@ class Network {
 
   std::atomic<uint64_t> accepted{0}, refused{0}, accept_errors{0}, requests_open{0};
   std::atomic<uint64_t> bytes_in{0}, bytes_out{0}, handler_errors{0};
-  std::atomic<size_t> bodies_bytes{0};  // of requests that are being read
+  const std::shared_ptr<std::atomic<size_t>> bodies_bytes =
+      std::make_shared<std::atomic<size_t>>(0);  // of requests that are read or in hand
 
   // A seat for a connection from `address` (empty: a Unix socket), given back when it is destroyed.
   // Null when there is none; then `status` is what to refuse the connection with.
