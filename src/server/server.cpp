@@ -89,6 +89,7 @@ class Server::Impl {
       : keys_(std::move(options.keys)),
         hosts_(std::move(options.hosts)),
         version_(options.version),
+        waits_for_(std::move(options.waits_for)),
         metrics_(version_) {
     const std::unique_lock lock(mutex_);  // the first request may come before this is done
     HttpOptions http = std::move(options.http);
@@ -184,7 +185,7 @@ class Server::Impl {
     }
     if (life_ != Life::kOpen) {
       reply.send(error_answer(api_refusal(Refusal::kNotReady, life_ == Life::kLoading
-                                                                  ? "the model is being loaded"
+                                                                  ? waits_for_
                                                                   : "the server is about to end")));
       return;
     }
@@ -199,6 +200,7 @@ class Server::Impl {
   const ApiKeys keys_;
   const std::vector<std::string> hosts_;
   const std::string version_;
+  const std::string waits_for_;
   Metrics metrics_;
   std::atomic<Life> life_{Life::kLoading};
   std::shared_mutex mutex_;  // of the service's coming

@@ -31,6 +31,8 @@ struct ServerOptions {
   // whose name was pointed at this machine (DNS rebinding) calls it by that name.
   std::vector<std::string> hosts;
   std::string version;
+  // What /health and every request are told before open().
+  std::string waits_for = "the model is being loaded";
   AccessLog access_log = AccessLog::kText;
   // Gets a line of the access log without its end, on a network thread.
   std::function<void(std::string_view line)> log;
