@@ -101,6 +101,7 @@ ApiError api_error(const Error& error, ApiKind kind) {
       break;
     case ErrorKind::kIo:
     case ErrorKind::kCannotWrite:
+    case ErrorKind::kConfig:
     case ErrorKind::kInternal:
       out.status = 500;
       out.type = "server_error";

@@ -25,6 +25,8 @@ std::string_view error_kind_name(ErrorKind kind) {
       return "permission";
     case ErrorKind::kCancelled:
       return "cancelled";
+    case ErrorKind::kConfig:
+      return "config";
     case ErrorKind::kInternal:
       return "internal";
   }
@@ -51,6 +53,8 @@ int exit_code(ErrorKind kind) {
       return 77;  // EX_NOPERM
     case ErrorKind::kCancelled:
       return 130;  // as a shell reports SIGINT
+    case ErrorKind::kConfig:
+      return 78;  // EX_CONFIG
     case ErrorKind::kInternal:
       return 70;  // EX_SOFTWARE
   }

@@ -21,6 +21,7 @@ enum class ErrorKind {
   kCannotWrite,  // the system could not create or write
   kPermission,   // the system said no
   kCancelled,    // the user stopped it
+  kConfig,       // a file of settings that says what cannot be
   kInternal,     // a broken invariant: a bug of ours
 };
 

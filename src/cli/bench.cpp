@@ -409,10 +409,11 @@ void Bench::operator()() const {
 void add_bench(CLI::App& app) {
   auto bench = std::make_shared<Bench>();
   CLI::App* command = app.add_subcommand("bench", "Measure how fast a model runs here");
-  command
-      ->add_option("model,-m,--model", bench->model,
-                   "A GGUF file, a Hugging Face folder, or a name in the local model folder")
-      ->type_name("MODEL");
+  CLI::Option* model =
+      command
+          ->add_option("model,-m,--model", bench->model,
+                       "A GGUF file, a Hugging Face folder, or a name in the local model folder")
+          ->type_name("MODEL");
   const auto list = [&](const std::string& flags, auto& values, const std::string& help) {
     return command->add_option(flags, values, help)->delimiter(',')->type_name("LIST");
   };
@@ -437,15 +438,18 @@ void add_bench(CLI::App& app) {
       ->add_option("--compare", bench->compare,
                    "Two models in turn: speeds, and what they keep of their parameters' ratio")
       ->type_name("A B")
-      ->expected(2);
+      ->expected(2)
+      ->excludes(model);
   const std::string making = "Models of random weights";
   command
       ->add_option("--make", bench->make,
                    fmt::format("Write one of random weights:\n{}", random_shape_names()))
       ->type_name("SHAPE OUT")
       ->expected(2)
+      ->excludes(model)
       ->group(making);
   command->add_option("--type", bench->type, "Type or mixture of its weights")
+      ->type_name("TYPE")
       ->capture_default_str()
       ->group(making);
   command->add_flag("--force", bench->force, "Write over an existing file")->group(making);
@@ -453,23 +457,19 @@ void add_bench(CLI::App& app) {
   const std::string machine = "Machine";
   list("-t,--threads", bench->threads, "Threads to compute with; 0 means the physical cores")
       ->default_str("0")
-      ->group(machine)
-      ->envname("DROVER_THREADS");
+      ->group(machine);
   command
       ->add_option(
           "--isa", bench->isa,
           "Instruction set: plain, avx2, avxvnni, avx512 or amx; the best there is if unset")
-      ->group(machine)
-      ->envname("DROVER_ISA");
+      ->group(machine);
   command->add_option("-b,--batch", bench->batch, "Tokens of a prompt that are computed together")
       ->group(machine)
-      ->envname("DROVER_BATCH")
       ->capture_default_str();
   command
       ->add_option("--cache-type", bench->cache_type,
                    "Cached keys and values: f32, bf16 or int8; f32 for f32 weights, else bf16")
-      ->group(machine)
-      ->envname("DROVER_CACHE_TYPE");
+      ->group(machine);
   command->callback([bench] { (*bench)(); });
 }
 

@@ -21,7 +21,6 @@ void ModelFlags::add_model(CLI::App& command) {
       .add_option("model,-m,--model", model,
                   "A GGUF file, a Hugging Face folder, or a name in the local model folder")
       ->type_name("MODEL")
-      ->envname("DROVER_MODEL")
       ->required();
 }
 
@@ -30,14 +29,12 @@ void ModelFlags::add_machine(CLI::App& command) {
   command
       .add_option("-t,--threads", threads, "Threads to compute with; 0 means the physical cores")
       ->group(group)
-      ->envname("DROVER_THREADS")
       ->capture_default_str();
   command
       .add_option(
           "--isa", isa,
           "Instruction set: plain, avx2, avxvnni, avx512 or amx; the best there is if unset")
-      ->group(group)
-      ->envname("DROVER_ISA");
+      ->group(group);
 }
 
 void ModelFlags::add_engine(CLI::App& command) {
@@ -45,6 +42,7 @@ void ModelFlags::add_engine(CLI::App& command) {
   command
       .add_option("-c,--context,--ctx-size", context,
                   "Most tokens of a conversation (32K, 1M); 0: the model's own, at most 32768")
+      ->type_name("TOKENS")
       ->transform(CLI::Validator(
           [](std::string& text) {
             const bool unit = text.size() > 1 && (text.back() == 'K' || text.back() == 'M');
@@ -53,17 +51,14 @@ void ModelFlags::add_engine(CLI::App& command) {
           },
           ""))
       ->group(group)
-      ->envname("DROVER_CONTEXT")
       ->capture_default_str();
   command.add_option("-b,--batch", batch, "Tokens of a prompt that are computed together")
       ->group(group)
-      ->envname("DROVER_BATCH")
       ->capture_default_str();
   command
       .add_option("--cache-type", cache_type,
                   "Cached keys and values: f32, bf16 or int8; f32 for f32 weights, else bf16")
-      ->group(group)
-      ->envname("DROVER_CACHE_TYPE");
+      ->group(group);
   command
       .add_option(
           "--cache-memory", cache_memory,
@@ -71,14 +66,12 @@ void ModelFlags::add_engine(CLI::App& command) {
           "is kept of earlier ones gives way. Unset: two of --context, or more in a quarter of\n"
           "the machine's memory")
       ->type_name("SIZE")
-      ->group(group)
-      ->envname("DROVER_CACHE_MEMORY");
+      ->group(group);
   command
       .add_option("--cache-dir", cache_dir,
                   "Keep the cache in a file there, for contexts larger than the memory")
       ->type_name("FOLDER")
-      ->group(group)
-      ->envname("DROVER_CACHE_DIR");
+      ->group(group);
   command
       .add_option(
           "--attention", attention,

@@ -118,5 +118,7 @@ void add_bench(CLI::App& app);
 void add_batch(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_needle(CLI::App& app);
+void add_man(CLI::App& app);
+void add_completion(CLI::App& app);
 
 }  // namespace drover

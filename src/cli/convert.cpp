@@ -53,8 +53,10 @@ struct Export {
 
 void Export::add_options(CLI::App& command) {
   command.add_option("out", out, "The file to write")->type_name("FILE")->required();
-  CLI::Option* option = command.add_option("--type,--outtype", type,
-                                           "The type of the weights; what there is stands below");
+  CLI::Option* option = command
+                            .add_option("--type,--outtype", type,
+                                        "The type of the weights; what there is stands below")
+                            ->type_name("TYPE");
   if (quantizes) {
     option->required();
   } else {

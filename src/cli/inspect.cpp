@@ -473,8 +473,7 @@ void add_inspect(CLI::App& app) {
   command
       ->add_option("model,-m,--model", inspect->model,
                    "A GGUF file, a Hugging Face folder, or a name in the local model folder")
-      ->type_name("MODEL")
-      ->envname("DROVER_MODEL");
+      ->type_name("MODEL");
   command->add_flag("--tensors", inspect->tensors, "List every tensor");
   add_images(*command, inspect->images,
              "Show a picture's canvas, tiles and tokens instead, as MODEL sees it (- is standard\n"

@@ -1,5 +1,4 @@
-// The program `drover`: the option tree, and the edge where every error becomes a sentence and an
-// exit code.
+// The edge of the program `drover`, where every error becomes a sentence and an exit code.
 
 #include <fcntl.h>
 #include <signal.h>
@@ -7,12 +6,13 @@
 
 #include <clocale>
 #include <cstdio>
-#include <memory>
 #include <new>
 #include <string>
 #include <string_view>
 
+#include "base/error.h"
 #include "cli/command.h"
+#include "cli/program.h"
 
 namespace {
 
@@ -42,21 +42,6 @@ void choose_locale() {
   }
 }
 
-// Help that says of a flag its value and default, what it is for, and the variable that sets it
-// too.
-class HelpFormatter : public CLI::Formatter {
- public:
-  std::string make_option_opts(const CLI::Option* option) const override {
-    if (option->get_type_size() == 0) return {};
-    const std::string start = option->get_default_str();
-    return " " + option->get_type_name() + (start.empty() ? "" : "=" + start);
-  }
-  std::string make_option_desc(const CLI::Option* option) const override {
-    const std::string variable = option->get_envname();
-    return option->get_description() + (variable.empty() ? "" : " [$" + variable + "]");
-  }
-};
-
 int fail(const drover::Error& error) {
   // A standard error that is gone is no reason to fail differently.
   const std::string message = drover::printable(error.message(), 10000);
@@ -76,26 +61,8 @@ int main(int argc, char** argv) {
   signal(SIGBUS, on_bus_error);
   signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error like any other, of write()
 
-  CLI::App app("Runs and measures models of the Llama 4 family.", "drover");
-  app.formatter(std::make_shared<HelpFormatter>());
-  app.get_formatter()->column_width(34);
-  app.set_version_flag("--version", DROVER_VERSION);
-  app.require_subcommand(1);
-  app.fallthrough(false);
-  drover::add_run(app);
-  drover::add_chat(app);
-  drover::add_serve(app);
-  drover::add_batch(app);
-  drover::add_inspect(app);
-  drover::add_tokenize(app);
-  drover::add_detokenize(app);
-  drover::add_score(app);
-  drover::add_convert(app);
-  drover::add_quantize(app);
-  drover::add_bench(app);
-  drover::add_plan(app);
-  drover::add_needle(app);
-
+  drover::Program program;
+  CLI::App& app = program.app();
   try {
     app.parse(argc, argv);
     return 0;
@@ -114,7 +81,11 @@ int main(int argc, char** argv) {
     return fail(drover::Error(drover::ErrorKind::kUsage, message,
                               fmt::format("`drover{} --help` explains what there is", command)));
   } catch (const drover::Error& error) {
-    return fail(error);
+    const std::string source = program.settings().source_of(error.message());
+    if (error.kind() != drover::ErrorKind::kUsage || !error.hint().empty() || source.empty()) {
+      return fail(error);
+    }
+    return fail(drover::Error(error.kind(), error.message(), "it comes from " + source));
   } catch (const std::bad_alloc&) {
     return fail(drover::Error(drover::ErrorKind::kLimit, "out of memory",
                               "use a smaller --context or --batch, or a smaller model"));

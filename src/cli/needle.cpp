@@ -276,13 +276,11 @@ void add_needle(CLI::App& app) {
       ->add_option("-b,--batch", needle->model_flags.batch,
                    "Tokens of a prompt that are computed together")
       ->group("Machine")
-      ->envname("DROVER_BATCH")
       ->capture_default_str();
   command
       ->add_option("--cache-type", needle->model_flags.cache_type,
                    "Cached keys and values: f32, bf16 or int8; f32 for f32 weights, else bf16")
-      ->group("Machine")
-      ->envname("DROVER_CACHE_TYPE");
+      ->group("Machine");
   command->callback([needle] { (*needle)(); });
 }
 

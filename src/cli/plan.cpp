@@ -302,7 +302,6 @@ void add_plan(CLI::App& app) {
                    "A GGUF file, a Hugging Face folder, a name in the local model folder, or a\n"
                    "config.json alone")
       ->type_name("MODEL")
-      ->envname("DROVER_MODEL")
       ->required();
   command
       ->add_option("--type", plan->type,
@@ -326,11 +325,9 @@ void add_plan(CLI::App& app) {
   const std::string group = "Machine";
   command->add_option("-t,--threads", plan->threads, "Threads to measure with; 0: physical cores")
       ->group(group)
-      ->envname("DROVER_THREADS")
       ->capture_default_str();
   command->add_option("--isa", plan->isa, "Instruction set to measure; the best there is if unset")
-      ->group(group)
-      ->envname("DROVER_ISA");
+      ->group(group);
   const auto limit = [&](const char* flag, double& value, const char* help) {
     command->add_option(flag, value, help)->group(group)->type_name("RATE");
   };

@@ -8,6 +8,7 @@
 
 #include "cli/command.h"
 #include "cli/quantities.h"
+#include "cli/service_manager.h"
 #include "eval/recall_map.h"
 #include "server/server.h"
 
@@ -19,7 +20,8 @@ struct Serve {
   std::string host = "127.0.0.1", unix_socket, tls_cert, tls_key;
   uint16_t port = 8080;
   std::vector<std::string> names, allowed_hosts, picture_hosts;
-  bool any_name = false, share_prefixes = false, private_pictures = false, expert_counters = false;
+  bool any_name = false, share_prefixes = false, without_model = false;
+  bool private_pictures = false, expert_counters = false;
   std::string chat_format, api_key_file, recall_map, access_log = "text";
   int64_t parallel = 64, max_queue = 256, max_queue_tokens = 0, max_per_key = 0;
   int64_t network_threads = 1, body_megabytes = 64;
@@ -31,6 +33,7 @@ struct Serve {
   bool is_loopback() const {
     return host.starts_with("127.") || host == "localhost" || host == "::1";
   }
+  void listen_without_model() const;
   ServerOptions server_options() const;
   ServiceOptions service_options(const Model& model) const;
 };
@@ -102,9 +105,33 @@ ServiceOptions Serve::service_options(const Model& model) const {
   return out;
 }
 
+void wait_for_signal() {
+  while (!InterruptGuard::flag()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+}
+
+// A freshly installed service has no model yet. It runs all the same, so that whoever looks is told
+// what is missing.
+void Serve::listen_without_model() const {
+  ServerOptions options = server_options();
+  options.waits_for = "no model is configured";
+  Server server(std::move(options));
+  for (const std::string& address : server.addresses()) {
+    log_line(fmt::format("listening on {}", address));
+  }
+  log_line("no model is configured: every request is answered with 503");
+  tell_service_manager("READY=1\nSTATUS=No model is configured; name one and restart");
+  wait_for_signal();
+  tell_service_manager("STOPPING=1");
+}
+
 void Serve::operator()() const {
   // Both signals first: one that comes while the model loads must not end it half-way.
   const InterruptGuard guard;
+  if (model_flags.model.empty()) {
+    if (without_model) return listen_without_model();
+    throw Error(ErrorKind::kUsage, "--model is required",
+                "with --without-model the server waits for one to be configured");
+  }
   const AllowedHosts hosts(picture_hosts);  // a wrong one is said before the model is loaded
   Server server(server_options());
   for (const std::string& address : server.addresses()) {
@@ -113,12 +140,18 @@ void Serve::operator()() const {
   if (api_key_file.empty() && unix_socket.empty() && !is_loopback()) {
     warn("anybody who reaches this address may ask; --api-key-file names who may");
   }
+  tell_service_manager("STATUS=Loading the model");
   const std::unique_ptr<Model> model = model_flags.load();
   const std::unique_ptr<Context> context = model_flags.make_context();
   server.open(*model, *context, service_options(*model));
   log_line("ready");
-  while (!InterruptGuard::flag()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  tell_service_manager("READY=1\nSTATUS=Answering");
+  wait_for_signal();
   log_line("draining");
+  // The manager's patience with a service that stops must be longer than ours with requests.
+  constexpr double kLastWords = 10;
+  tell_service_manager(fmt::format("STOPPING=1\nSTATUS=Draining\nEXTEND_TIMEOUT_USEC={:.0f}",
+                                   (drain_seconds + kLastWords) * 1e6));
   const bool whole = server.drain(milliseconds(drain_seconds));
   log_line(whole ? "done" : "done; some requests were ended");
 }
@@ -129,6 +162,9 @@ void add_serve(CLI::App& app) {
   CLI::App& command = *app.add_subcommand("serve", "Answer the OpenAI API over HTTP");
   const auto serve = std::make_shared<Serve>();
   serve->model_flags.add_model(command);
+  command.get_option("--model")->required(false);
+  command.add_flag("--without-model", serve->without_model,
+                   "Where no model is named, run and answer 503 instead of ending");
   serve->model_flags.add_mmproj(command);
   command.add_option("--chat-format", serve->chat_format,
                      "llama4, llama3, chatml or none; what the model's file says if unset");
@@ -136,15 +172,9 @@ void add_serve(CLI::App& app) {
   const auto address = [&](const char* name, auto& value, const char* help) {
     return command.add_option(name, value, help)->group("Address");
   };
-  address("--host", serve->host, "Address to listen on")
-      ->capture_default_str()
-      ->envname("DROVER_HOST");
-  address("--port", serve->port, "Port to listen on; 0: any free one")
-      ->capture_default_str()
-      ->envname("DROVER_PORT");
-  address("--unix-socket", serve->unix_socket, "Listen on this socket instead")
-      ->type_name("PATH")
-      ->envname("DROVER_UNIX_SOCKET");
+  address("--host", serve->host, "Address to listen on")->capture_default_str();
+  address("--port", serve->port, "Port to listen on; 0: any free one")->capture_default_str();
+  address("--unix-socket", serve->unix_socket, "Listen on this socket instead")->type_name("PATH");
   address("--allow-host", serve->allowed_hosts,
           "Another name that clients call this server by; on loopback only "
           "its own are heard")
@@ -152,11 +182,9 @@ void add_serve(CLI::App& app) {
       ->delimiter(',');
   CLI::Option* cert = address("--tls-cert,--ssl-cert-file", serve->tls_cert,
                               "Speak TLS with this certificate (PEM)")
-                          ->type_name("FILE")
-                          ->envname("DROVER_TLS_CERT");
-  CLI::Option* key = address("--tls-key,--ssl-key-file", serve->tls_key, "Its key (PEM)")
-                         ->type_name("FILE")
-                         ->envname("DROVER_TLS_KEY");
+                          ->type_name("FILE");
+  CLI::Option* key =
+      address("--tls-key,--ssl-key-file", serve->tls_key, "Its key (PEM)")->type_name("FILE");
   cert->needs(key);
   key->needs(cert);
 
@@ -170,8 +198,7 @@ void add_serve(CLI::App& app) {
   command.add_flag("--any-name", serve->any_name, "Requests may name any model")->group("Clients");
   clients("--api-key-file", serve->api_key_file,
           "Who may ask: lines of a name and a key, or its sha256:DIGEST")
-      ->type_name("FILE")
-      ->envname("DROVER_API_KEY_FILE");
+      ->type_name("FILE");
   command
       .add_flag("--share-prefixes", serve->share_prefixes,
                 "What one key's requests had read serves the others too")
@@ -182,8 +209,7 @@ void add_serve(CLI::App& app) {
   clients("--max-queue", serve->max_queue,
           "Requests in hand, running ones too; beyond, clients are told to come again")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1'000'000))
-      ->envname("DROVER_MAX_QUEUE");
+      ->check(CLI::Range(1, 1'000'000));
   clients("--max-queue-tokens", serve->max_queue_tokens,
           "Tokens of their prompts and answers; 0: no limit")
       ->capture_default_str();
@@ -218,8 +244,7 @@ void add_serve(CLI::App& app) {
       ->group("Clients");
   clients("--access-log", serve->access_log, "text, json or off; never what was said")
       ->capture_default_str()
-      ->check(CLI::IsMember({"text", "json", "off"}))
-      ->envname("DROVER_ACCESS_LOG");
+      ->check(CLI::IsMember({"text", "json", "off"}));
   clients("--drain-seconds", serve->drain_seconds, "That requests have to end after SIGTERM")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);

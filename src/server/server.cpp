@@ -91,6 +91,7 @@ class Server::Impl {
         hosts_(std::move(options.hosts)),
         version_(options.version),
         description_(json::serialize(openapi_document(version_))),
+        waits_for_(std::move(options.waits_for)),
         metrics_(version_, options.expert_counters) {
     const std::unique_lock lock(mutex_);  // the first request may come before this is done
     HttpOptions http = std::move(options.http);
@@ -192,7 +193,7 @@ class Server::Impl {
     }
     if (life_ != Life::kOpen) {
       reply.send(error_answer(api_refusal(Refusal::kNotReady, life_ == Life::kLoading
-                                                                  ? "the model is being loaded"
+                                                                  ? waits_for_
                                                                   : "the server is about to end")));
       return;
     }
@@ -208,6 +209,7 @@ class Server::Impl {
   const std::vector<std::string> hosts_;
   const std::string version_;
   const std::string description_;  // of the API
+  const std::string waits_for_;
   Metrics metrics_;
   std::atomic<Life> life_{Life::kLoading};
   std::shared_mutex mutex_;  // of the service's coming

@@ -32,6 +32,8 @@ struct ServerOptions {
   std::vector<std::string> hosts;
   std::string version;
   bool expert_counters = false;  // in the metrics, see Metrics
+  // What /health and every request are told before open().
+  std::string waits_for = "the model is being loaded";
   AccessLog access_log = AccessLog::kText;
   // Gets a line of the access log without its end, on a network thread.
   std::function<void(std::string_view line)> log;

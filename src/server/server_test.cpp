@@ -115,6 +115,15 @@ TEST_F(ServerTest, SaysThatItLoadsUntilTheModelIsThere) {
   EXPECT_EQ(ask(get("/health")).body, R"({"status":"ok"})");
 }
 
+TEST_F(ServerTest, WithoutAModelSaysWhatItWaitsFor) {
+  ServerOptions waiting = options();
+  waiting.waits_for = "no model is configured";
+  server_.emplace(std::move(waiting));
+  const RawAnswer health = ask(get("/health"));
+  EXPECT_EQ(health.status, 503);
+  EXPECT_EQ(object_of(health).at("error").at("message"), "no model is configured");
+}
+
 TEST_F(ServerTest, AnswersAChatWholeAndAsAStreamTheSame) {
   start();
   const RawAnswer whole = ask(post("/v1/chat/completions", std::string(kChat) + "}"));

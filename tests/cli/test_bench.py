@@ -116,7 +116,7 @@ class Bench(CliTest):
     def test_what_makes_no_sense_is_refused(self):
         for words, options in (
             ("expected one of MODEL", ()),
-            ("expected one of MODEL", (self.tiny, "--compare", self.tiny, self.tiny)),
+            ("excludes", (self.tiny, "--compare", self.tiny, self.tiny)),
             ("something to measure", (self.tiny, "-p", 0, "-n", 0)),
             ("repeat", (self.tiny, "-r", 0)),
             ("batch", (self.tiny, "-b", 0)),
