@@ -11,6 +11,7 @@
 #include "api/errors.h"
 #include "base/error.h"
 #include "server/metrics.h"
+#include "server/page.h"
 #include "server/routes.h"
 
 namespace drover {
@@ -89,6 +90,7 @@ class Server::Impl {
       : keys_(std::move(options.keys)),
         hosts_(std::move(options.hosts)),
         version_(options.version),
+        page_(options.page ? std::make_optional<Page>() : std::nullopt),
         metrics_(version_) {
     const std::unique_lock lock(mutex_);  // the first request may come before this is done
     HttpOptions http = std::move(options.http);
@@ -142,6 +144,10 @@ class Server::Impl {
                                            "it one",
                                            printable(*host))));
     }
+    if (page_ && page_->has(request.path)) {
+      if (request.method == "GET" || request.method == "HEAD") return std::nullopt;
+      return wrong_method(request, "GET, HEAD");
+    }
     const auto route = find_route(request.method, request.path);
     const bool open_to_all = route && route->route == Route::kHealth;
     if (!keys_.empty() && !open_to_all && keys_.owner(key_of(request)) == nullptr) {
@@ -152,14 +158,16 @@ class Server::Impl {
       return error_answer(api_refusal(
           Refusal::kNoPath, fmt::format("{}: there is nothing here", printable(request.path))));
     }
-    if (!route->method_fits) {
-      HttpAnswer out = error_answer(api_refusal(
-          Refusal::kWrongMethod, fmt::format("{}: expected {}, got {}", printable(request.path),
-                                             route->methods, printable(request.method))));
-      out.headers.emplace_back("Allow", route->methods);
-      return out;
-    }
+    if (!route->method_fits) return wrong_method(request, route->methods);
     return std::nullopt;
+  }
+
+  static HttpAnswer wrong_method(const HttpRequest& request, std::string_view methods) {
+    HttpAnswer out = error_answer(api_refusal(
+        Refusal::kWrongMethod, fmt::format("{}: expected {}, got {}", printable(request.path),
+                                           methods, printable(request.method))));
+    out.headers.emplace_back("Allow", methods);
+    return out;
   }
 
   bool may_be_called(std::string_view host) const {
@@ -171,6 +179,12 @@ class Server::Impl {
   }
 
   void handle(HttpRequest request, HttpReply reply) {
+    if (page_) {
+      if (auto file = page_->answer(request)) {
+        reply.send(std::move(*file));
+        return;
+      }
+    }
     const RouteMatch route = *find_route(request.method, request.path);
     const std::string* owner = keys_.owner(key_of(request));
     const std::shared_lock lock(mutex_);
@@ -199,6 +213,7 @@ class Server::Impl {
   const ApiKeys keys_;
   const std::vector<std::string> hosts_;
   const std::string version_;
+  const std::optional<Page> page_;
   Metrics metrics_;
   std::atomic<Life> life_{Life::kLoading};
   std::shared_mutex mutex_;  // of the service's coming

@@ -30,6 +30,7 @@ struct ServerOptions {
   // What clients may call this server in their Host header; empty: anything. A page from elsewhere
   // whose name was pointed at this machine (DNS rebinding) calls it by that name.
   std::vector<std::string> hosts;
+  bool page = true;  // at `/`; it loads without a key and asks for one where the API does
   std::string version;
   AccessLog access_log = AccessLog::kText;
   // Gets a line of the access log without its end, on a network thread.
