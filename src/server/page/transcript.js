@@ -135,5 +135,6 @@ function facts_of(answer) {
   }
   if (state === "stopped") out.push("stopped");
   if (finish === "length") out.push("cut at the limit of tokens");
-  return out.join(" \u00b7 ");
+  // Broken between facts alone.
+  return out.map((fact) => fact.replaceAll(" ", "\u00a0")).join(" \u00b7 ");
 }
