@@ -20,7 +20,7 @@ struct Serve {
   std::string host = "127.0.0.1", unix_socket, tls_cert, tls_key;
   uint16_t port = 8080;
   std::vector<std::string> names, allowed_hosts, picture_hosts;
-  bool any_name = false, share_prefixes = false, without_model = false;
+  bool any_name = false, share_prefixes = false, without_model = false, no_page = false;
   bool private_pictures = false, expert_counters = false;
   std::string chat_format, api_key_file, recall_map, access_log = "text";
   int64_t parallel = 64, max_queue = 256, max_queue_tokens = 0, max_per_key = 0;
@@ -76,6 +76,7 @@ ServerOptions Serve::server_options() const {
   out.http.limits.body_bytes = static_cast<size_t>(body_megabytes) << 20;
   out.http.threads = static_cast<int>(network_threads);
   if (!api_key_file.empty()) out.keys = ApiKeys::load(api_key_file);
+  out.page = !no_page;
   out.version = DROVER_VERSION;
   out.access_log = access_log_from_name(access_log);
   out.expert_counters = expert_counters;
@@ -196,6 +197,8 @@ void add_serve(CLI::App& app) {
       ->type_name("NAME")
       ->delimiter(',');
   command.add_flag("--any-name", serve->any_name, "Requests may name any model")->group("Clients");
+  command.add_flag("--no-page", serve->no_page, "The API alone, without the web page at /")
+      ->group("Clients");
   clients("--api-key-file", serve->api_key_file,
           "Who may ask: lines of a name and a key, or its sha256:DIGEST")
       ->type_name("FILE");

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "server/metrics.h"
 #include "server/openapi.h"
+#include "server/page.h"
 #include "server/routes.h"
 
 namespace drover {
@@ -92,6 +93,7 @@ class Server::Impl {
         version_(options.version),
         description_(json::serialize(openapi_document(version_))),
         waits_for_(std::move(options.waits_for)),
+        page_(options.page ? std::make_optional<Page>() : std::nullopt),
         metrics_(version_, options.expert_counters) {
     const std::unique_lock lock(mutex_);  // the first request may come before this is done
     HttpOptions http = std::move(options.http);
@@ -145,6 +147,10 @@ class Server::Impl {
                                            "it one",
                                            printable(*host))));
     }
+    if (page_ && page_->has(request.path)) {
+      if (request.method == "GET" || request.method == "HEAD") return std::nullopt;
+      return wrong_method(request, "GET, HEAD");
+    }
     const auto route = find_route(request.method, request.path);
     // The description says what every copy of the program says, and tools read it without a key.
     const bool open_to_all =
@@ -157,14 +163,16 @@ class Server::Impl {
       return error_answer(api_refusal(
           Refusal::kNoPath, fmt::format("{}: there is nothing here", printable(request.path))));
     }
-    if (!route->method_fits) {
-      HttpAnswer out = error_answer(api_refusal(
-          Refusal::kWrongMethod, fmt::format("{}: expected {}, got {}", printable(request.path),
-                                             route->methods, printable(request.method))));
-      out.headers.emplace_back("Allow", route->methods);
-      return out;
-    }
+    if (!route->method_fits) return wrong_method(request, route->methods);
     return std::nullopt;
+  }
+
+  static HttpAnswer wrong_method(const HttpRequest& request, std::string_view methods) {
+    HttpAnswer out = error_answer(api_refusal(
+        Refusal::kWrongMethod, fmt::format("{}: expected {}, got {}", printable(request.path),
+                                           methods, printable(request.method))));
+    out.headers.emplace_back("Allow", methods);
+    return out;
   }
 
   bool may_be_called(std::string_view host) const {
@@ -176,6 +184,12 @@ class Server::Impl {
   }
 
   void handle(HttpRequest request, HttpReply reply) {
+    if (page_) {
+      if (auto file = page_->answer(request)) {
+        reply.send(std::move(*file));
+        return;
+      }
+    }
     const RouteMatch route = *find_route(request.method, request.path);
     const std::string* owner = keys_.owner(key_of(request));
     const std::shared_lock lock(mutex_);
@@ -210,6 +224,7 @@ class Server::Impl {
   const std::string version_;
   const std::string description_;  // of the API
   const std::string waits_for_;
+  const std::optional<Page> page_;
   Metrics metrics_;
   std::atomic<Life> life_{Life::kLoading};
   std::shared_mutex mutex_;  // of the service's coming

@@ -30,6 +30,7 @@ struct ServerOptions {
   // What clients may call this server in their Host header; empty: anything. A page from elsewhere
   // whose name was pointed at this machine (DNS rebinding) calls it by that name.
   std::vector<std::string> hosts;
+  bool page = true;  // at `/`; it loads without a key and asks for one where the API does
   std::string version;
   bool expert_counters = false;  // in the metrics, see Metrics
   // What /health and every request are told before open().
