@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <fstream>
 #include <future>
 
@@ -333,6 +334,26 @@ TEST_F(ServerTest, ARequestThatTakesTooLongSaysSo) {
       ask(post("/v1/completions", R"({"prompt":"the","max_tokens":100000,)"
                                   R"("logit_bias":{"0":-100,"1":-100,"2":-100,"3":-100}})"));
   EXPECT_EQ(answer.status, 408);
+}
+
+TEST_F(ServerTest, WhoPreparesRequestsMayConstrainTheirAnswers) {
+  ServiceOptions of_model = service();
+  const std::vector<Token> said = model_->tokenizer().encode("a ship?");
+  of_model.prepare = [&](Request& request) {
+    request.options.sampling.constraint = [&](std::span<const Token> answer,
+                                              std::span<float> logits) {
+      for (size_t token = 0; token < logits.size(); ++token) {
+        if (token != static_cast<size_t>(said[answer.size()])) logits[token] = -INFINITY;
+      }
+    };
+  };
+  start(options(), of_model);
+  const std::string body =
+      fmt::format(R"({{"messages":[{{"role":"user","content":"what is there"}}],"max_tokens":{}}})",
+                  said.size());
+  const RawAnswer answer = ask(post("/v1/chat/completions", body));
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  EXPECT_EQ(object_of(answer).at("choices").at(0).at("message").at("content"), "a ship?");
 }
 
 TEST_F(ServerTest, PromptsLongerThanTheModelRemembersAreWarnedOf) {

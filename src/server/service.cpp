@@ -281,6 +281,7 @@ class Service::Impl {
       if (!options_.share_prefixes) one.salt = owner;
       if (!request.seeded) one.options.sampling.seed = seed;
       if (options_.request_time.count() > 0) one.deadline = turn->came + options_.request_time;
+      if (options_.prepare) options_.prepare(one);
     }
     if (!turn->ticket.add_tokens(tokens)) {
       metrics_.refused("queue_full");

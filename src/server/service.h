@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,6 +35,8 @@ struct ServiceOptions {
   std::chrono::milliseconds request_time{0};  // of a request at most; 0: no limit
   std::chrono::milliseconds silence{10'000};  // in a stream, before a comment says that it goes on
   std::optional<RecallMap> recall;  // warns of prompts that are longer than it vouches for
+  // Gets each request before the engine does, on the service's thread; may constrain its answers.
+  std::function<void(Request& request)> prepare = {};
 };
 
 class Service {
