@@ -1,36 +1,27 @@
 #include "api/messages.h"
 
 #include "api/body.h"
-#include "api/data_url.h"
 #include "base/error.h"
-#include "engine/picture_encoder.h"
-#include "image/decode.h"
 
 namespace drover {
 namespace {
 
 namespace json = boost::json;
 
-// A message's picture, cut; what stands in its place in the text.
-PictureTokens read_picture(const JsonFields& part, const Model& model,
-                           std::vector<TiledImage>& pictures) {
+PictureTokens read_picture(const JsonFields& part, PictureReader& pictures) {
   const json::value* url = part.find("image_url");
   const auto inner = url != nullptr && url->is_object() ? part.fields("image_url") : std::nullopt;
   const std::string_view text =
       inner ? inner->required_text("url") : part.required_text("image_url");
-  const VisionConfig& config = model.vision().config;
-  const auto bytes = bytes_of_data_url(text, part.where());
-  pictures.push_back(cut_tiles(config.tiles, decode_image(bytes, part.where())));
-  return picture_tokens(config, pictures.back().layout);
+  return pictures.read(text, part.where());
 }
 
-Part read_part(const json::value& value, const std::string& where, const Model& model,
-               std::vector<TiledImage>& pictures) {
+Part read_part(const json::value& value, const std::string& where, PictureReader& pictures) {
   if (!value.is_object()) throw_error(ErrorKind::kUsage, "{}: expected an object", where);
   const JsonFields part(value.get_object(), where);
   const std::string_view type = part.required_text("type");
   if (type == "text") return {std::string(part.required_text("text"))};
-  if (type == "image_url") return {"", read_picture(part, model, pictures)};
+  if (type == "image_url") return {"", read_picture(part, pictures)};
   throw_error(ErrorKind::kUsage, "{}: type: expected text or image_url, got {}", where,
               printable(type));
 }
@@ -57,8 +48,7 @@ std::vector<ToolCall> read_tool_calls(const JsonFields& message) {
   return out;
 }
 
-Message read_message(const JsonFields& message, const Model& model,
-                     std::vector<TiledImage>& pictures) {
+Message read_message(const JsonFields& message, PictureReader& pictures) {
   std::string role(message.required_text("role"));
   if (role == "developer") role = "system";
   if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
@@ -87,7 +77,7 @@ Message read_message(const JsonFields& message, const Model& model,
   std::vector<Part> parts;
   for (const json::value& value : content->get_array()) {
     const std::string where = fmt::format("{}.content[{}]", message.where(), parts.size());
-    parts.push_back(read_part(value, where, model, pictures));
+    parts.push_back(read_part(value, where, pictures));
   }
   Message out(role, std::move(parts));
   out.tool_calls = std::move(calls);
@@ -106,7 +96,7 @@ void refuse_tools(const JsonFields& body) {
 }
 
 ChatPrompt read_messages(const JsonFields& body, const Model& model, ChatFormat format,
-                         bool add_generation_prompt) {
+                         bool add_generation_prompt, const PictureSource& source) {
   for (const char* field : {"functions", "function_call"}) {
     const json::value* value = body.find(field);
     if (value != nullptr && !asks_nothing(*value) && *value != "none" && *value != "auto") {
@@ -123,13 +113,15 @@ ChatPrompt read_messages(const JsonFields& body, const Model& model, ChatFormat 
     throw_error(ErrorKind::kUsage, "messages: expected an array of at least one");
   }
   ChatPrompt out;
+  PictureReader pictures(model, source);
   std::vector<Message> read;
   for (const json::value& value : messages->get_array()) {
     const std::string where = fmt::format("messages[{}]", read.size());
     if (!value.is_object()) throw_error(ErrorKind::kUsage, "{}: expected an object", where);
-    read.push_back(read_message({value.get_object(), where}, model, out.pictures));
+    read.push_back(read_message({value.get_object(), where}, pictures));
   }
   out.tokens = render_chat(format, model.tokenizer(), read, add_generation_prompt, tools);
+  out.pictures = pictures.take();
   out.tools = tools.names;
   return out;
 }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "api/pictures.h"
 #include "formats/json.h"
 #include "image/tiles.h"
 #include "model/model.h"
@@ -20,9 +21,9 @@ struct ChatPrompt {
 
 // body.messages in this format, with body.tools as body.tool_choice has them. Throws kUsage for
 // what is missing or wrong, kUnsupported for what is not done (the calls before there were tools,
-// and pictures where the model has no eyes), and what decode_image() throws.
+// and pictures where the model has no eyes), and what PictureReader does.
 ChatPrompt read_messages(const JsonFields& body, const Model& model, ChatFormat format,
-                         bool add_generation_prompt);
+                         bool add_generation_prompt, const PictureSource& source = {});
 
 // kUnsupported for fields that ask for tools: these stand in the text of a chat, and a completion
 // has its text from the caller.

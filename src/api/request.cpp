@@ -137,9 +137,10 @@ Request read_options(const JsonFields& body, const Model& model, ChatFormat form
   return request;
 }
 
-void read_chat(const JsonFields& body, const Model& model, ChatFormat format, ApiRequest& out) {
+void read_chat(const JsonFields& body, const Model& model, ChatFormat format,
+               const PictureSource& source, ApiRequest& out) {
   Request request = read_options(body, model, format, out);
-  ChatPrompt prompt = read_messages(body, model, format, /*add_generation_prompt=*/true);
+  ChatPrompt prompt = read_messages(body, model, format, /*add_generation_prompt=*/true, source);
   request.prompt.tokens = std::move(prompt.tokens);
   out.pictures = std::move(prompt.pictures);
   out.tools = std::move(prompt.tools);
@@ -176,7 +177,7 @@ ApiKind api_kind(std::string_view url) {
 }
 
 ApiRequest read_api_request(ApiKind kind, const json::object& body, const Model& model,
-                            ChatFormat format) {
+                            ChatFormat format, const PictureSource& source) {
   ApiRequest out;
   out.kind = kind;
   reading_words_of_caller([&] {
@@ -185,7 +186,7 @@ ApiRequest read_api_request(ApiKind kind, const json::object& body, const Model&
     expect_fields(body);
     switch (kind) {
       case ApiKind::kChat:
-        return read_chat(fields, model, format, out);
+        return read_chat(fields, model, format, source, out);
       case ApiKind::kCompletion:
         return read_completion(fields, model, out);
       case ApiKind::kEmbedding:

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "api/pictures.h"
 #include "base/error.h"
 #include "engine/request.h"
 #include "image/tiles.h"
@@ -39,8 +40,9 @@ struct ApiRequest {
 };
 
 // Throws kUsage for fields that are missing or wrong, kUnsupported for those that are refused and
-// for pictures where the model has no eyes, and what decode_image() throws.
+// for pictures where the model has no eyes, and what PictureReader does. Pictures of other hosts
+// are brought by `source`.
 ApiRequest read_api_request(ApiKind kind, const boost::json::object& body, const Model& model,
-                            ChatFormat format);
+                            ChatFormat format, const PictureSource& source = {});
 
 }  // namespace drover

@@ -16,6 +16,7 @@
 #include "api/tokens.h"
 #include "engine/picture_encoder.h"
 #include "formats/json.h"
+#include "image/decode.h"
 #include "server/http/server_sent_events.h"
 
 namespace drover {
@@ -110,6 +111,7 @@ class Service::Impl {
         admission_(options_.admission),
         engine_(model, context, options_.engine) {
     if (model.has_vision()) encoder_.emplace(model, context);
+    if (!options_.pictures.fetch.hosts.empty()) fetcher_.emplace(options_.pictures);
     if (options_.recall) vouched_ = vouched_length(*options_.recall, options_.recall->threshold);
   }
 
@@ -149,6 +151,7 @@ class Service::Impl {
   // What is still being read is asked, and ends at once.
   ~Impl() {
     abandon();
+    if (fetcher_) fetcher_->stop();  // readers may still come, and are told so
     readers_.join();
     abandon();
   }
@@ -163,6 +166,7 @@ class Service::Impl {
 
  private:
   using TurnPtr = std::shared_ptr<Turn>;
+  using PicturesPtr = std::shared_ptr<const FetchedPictures>;
 
   static void give(HttpReply& reply, HttpAnswer answer) { reply.send(std::move(answer)); }
 
@@ -249,10 +253,15 @@ class Service::Impl {
     turn->reply.on_closed([weak = std::weak_ptr(turn)] {
       if (const TurnPtr left = weak.lock()) left->cancel = true;
     });
-    later([this, turn, owner = std::move(owner),
-           request = std::make_shared<HttpRequest>(std::move(request))]() mutable {
+    read_later(turn, std::move(owner), std::make_shared<HttpRequest>(std::move(request)), nullptr);
+  }
+
+  void read_later(const TurnPtr& turn, std::string owner, std::shared_ptr<HttpRequest> request,
+                  PicturesPtr pictures) {
+    later([this, turn, owner = std::move(owner), request = std::move(request),
+           pictures = std::move(pictures)]() mutable {
       try {
-        read(turn, owner, std::exchange(request, nullptr));
+        read(turn, owner, std::exchange(request, nullptr), std::exchange(pictures, nullptr));
       } catch (const ApiError& error) {
         fail(*turn, error);
       } catch (...) {
@@ -261,15 +270,35 @@ class Service::Impl {
     });
   }
 
+  // A request that names pictures of other hosts is read twice: to know which they are, with a dot
+  // in their place, and again when they are there.
   void read(const TurnPtr& turn, const std::string& owner,
-            std::shared_ptr<HttpRequest> http_request) {
+            std::shared_ptr<HttpRequest> http_request, PicturesPtr pictures) {
+    if (pictures && turn->cancel) {
+      throw api_refusal(Refusal::kNotReady, "the server is about to end");
+    }
+    std::vector<std::string> wanted;
+    const auto bring = [&](std::string_view url) -> Image {
+      if (pictures) return decode_image(pictures->bytes(url), read_picture_url(url).host);
+      fetcher_->expect_allowed(url);
+      wanted.emplace_back(url);
+      return {1, 1, {0, 0, 0}};
+    };
     {
       const json::object body = body_of(*http_request);
-      turn->request = read_api_request(turn->kind, body, model_, options_.format);
+      turn->request = read_api_request(turn->kind, body, model_, options_.format,
+                                       fetcher_ ? PictureSource(bring) : PictureSource());
     }
-    http_request.reset();
     ApiRequest& request = *turn->request;
     if (!is_ours(request.model)) throw no_model(request.model);
+    if (!wanted.empty()) {
+      return fetcher_->fetch(std::move(wanted), &turn->cancel,
+                             [this, turn, owner, http_request](PicturesPtr fetched) {
+                               read_later(turn, owner, http_request, std::move(fetched));
+                             });
+    }
+    http_request.reset();
+    pictures.reset();
     turn->name = {new_id(turn->kind), options_.names.front(), now_in_seconds()};
     int64_t tokens = 0;
     const uint64_t seed = request.seeded ? 0 : random_number();
@@ -438,6 +467,7 @@ class Service::Impl {
   std::mutex mutex_;
   std::set<Turn*> turns_;  // in hand
   std::optional<PictureEncoder> encoder_;
+  std::optional<PictureFetcher> fetcher_;
   boost::asio::thread_pool readers_{1};
   Engine engine_;  // the last, so that it ends first: what it still has to say is heard
 };
