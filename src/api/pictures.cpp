@@ -22,14 +22,27 @@ Image bring(const PictureSource& source, std::string_view url, const std::string
 }  // namespace
 
 PictureTokens PictureReader::read(std::string_view url, const std::string& where) {
-  const VisionConfig& config = model_.vision().config;
+  expect_room(where);
+  return cut(source_ && !url.starts_with("data:")
+                 ? bring(source_, url, where)
+                 : decode_image(bytes_of_data_url(url, where), where));
+}
+
+PictureTokens PictureReader::read(std::span<const std::byte> file, const std::string& where) {
+  expect_room(where);
+  return cut(decode_image(file, where));
+}
+
+void PictureReader::expect_room(const std::string& where) const {
+  model_.vision();  // throws before the work
   if (pictures_.size() == kMostPictures) {
     throw_error(ErrorKind::kLimit, "{}: expected at most {} pictures in a request", where,
                 kMostPictures);
   }
-  const Image image = source_ && !url.starts_with("data:")
-                          ? bring(source_, url, where)
-                          : decode_image(bytes_of_data_url(url, where), where);
+}
+
+PictureTokens PictureReader::cut(const Image& image) {
+  const VisionConfig& config = model_.vision().config;
   pictures_.push_back(cut_tiles(config.tiles, image));
   return picture_tokens(config, pictures_.back().layout);
 }

@@ -2,9 +2,12 @@
 // them, URLs of other hosts. This floor knows no network.
 #pragma once
 
+#include <cstddef>
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "image/image.h"
@@ -31,11 +34,16 @@ class PictureReader {
   // kUnsupported where the model has no eyes, kUsage for a URL that is not read or brought, kLimit
   // after kMostPictures, and what decode_image() throws.
   PictureTokens read(std::string_view url, const std::string& where);
+  // The same for a picture that the request has in it.
+  PictureTokens read(std::span<const std::byte> file, const std::string& where);
 
   // Those that were read, not encoded yet.
   std::vector<TiledImage> take() { return std::move(pictures_); }
 
  private:
+  void expect_room(const std::string& where) const;
+  PictureTokens cut(const Image& image);
+
   const Model& model_;
   const PictureSource& source_;
   std::vector<TiledImage> pictures_;

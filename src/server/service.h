@@ -1,4 +1,4 @@
-// What a server does with requests: the routes of the OpenAI API, on one model.
+// What a server does with requests: the routes of the API, on one model.
 //
 // Bodies are read and pictures are cut on two threads of the service's own, one for short bodies
 // and one for long ones, so that neither the network nor the engine nor a short one waits for a
@@ -66,7 +66,14 @@ class Service {
   std::unique_ptr<Impl> impl_;
 };
 
-// {"error": ...} as an answer; 429 and 503 say when to come again.
-HttpAnswer error_answer(const ApiError& error, int64_t retry_after = 1);
+// Who asks, as far as an error and a header say so.
+struct Caller {
+  ApiDialect dialect = ApiDialect::kOpenAi;
+  std::string request_id = {};
+};
+Caller caller_of(const HttpRequest& request);
+
+// An error as an answer, in the caller's words; 429 and 503 say when to come again.
+HttpAnswer error_answer(const ApiError& error, const Caller& caller, int64_t retry_after = 1);
 
 }  // namespace drover

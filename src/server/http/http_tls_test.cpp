@@ -147,7 +147,8 @@ TEST_F(HttpTlsTest, WhatIsNoTlsOrTooOldIsTurnedAway) {
 
 TEST_F(HttpTlsTest, FilesThatDoNotFitAreNamed) {
   const Certificate other;
-  const std::string junk = other.folder.write("junk.pem", "no certificate");
+  const testing::TempFolder folder;
+  const std::string junk = folder.write("junk.pem", "no certificate");
   const auto kind_of = [](const std::string& certificate, const std::string& key) {
     HttpOptions options;
     options.listeners = {{.certificate = certificate, .key = key}};
