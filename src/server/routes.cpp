@@ -14,7 +14,7 @@ constexpr Entry kEntries[] = {
     {"/metrics", Route::kMetrics, true},        {"/models", Route::kModels, true},
     {"/chat/completions", Route::kChat, false}, {"/completions", Route::kCompletion, false},
     {"/embeddings", Route::kEmbedding, false},  {"/tokenize", Route::kTokenize, false},
-    {"/detokenize", Route::kDetokenize, false},
+    {"/detokenize", Route::kDetokenize, false}, {"/tokenizer_info", Route::kTokenizerInfo, true},
 };
 
 RouteMatch match(const Entry& entry, std::string_view method) {

@@ -18,6 +18,7 @@ enum class Route {
   kEmbedding,
   kTokenize,
   kDetokenize,
+  kTokenizerInfo,
 };
 
 struct RouteMatch {
