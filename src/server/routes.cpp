@@ -20,6 +20,7 @@ constexpr Entry kEntries[] = {
     {"/embeddings", Route::kEmbedding, false},
     {"/tokenize", Route::kTokenize, false},
     {"/detokenize", Route::kDetokenize, false},
+    {"/tokenizer_info", Route::kTokenizerInfo, true},
     {"/responses", Route::kResponse, false},
     {"/messages", Route::kMessage, false},
     {"/messages/count_tokens", Route::kCountTokens, false},

@@ -1,6 +1,6 @@
 """LangChain: chats, streams, tools, agents and retrieval by way of langchain-openai.
 
-    python langchain_test.py DROVER SCRIPTED_SERVER [unittest arguments]
+python langchain_test.py DROVER SCRIPTED_SERVER [unittest arguments]
 """
 
 import asyncio
@@ -36,7 +36,12 @@ class SmolTest(server.ServedTest):
 
     def model(self, **options):
         return ChatOpenAI(
-            model="smol", base_url=self.base, api_key="none", temperature=0, max_retries=0, **options
+            model="smol",
+            base_url=self.base,
+            api_key="none",
+            temperature=0,
+            max_retries=0,
+            **options,
         )
 
     def embeddings(self):
@@ -62,8 +67,10 @@ class SmolTest(server.ServedTest):
 
         whole, joined = model.invoke("What is 2+2?"), asyncio.run(read())
         self.assertEqual(joined.content, whole.content)
-        counts = [{k: m.usage_metadata[k] for k in ("input_tokens", "output_tokens", "total_tokens")}
-                  for m in (joined, whole)]
+        counts = [
+            {k: m.usage_metadata[k] for k in ("input_tokens", "output_tokens", "total_tokens")}
+            for m in (joined, whole)
+        ]
         self.assertEqual(*counts)
         self.assertEqual(joined.response_metadata["finish_reason"], "stop")
 
@@ -131,8 +138,10 @@ class ScriptedTest(server.ServedTest):
             age: int
 
         model = self.model().with_structured_output(Person, method="function_calling")
-        for said in ('[Person(name="Ada", age=36)]',
-                     '{"name": "Person", "parameters": {"name": "Ada", "age": 36}}'):
+        for said in (
+            '[Person(name="Ada", age=36)]',
+            '{"name": "Person", "parameters": {"name": "Ada", "age": 36}}',
+        ):
             self.assertEqual(model.invoke(server.say(said)), Person(name="Ada", age=36))
 
     # Two tools, one after the other, then both at once, then the answer with all results.
@@ -146,7 +155,9 @@ class ScriptedTest(server.ServedTest):
     def check(self, messages):
         kinds = [message.type for message in messages]
         self.assertEqual(kinds, "human ai tool ai tool ai tool tool ai".split())
-        calls = [call for message in messages if message.type == "ai" for call in message.tool_calls]
+        calls = [
+            call for message in messages if message.type == "ai" for call in message.tool_calls
+        ]
         results = [message for message in messages if message.type == "tool"]
         self.assertEqual([c["id"] for c in calls], [r.tool_call_id for r in results])
         self.assertEqual(json.loads(results[0].content), {"city": "Oslo", "celsius": -3})

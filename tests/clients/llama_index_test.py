@@ -1,6 +1,6 @@
 """LlamaIndex: OpenAILike and OpenAILikeEmbedding, its query and chat engines, and its tools.
 
-    python llama_index_test.py DROVER SCRIPTED_SERVER [unittest arguments]
+python llama_index_test.py DROVER SCRIPTED_SERVER [unittest arguments]
 """
 
 import asyncio
@@ -125,14 +125,14 @@ class ScriptedTest(server.ServedTest):
 
     def test_an_agent_with_two_tools_loops_to_its_answer(self):
         async def run():
-            agent = FunctionAgent(tools=[weather, add], llm=self.model(), system_prompt="Use tools.")
+            agent = FunctionAgent(
+                tools=[weather, add], llm=self.model(), system_prompt="Use tools."
+            )
             return await agent.run(
                 server.say('[weather(city="Rome")]', "[add(a=2, b=3)]", "Rome: $1. Sum: $2.")
             )
 
-        self.assertEqual(
-            str(asyncio.run(run())), "Rome: {'city': 'Rome', 'celsius': 14}. Sum: 5."
-        )
+        self.assertEqual(str(asyncio.run(run())), "Rome: {'city': 'Rome', 'celsius': 14}. Sum: 5.")
 
 
 if __name__ == "__main__":

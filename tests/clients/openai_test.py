@@ -14,6 +14,7 @@ import pathlib
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 import urllib.request
@@ -99,9 +100,7 @@ class ChatTest(SmolTest):
         self.assertEqual(asyncio.run(all_of_them(True)), asyncio.run(all_of_them(False)))
 
     def test_several_samples_whole_and_as_a_stream(self):
-        asked = dict(
-            model="smol", messages=QUESTION, n=3, seed=1, temperature=1.2, max_tokens=12
-        )
+        asked = dict(model="smol", messages=QUESTION, n=3, seed=1, temperature=1.2, max_tokens=12)
         whole = self.client().chat.completions.create(**asked)
         self.assertEqual([c.index for c in whole.choices], [0, 1, 2])
         texts = [c.message.content for c in whole.choices]
@@ -167,9 +166,7 @@ class CompletionsTest(SmolTest):
         asked = dict(model="smol", temperature=0, max_tokens=6)
         together = self.client().completions.create(prompt=prompts, **asked)
         alone = [self.client().completions.create(prompt=p, **asked) for p in prompts]
-        self.assertEqual(
-            [c.text for c in together.choices], [a.choices[0].text for a in alone]
-        )
+        self.assertEqual([c.text for c in together.choices], [a.choices[0].text for a in alone])
 
 
 class EmbeddingsTest(SmolTest):
@@ -261,20 +258,19 @@ class LeavingTest(server.ServedTest):
 
     def test_the_end_of_the_server_is_an_error_in_the_stream(self):
         ending = server.tiny("--drain-seconds", 0)
-        stopped = False
+        codes = []
+        end = threading.Thread(target=lambda: codes.append(ending.stop()))
         try:
             stream = openai_client(ending.base).chat.completions.create(**ENDLESS)
             next(iter(stream))
-            code = ending.stop()
-            stopped = True
-            self.assertEqual(code, 0)
-            with self.assertRaises(openai.APIError) as caught:
-                for _ in stream:
-                    pass
-            self.assertIn("about to end", caught.exception.message)
         finally:
-            if not stopped:
-                ending.stop()
+            end.start()
+        with self.assertRaises(openai.APIError) as caught:
+            for _ in stream:
+                pass
+        self.assertIn("about to end", caught.exception.message)
+        end.join()
+        self.assertEqual(codes, [0])
 
 
 class CrowdTest(server.ServedTest):

@@ -134,7 +134,9 @@ class ServedTest(unittest.TestCase):
     def tearDownClass(cls):
         code = cls.server.stop()
         if code != 0:
-            raise AssertionError(f"the server ended with {code}: " + "".join(cls.server.lines[-20:]))
+            raise AssertionError(
+                f"the server ended with {code}: " + "".join(cls.server.lines[-20:])
+            )
 
 
 def main():

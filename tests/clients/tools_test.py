@@ -25,7 +25,10 @@ TOOLS = [
 ]
 OSLO, ROME = ("weather", {"city": "Oslo"}), ("weather", {"city": "Rome"})
 ADD = ("add", {"a": 2, "b": -3.5})
-PLAN = ("plan", {"stops": [{"city": "Rome", "days": [1, 2]}, {"days": []}], "fast": True, "note": None})
+PLAN = (
+    "plan",
+    {"stops": [{"city": "Rome", "days": [1, 2]}, {"days": []}], "fast": True, "note": None},
+)
 NOW = ("now", {})
 
 # What the model says, the content that is left of it, the calls that are found.
@@ -37,7 +40,11 @@ FORMS = {
         "",
         [OSLO],
     ),
-    "a Python list after the first token alone": ('<|python_start|>[weather(city="Oslo")]', "", [OSLO]),
+    "a Python list after the first token alone": (
+        '<|python_start|>[weather(city="Oslo")]',
+        "",
+        [OSLO],
+    ),
     "a Python list that ends a message, not a turn": ('[weather(city="Oslo")]<|eom|>', "", [OSLO]),
     "JSON": ('{"name": "weather", "parameters": {"city": "Oslo"}}', "", [OSLO]),
     "JSON with arguments": ('{"name": "weather", "arguments": {"city": "Oslo"}}', "", [OSLO]),
@@ -53,6 +60,11 @@ FORMS = {
     ),
     "JSON in a code fence": (
         '```json\n{"name": "weather", "parameters": {"city": "Oslo"}}\n```',
+        "",
+        [OSLO],
+    ),
+    "JSON between the words of Hermes": (
+        '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>',
         "",
         [OSLO],
     ),
@@ -291,7 +303,9 @@ class ToolsTest(server.ServedTest):
         with self.client().chat.completions.stream(**request) as stream:
             done = [e for e in stream if e.type == "tool_calls.function.arguments.done"]
             final = stream.get_final_completion()
-        self.assertEqual([(e.name, e.parsed_arguments) for e in done], [("weather", weather(city="Oslo"))])
+        self.assertEqual(
+            [(e.name, e.parsed_arguments) for e in done], [("weather", weather(city="Oslo"))]
+        )
         self.assertEqual(final.choices[0].message.tool_calls[0].function.name, "weather")
 
 
