@@ -1,6 +1,8 @@
 #include "api/answer.h"
 
+#include "api/anthropic.h"
 #include "api/embeddings.h"
+#include "api/responses.h"
 #include "text/tool_calls.h"
 #include "text/utf8.h"
 
@@ -66,8 +68,12 @@ std::string_view api_finish(FinishReason reason, bool called) {
   return reason != FinishReason::kStop ? "length" : called ? "tool_calls" : "stop";
 }
 
+std::string_view stem_of(const ApiName& name) {
+  return std::string_view(name.id).substr(name.id.find_first_of("-_") + 1);
+}
+
 std::string tool_call_id(const ApiName& name, size_t choice, int64_t call) {
-  return fmt::format("call_{}_{}_{}", name.id.substr(name.id.find('-') + 1), choice, call);
+  return fmt::format("call_{}_{}_{}", stem_of(name), choice, call);
 }
 
 std::string echo_of(const Request& request, const Tokenizer& tokenizer) {
@@ -97,7 +103,17 @@ boost::json::object ApiUsage::json() const {
 
 json::object api_answer(const ApiRequest& request, std::span<const std::vector<Answer>> answers,
                         const Tokenizer& tokenizer, const ApiName& name) {
-  if (request.kind == ApiKind::kEmbedding) return embedding_answer(request, answers, name.model);
+  switch (request.kind) {
+    case ApiKind::kEmbedding:
+      return embedding_answer(request, answers, name.model);
+    case ApiKind::kResponse:
+      return ResponseStream(request, tokenizer, name, nullptr, /*whole=*/true).whole(answers[0][0]);
+    case ApiKind::kMessage:
+      return MessageStream(request, name, nullptr, /*whole=*/true).whole(answers[0][0]);
+    case ApiKind::kChat:
+    case ApiKind::kCompletion:
+      break;
+  }
   const bool chat = request.kind == ApiKind::kChat;
   json::array choices;
   ApiUsage usage;

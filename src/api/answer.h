@@ -1,4 +1,5 @@
-// The answers of the OpenAI API as JSON: chat.completion, text_completion, and lists of embeddings.
+// The answers of the API as JSON: chat.completion, text_completion, response, Anthropic's message,
+// and lists of embeddings.
 // Pure functions, thread-safe.
 #pragma once
 
@@ -35,6 +36,8 @@ boost::json::object api_answer(const ApiRequest& request,
 
 // "stop", "length", or, where the model stopped after calls of tools, "tool_calls".
 std::string_view api_finish(FinishReason reason, bool called = false);
+// What ids of an answer's parts are made of: its own without "resp_" or "chatcmpl-".
+std::string_view stem_of(const ApiName& name);
 // Of a call in an answer: another one for each call of each choice of each answer.
 std::string tool_call_id(const ApiName& name, size_t choice, int64_t call);
 // The prompt's text in front of a completion that echoes it, whole characters.

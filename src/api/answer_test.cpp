@@ -7,10 +7,10 @@
 
 #include "api/api_fixture.h"
 #include "api/ask.h"
+#include "api/chunks.h"
 #include "api/embeddings.h"
 #include "api/errors.h"
 #include "api/models.h"
-#include "api/stream.h"
 #include "api/tokens.h"
 #include "tests/support/expect_error.h"
 
@@ -144,15 +144,22 @@ TEST_F(ApiAnswerTest, EmbeddingsComeAsNumbersOrBase64) {
   }
 }
 
-// What the writer emits for these events.
+// What the writer emits for these events, all but the end mark.
 struct Written {
-  explicit Written(const ApiRequest& request, const Tokenizer& tokenizer)
-      : writer(request, tokenizer, {.id = "chatcmpl-1", .model = "m", .created = 5},
-               [this](const json::object& chunk) { chunks.push_back(chunk); }) {}
+  explicit Written(const ApiRequest& request, const Tokenizer& tokenizer,
+                   ApiName name = {.id = "chatcmpl-1", .model = "m", .created = 5})
+      : writer(request, tokenizer, std::move(name),
+               [this](std::string_view event, std::string_view data) {
+                 EXPECT_EQ(event, "");
+                 EXPECT_FALSE(ended) << "nothing comes after the end";
+                 data == "[DONE]" ? void(ended = true)
+                                  : chunks.push_back(json::parse({data.data(), data.size()}));
+               }) {}
   json::array take() { return std::exchange(chunks, {}); }
 
   json::array chunks;
-  StreamWriter writer;
+  bool ended = false;
+  ChunkStream writer;
 };
 
 TEST_F(ApiAnswerTest, AStreamedChatBeginsWithTheRoleAndEndsWithTheReason) {
@@ -185,7 +192,17 @@ TEST_F(ApiAnswerTest, AStreamedChatBeginsWithTheRoleAndEndsWithTheReason) {
                              "created":5,"model":"m","choices":[],"usage":{"prompt_tokens":7,
                              "completion_tokens":6,"total_tokens":13,
                              "prompt_tokens_details":{"cached_tokens":3}}})")}));
-  EXPECT_EQ(stream_event({{"a", "b\nc"}}), "data: {\"a\":\"b\\nc\"}\n\n");
+  EXPECT_TRUE(out.ended);
+}
+
+TEST_F(ApiAnswerTest, AStreamThatFailsEndsWithTheErrorAlone) {
+  const ApiRequest request = chat(std::string(kAsk) + R"(,"stream":true})");
+  Written out(request, model_->tokenizer());
+  out.writer.fail(api_refusal(Refusal::kNotReady, "the server is about to end"));
+  EXPECT_EQ(out.take(), json::array{json::parse(R"({"error":{
+      "message":"the server is about to end","type":"server_error","param":null,
+      "code":"not_ready"}})")});
+  EXPECT_FALSE(out.ended);
 }
 
 TEST_F(ApiAnswerTest, UsageIsSentOnlyToThoseWhoAsk) {
@@ -259,15 +276,13 @@ TEST_F(ApiAnswerTest, StreamedCallsAddUpToTheWholeOnes) {
   called.text = R"(Wait. [f(a=1, b="x"), g()])";
   const json::object whole =
       answer_of(request, {called}).at("choices").at(0).at("message").as_object();
-  std::vector<json::object> chunks;
-  StreamWriter writer(request, model_->tokenizer(), name(),
-                      [&](const json::object& chunk) { chunks.push_back(chunk); });
-  writer.begin();
-  for (const char& c : called.text) writer.text(0, 0, {&c, 1});
-  writer.done(0, std::vector<Answer>{called});
+  Written out(request, model_->tokenizer(), name());
+  out.writer.begin();
+  for (const char& c : called.text) out.writer.text(0, 0, {&c, 1});
+  out.writer.done(0, std::vector<Answer>{called});
   std::string content;
   json::array calls;
-  for (const json::object& chunk : chunks) {
+  for (const json::value& chunk : out.chunks) {
     const json::object& delta = chunk.at("choices").at(0).at("delta").as_object();
     if (delta.contains("content")) content += delta.at("content").as_string();
     if (!delta.contains("tool_calls")) continue;
@@ -288,7 +303,7 @@ TEST_F(ApiAnswerTest, StreamedCallsAddUpToTheWholeOnes) {
   }
   EXPECT_EQ(content, whole.at("content").as_string());
   EXPECT_EQ(calls, whole.at("tool_calls").as_array());
-  EXPECT_EQ(chunks.back().at("choices").at(0).at("finish_reason"), "tool_calls");
+  EXPECT_EQ(out.chunks.back().at("choices").at(0).at("finish_reason"), "tool_calls");
 }
 
 TEST_F(ApiAnswerTest, TheStreamOfARealAnswerAddsUpToTheWholeOne) {
@@ -312,8 +327,10 @@ TEST_F(ApiAnswerTest, TheStreamOfARealAnswerAddsUpToTheWholeOne) {
     SCOPED_TRACE(body);
     const ApiRequest request = read(kind, "{" + hot + body);
     std::map<int64_t, Joined> joined, whole;
-    auto writer = std::make_shared<StreamWriter>(
-        request, model_->tokenizer(), name(), [&](const json::object& chunk) {
+    const auto writer = make_stream(
+        request, model_->tokenizer(), name(), [&](std::string_view, std::string_view data) {
+          if (data == "[DONE]") return;
+          const json::value chunk = json::parse({data.data(), data.size()});
           for (const json::value& choice : chunk.at("choices").as_array()) {
             joined[choice.at("index").to_number<int64_t>()].add(choice);
           }
@@ -333,7 +350,8 @@ TEST_F(ApiAnswerTest, TheStreamOfARealAnswerAddsUpToTheWholeOne) {
     ask(engine, request.requests, events);
     const auto answers = promise.get_future().get();
     EXPECT_EQ(read_tokens, wanted);
-    const json::object out = api_answer(request, answers, model_->tokenizer(), name());
+    const json::value out =
+        testing::as_read(api_answer(request, answers, model_->tokenizer(), name()));
     for (const json::value& choice : out.at("choices").as_array()) {
       whole[choice.at("index").to_number<int64_t>()].add(choice);
     }
@@ -373,8 +391,8 @@ TEST_F(ApiAnswerTest, OnePromptThatFailsEndsTheWholeRequestOnce) {
   std::promise<std::exception_ptr> promise;
   ApiEvents events;
   int chunks = 0;
-  events.stream = std::make_shared<StreamWriter>(
-      request, model_->tokenizer(), name(), [&](const json::object&) {
+  events.stream =
+      make_stream(request, model_->tokenizer(), name(), [&](std::string_view, std::string_view) {
         if (++chunks == 5) throw_error(ErrorKind::kIo, "the client is gone");
       });
   events.done = [&](std::vector<std::vector<Answer>> answers, std::exception_ptr error) {
@@ -393,7 +411,7 @@ TEST_F(ApiAnswerTest, ErrorsAreOpenAIsWithTheFieldAndACode) {
   };
   const ApiError usage = of(ErrorKind::kUsage, "top_p: expected more than 0, got 0: no");
   EXPECT_EQ(usage.status, 400);
-  EXPECT_EQ(usage.body(), testing::parse_object(R"({"error":{
+  EXPECT_EQ(error_body(usage, ApiDialect::kOpenAi), testing::parse_object(R"({"error":{
       "message":"top_p: expected more than 0, got 0: no","type":"invalid_request_error",
       "param":"top_p","code":"invalid_value"}})"));
   const auto param = [&](std::string_view message) {
@@ -413,7 +431,9 @@ TEST_F(ApiAnswerTest, ErrorsAreOpenAIsWithTheFieldAndACode) {
   const std::string overflow = "prompt: expected at most the context of 4 tokens, got 5";
   for (const auto& [kind, field] : {std::pair{ApiKind::kChat, "messages"},
                                     {ApiKind::kCompletion, "prompt"},
-                                    {ApiKind::kEmbedding, "input"}}) {
+                                    {ApiKind::kEmbedding, "input"},
+                                    {ApiKind::kResponse, "input"},
+                                    {ApiKind::kMessage, "messages"}}) {
     const ApiError error = of(ErrorKind::kLimit, overflow, kind);
     EXPECT_EQ(error.status, 400);
     EXPECT_EQ(error.code, "context_length_exceeded");
@@ -469,7 +489,8 @@ TEST_F(ApiAnswerTest, RefusedRequestsNameTheirField) {
 TEST_F(ApiAnswerTest, RefusalsHaveTheirStatus) {
   const ApiError key = api_refusal(Refusal::kWrongKey, "the key is not known");
   EXPECT_EQ(key.status, 401);
-  EXPECT_EQ(key.body(), testing::parse_object(R"({"error":{"message":"the key is not known",
+  EXPECT_EQ(error_body(key, ApiDialect::kOpenAi),
+            testing::parse_object(R"({"error":{"message":"the key is not known",
       "type":"invalid_request_error","param":null,"code":"invalid_api_key"}})"));
   const ApiError model = api_refusal(Refusal::kNoModel, "there is no model x");
   EXPECT_EQ(model.status, 404);

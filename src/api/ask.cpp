@@ -6,6 +6,10 @@
 namespace drover {
 namespace {
 
+bool was_cut(const Answer& answer) {
+  return answer.finish == FinishReason::kCancelled || answer.finish == FinishReason::kDeadline;
+}
+
 // What is known of all prompts so far. The engine's thread alone comes here.
 struct Gathering {
   ApiEvents events;
@@ -22,7 +26,9 @@ struct Gathering {
   void done(size_t prompt, std::vector<Answer> all, std::exception_ptr failed) {
     if (failed && !error) error = failed;
     try {
-      if (!error && events.stream) events.stream->done(prompt, all);
+      if (!error && events.stream && std::none_of(all.begin(), all.end(), was_cut)) {
+        events.stream->done(prompt, all);
+      }
     } catch (...) {
       error = std::current_exception();
     }
@@ -45,6 +51,7 @@ Events events_of(const std::shared_ptr<Gathering>& all, size_t prompt) {
   };
   out.token = [all, prompt, go_on](const DrawnToken& token) {
     go_on();
+    if (all->events.token) all->events.token(prompt, token);
     if (all->events.stream) all->events.stream->token(prompt, token);
   };
   if (const auto& stream = all->events.stream) {

@@ -15,8 +15,10 @@ namespace drover {
 
 // What is heard of it, on the engine's thread; every member may be empty.
 struct ApiEvents {
-  Progress prompt;                            // tokens read, of all prompts together
-  std::shared_ptr<StreamWriter> stream = {};  // is told all that it wants to know
+  Progress prompt;  // tokens read, of all prompts together
+  std::function<void(size_t prompt, const DrawnToken& token)> token = {};
+  std::shared_ptr<AnswerStream> stream = {};  // is told all that it wants to know, but no end
+                                              // of an answer that was cancelled or came too late
   const std::atomic<bool>* cancel = nullptr;
   // The last thing: the answers to each prompt in order, or the first thing that went wrong, which
   // also cancels the other prompts.

@@ -57,6 +57,22 @@ void reading_words_of_caller(const std::function<void()>& read) {
   }
 }
 
+std::vector<JsonFields> read_objects(const JsonFields& body, std::string_view key) {
+  std::vector<JsonFields> out;
+  const json::value* value = body.find(key);
+  if (value == nullptr) return out;
+  // The body itself is the whole request: its fields are named alone.
+  const std::string where =
+      body.where() == "body" ? std::string(key) : fmt::format("{}.{}", body.where(), key);
+  if (!value->is_array()) throw_error(ErrorKind::kUsage, "{}: expected an array", where);
+  for (const json::value& one : value->get_array()) {
+    const std::string at = fmt::format("{}[{}]", where, out.size());
+    if (!one.is_object()) throw_error(ErrorKind::kUsage, "{}: expected an object", at);
+    out.emplace_back(one.get_object(), at);
+  }
+  return out;
+}
+
 std::vector<ApiInput> read_inputs(const JsonFields& body, std::string_view key,
                                   const Model& model) {
   const Tokenizer& tokenizer = model.tokenizer();

@@ -21,6 +21,10 @@ bool asks_nothing(const boost::json::value& value);
 // Calls it, with kBadData as kUsage: here a damaged field is the caller's word, not a file's.
 void reading_words_of_caller(const std::function<void()>& read);
 
+// A field that is an array of objects, each with where it stands, "messages[3]"; empty where it is
+// absent. kUsage for anything else.
+std::vector<JsonFields> read_objects(const JsonFields& body, std::string_view key);
+
 // A prompt as it came: a text, or tokens.
 struct ApiInput {
   std::vector<Token> tokens;  // of a text begin-of-text comes first where the vocabulary adds it

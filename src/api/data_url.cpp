@@ -26,7 +26,10 @@ std::vector<std::byte> bytes_of_data_url(std::string_view url, std::string_view 
                             printable(url.substr(0, 40))),
                 "pictures come as \"data:image/png;base64,...\"");
   }
-  std::string_view text = url.substr(comma + 1);
+  return bytes_of_base64(url.substr(comma + 1), where);
+}
+
+std::vector<std::byte> bytes_of_base64(std::string_view text, std::string_view where) {
   const size_t padding = text.ends_with("==") ? 2 : text.ends_with("=") ? 1 : 0;
   const std::string_view digits = text.substr(0, text.size() - padding);
   if (text.size() % 4 != 0 || text.empty() ||

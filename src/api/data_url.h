@@ -11,4 +11,7 @@ namespace drover {
 // kUsage for any other URL and for what is no base64; `where` is named in errors.
 std::vector<std::byte> bytes_of_data_url(std::string_view url, std::string_view where);
 
+// The bytes of base64 with its padding and without line breaks; kUsage for anything else.
+std::vector<std::byte> bytes_of_base64(std::string_view text, std::string_view where);
+
 }  // namespace drover

@@ -44,22 +44,49 @@ json::value or_null(const std::optional<std::string>& text) {
 std::string_view prompt_field(ApiKind kind) {
   switch (kind) {
     case ApiKind::kChat:
+    case ApiKind::kMessage:
       return "messages";
     case ApiKind::kCompletion:
       return "prompt";
     case ApiKind::kEmbedding:
+    case ApiKind::kResponse:
       return "input";
   }
   return "prompt";
 }
 
+std::string_view anthropic_type(int status) {
+  switch (status) {
+    case 401:
+      return "authentication_error";
+    case 403:
+      return "permission_error";
+    case 404:
+      return "not_found_error";
+    case 413:
+      return "request_too_large";
+    case 429:
+      return "rate_limit_error";
+    case 503:
+      return "overloaded_error";
+  }
+  return status < 500 ? "invalid_request_error" : "api_error";
+}
+
 }  // namespace
 
-json::object ApiError::body() const {
-  return {{"error", json::object{{"message", as_utf8(message)},
-                                 {"type", type},
-                                 {"param", or_null(param)},
-                                 {"code", or_null(code)}}}};
+json::object error_body(const ApiError& error, ApiDialect dialect, std::string_view request_id) {
+  const std::string message = as_utf8(error.message);
+  if (dialect == ApiDialect::kAnthropic) {
+    json::object out{{"type", "error"},
+                     {"error", {{"type", anthropic_type(error.status)}, {"message", message}}}};
+    if (!request_id.empty()) out["request_id"] = request_id;
+    return out;
+  }
+  return {{"error", json::object{{"message", message},
+                                 {"type", error.type},
+                                 {"param", or_null(error.param)},
+                                 {"code", or_null(error.code)}}}};
 }
 
 ApiError api_error(const Error& error, ApiKind kind) {
@@ -70,7 +97,10 @@ ApiError api_error(const Error& error, ApiKind kind) {
                .type = std::string(kInvalid),
                .param = field_of(error.message()),
                .code = std::nullopt};
-  if (out.param == "prompt") out.param = prompt_field(kind);
+  // The engine's word; a response has a field of that name, which is refused.
+  if (out.param == "prompt" && error.kind() != ErrorKind::kUnsupported) {
+    out.param = prompt_field(kind);
+  }
   if (out.param == "samples") out.param = "n";
   switch (error.kind()) {
     case ErrorKind::kUsage:

@@ -1,5 +1,6 @@
-// What goes wrong, in the OpenAI API's words: a status, and {"error": {message, type, param,
-// code}}. Pure functions, thread-safe.
+// What goes wrong, in the words of the API that was asked: a status, and OpenAI's {"error":
+// {message, type, param, code}} or Anthropic's {"type": "error", "error": {type, message}}. Pure
+// functions, thread-safe.
 #pragma once
 
 #include <boost/json.hpp>
@@ -12,15 +13,20 @@
 
 namespace drover {
 
+// Whose words.
+enum class ApiDialect { kOpenAi, kAnthropic };
+
 struct ApiError {
   int status = 500;
   std::string message;
-  std::string type;
+  std::string type;                  // in OpenAI's words; Anthropic's follow from the status
   std::optional<std::string> param;  // the field at fault: "messages[0].role"
   std::optional<std::string> code;   // what programs look at: "context_length_exceeded"
-
-  boost::json::object body() const;
 };
+
+// request_id: that Anthropic's clients show; empty where it is not known.
+boost::json::object error_body(const ApiError& error, ApiDialect dialect,
+                               std::string_view request_id = {});
 
 // Of a request of this kind. The field is the one that the message names: Drover's begin with it.
 ApiError api_error(const Error& error, ApiKind kind = ApiKind::kCompletion);

@@ -1,37 +1,26 @@
 #include "api/messages.h"
 
+#include <utility>
+
 #include "api/body.h"
-#include "api/data_url.h"
 #include "base/error.h"
-#include "engine/picture_encoder.h"
-#include "image/decode.h"
 
 namespace drover {
 namespace {
 
 namespace json = boost::json;
 
-// A message's picture, cut; what stands in its place in the text.
-PictureTokens read_picture(const JsonFields& part, const Model& model,
-                           std::vector<TiledImage>& pictures) {
-  const json::value* url = part.find("image_url");
-  const auto inner = url != nullptr && url->is_object() ? part.fields("image_url") : std::nullopt;
-  const std::string_view text =
-      inner ? inner->required_text("url") : part.required_text("image_url");
-  const VisionConfig& config = model.vision().config;
-  const auto bytes = bytes_of_data_url(text, part.where());
-  pictures.push_back(cut_tiles(config.tiles, decode_image(bytes, part.where())));
-  return picture_tokens(config, pictures.back().layout);
-}
-
-Part read_part(const json::value& value, const std::string& where, const Model& model,
-               std::vector<TiledImage>& pictures) {
-  if (!value.is_object()) throw_error(ErrorKind::kUsage, "{}: expected an object", where);
-  const JsonFields part(value.get_object(), where);
+Part read_part(const JsonFields& part, Conversation& to) {
   const std::string_view type = part.required_text("type");
   if (type == "text") return {std::string(part.required_text("text"))};
-  if (type == "image_url") return {"", read_picture(part, model, pictures)};
-  throw_error(ErrorKind::kUsage, "{}: type: expected text or image_url, got {}", where,
+  if (type == "image_url") {
+    const json::value* url = part.find("image_url");
+    const bool inner = url != nullptr && url->is_object();
+    const std::string_view text = inner ? part.required_fields("image_url").required_text("url")
+                                        : part.required_text("image_url");
+    return {"", to.pictures.read(text, part.where())};
+  }
+  throw_error(ErrorKind::kUsage, "{}: type: expected text or image_url, got {}", part.where(),
               printable(type));
 }
 
@@ -40,13 +29,8 @@ std::vector<ToolCall> read_tool_calls(const JsonFields& message) {
   std::vector<ToolCall> out;
   const json::value* calls = message.find("tool_calls");
   if (calls == nullptr || asks_nothing(*calls)) return out;
-  if (!calls->is_array()) {
-    throw_error(ErrorKind::kUsage, "{}: tool_calls: expected an array", message.where());
-  }
-  for (const json::value& value : calls->get_array()) {
-    const std::string where = fmt::format("{}.tool_calls[{}]", message.where(), out.size());
-    if (!value.is_object()) throw_error(ErrorKind::kUsage, "{}: expected an object", where);
-    const JsonFields function = JsonFields(value.get_object(), where).required_fields("function");
+  for (const JsonFields& one : read_objects(message, "tool_calls")) {
+    const JsonFields function = one.required_fields("function");
     ToolCall call{std::string(function.required_text("name")), json::object()};
     if (const json::value* arguments = function.find("arguments"); arguments != nullptr) {
       call.arguments =
@@ -57,8 +41,7 @@ std::vector<ToolCall> read_tool_calls(const JsonFields& message) {
   return out;
 }
 
-Message read_message(const JsonFields& message, const Model& model,
-                     std::vector<TiledImage>& pictures) {
+Message read_message(const JsonFields& message, Conversation& to) {
   std::string role(message.required_text("role"));
   if (role == "developer") role = "system";
   if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
@@ -85,9 +68,8 @@ Message read_message(const JsonFields& message, const Model& model,
                 message.where());
   }
   std::vector<Part> parts;
-  for (const json::value& value : content->get_array()) {
-    const std::string where = fmt::format("{}.content[{}]", message.where(), parts.size());
-    parts.push_back(read_part(value, where, model, pictures));
+  for (const JsonFields& part : read_objects(message, "content")) {
+    parts.push_back(read_part(part, to));
   }
   Message out(role, std::move(parts));
   out.tool_calls = std::move(calls);
@@ -96,17 +78,14 @@ Message read_message(const JsonFields& message, const Model& model,
 
 }  // namespace
 
-void refuse_tools(const JsonFields& body) {
-  for (const char* field : {"tools", "functions", "function_call", "tool_choice"}) {
-    const json::value* value = body.find(field);
-    if (value != nullptr && !asks_nothing(*value) && *value != "none" && *value != "auto") {
-      refuse_field(field);
-    }
-  }
+ChatPrompt Conversation::prompt(const Model& model, ChatFormat format, const Tools& tools,
+                                bool add_generation_prompt) {
+  return {render_chat(format, model.tokenizer(), messages, add_generation_prompt, tools),
+          pictures.take(), tools.names};
 }
 
 ChatPrompt read_messages(const JsonFields& body, const Model& model, ChatFormat format,
-                         bool add_generation_prompt) {
+                         bool add_generation_prompt, const PictureSource& source) {
   for (const char* field : {"functions", "function_call"}) {
     const json::value* value = body.find(field);
     if (value != nullptr && !asks_nothing(*value) && *value != "none" && *value != "auto") {
@@ -118,20 +97,31 @@ ChatPrompt read_messages(const JsonFields& body, const Model& model, ChatFormat 
     return value == nullptr ? json::value(nullptr) : *value;
   };
   const Tools tools = read_tools(or_null("tools"), or_null("tool_choice"));
-  const json::value* messages = body.find("messages");
-  if (messages == nullptr || !messages->is_array() || messages->get_array().empty()) {
+  Conversation conversation{{}, {model, source}};
+  for (const JsonFields& message : read_objects(body, "messages")) {
+    conversation.messages.push_back(read_message(message, conversation));
+  }
+  if (conversation.messages.empty()) {
     throw_error(ErrorKind::kUsage, "messages: expected an array of at least one");
   }
-  ChatPrompt out;
-  std::vector<Message> read;
-  for (const json::value& value : messages->get_array()) {
-    const std::string where = fmt::format("messages[{}]", read.size());
-    if (!value.is_object()) throw_error(ErrorKind::kUsage, "{}: expected an object", where);
-    read.push_back(read_message({value.get_object(), where}, model, out.pictures));
+  return conversation.prompt(model, format, tools, add_generation_prompt);
+}
+
+void ask_chat(ChatPrompt prompt, const Model& model, Request options, ApiRequest& out) {
+  options.prompt.tokens = std::move(prompt.tokens);
+  out.pictures = std::move(prompt.pictures);
+  out.tools = std::move(prompt.tools);
+  if (!out.tools.empty()) options.options.shown = tool_marker_tokens(model.tokenizer());
+  out.requests.push_back(std::move(options));
+}
+
+void refuse_tools(const JsonFields& body) {
+  for (const char* field : {"tools", "functions", "function_call", "tool_choice"}) {
+    const json::value* value = body.find(field);
+    if (value != nullptr && !asks_nothing(*value) && *value != "none" && *value != "auto") {
+      refuse_field(field);
+    }
   }
-  out.tokens = render_chat(format, model.tokenizer(), read, add_generation_prompt, tools);
-  out.tools = tools.names;
-  return out;
 }
 
 }  // namespace drover

@@ -1,67 +1,40 @@
-// An answer of the OpenAI API as it comes: events of the engine in, chunks of JSON out, in the form
-// that all clients read. Of a chat first the role of every choice, then pieces of content and of
-// calls, then the reason for the end; at last what it took, if that was asked for.
+// An answer of the API as it comes: events of the engine in, events of a stream out, in the words
+// of the endpoint that was asked. chunks.h, responses.h and anthropic.h each have one.
 #pragma once
 
-#include <boost/json.hpp>
+#include <cstdint>
 #include <functional>
-#include <optional>
-#include <string>
+#include <memory>
+#include <span>
 #include <string_view>
-#include <vector>
 
 #include "api/answer.h"
-#include "text/tool_calls.h"
+#include "api/errors.h"
 
 namespace drover {
 
-// A chunk as an event of a stream (text/event-stream), and the event after the last.
-std::string stream_event(const boost::json::object& chunk);
-inline constexpr std::string_view kStreamEnd = "data: [DONE]\n\n";
-
-// One per request; not thread-safe. All calls but begin() are an engine's events, in their order,
-// each with the number of the prompt that it is about.
-class StreamWriter {
+// One per request; not thread-safe. All calls but begin() and fail() are an engine's events, in
+// their order, each with the number of the prompt that it is about.
+class AnswerStream {
  public:
-  // Gets each chunk, whole; chat.completion.chunk or text_completion.
-  using Emit = std::function<void(const boost::json::object& chunk)>;
+  // Gets each event, whole: its name, empty where the dialect has none, and its data.
+  using Emit = std::function<void(std::string_view name, std::string_view data)>;
 
-  // `request` must outlive the writer.
-  StreamWriter(const ApiRequest& request, const Tokenizer& tokenizer, ApiName name, Emit emit);
+  virtual ~AnswerStream() = default;
 
   // At once, before anything is computed.
-  void begin();
-  void prompt_logprobs(size_t prompt, std::span<const ChoiceLogprobs> logprobs);
-  void token(size_t prompt, const DrawnToken& token);
-  void text(size_t prompt, int64_t sample, std::string_view piece);
-  void done(size_t prompt, std::span<const Answer> answers);
-
- private:
-  // One choice. Log-probabilities wait for the next piece of text, which may be later than they.
-  struct Choice {
-    std::vector<ChoiceLogprobs> chat;
-    CompletionLogprobs completion;
-    std::optional<ToolCallParser> calls;  // where tools may be called
-    bool called = false;                  // one of them, whole
-  };
-
-  bool is_chat() const { return request_.kind == ApiKind::kChat; }
-  size_t index(size_t prompt, int64_t sample) const;
-  void say(size_t choice, std::string_view piece);
-  void hear(size_t choice, const std::vector<ToolEvent>& events);
-  boost::json::value take_logprobs(Choice& choice);
-  // delta: of a chat, a completion's text.
-  void emit(size_t choice, boost::json::value delta, boost::json::value logprobs,
-            boost::json::value finish);
-  boost::json::object chunk(boost::json::array choices) const;
-
-  const ApiRequest& request_;
-  const Tokenizer tokenizer_;
-  const ApiName name_;
-  const Emit emit_;
-  std::vector<Choice> choices_;
-  size_t prompts_done_ = 0;
-  ApiUsage usage_;
+  virtual void begin() = 0;
+  virtual void prompt_logprobs(size_t, std::span<const ChoiceLogprobs>) {}
+  virtual void token(size_t prompt, const DrawnToken& token) = 0;
+  virtual void text(size_t prompt, int64_t sample, std::string_view piece) = 0;
+  // The last of a prompt, and after all of them of the stream.
+  virtual void done(size_t prompt, std::span<const Answer> answers) = 0;
+  // What went wrong, in place of the rest.
+  virtual void fail(const ApiError& error) = 0;
 };
+
+// Of a request that has a stream; it and the tokenizer's vocabulary must outlive it.
+std::shared_ptr<AnswerStream> make_stream(const ApiRequest& request, const Tokenizer& tokenizer,
+                                          ApiName name, AnswerStream::Emit emit);
 
 }  // namespace drover

@@ -272,7 +272,7 @@ class BatchRun {
       const ApiError shown = api_error(error, finished.request->kind);
       response = {{"status_code", shown.status},
                   {"request_id", "req-" + finished.custom_id},
-                  {"body", shown.body()}};
+                  {"body", error_body(shown, ApiDialect::kOpenAi)}};
     }
     answers_.append({{"id", "batch-" + finished.custom_id},
                      {"custom_id", finished.custom_id},

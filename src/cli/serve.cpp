@@ -18,8 +18,8 @@ struct Serve {
   ModelFlags model_flags;
   std::string host = "127.0.0.1", unix_socket, tls_cert, tls_key;
   uint16_t port = 8080;
-  std::vector<std::string> names, allowed_hosts;
-  bool any_name = false, share_prefixes = false;
+  std::vector<std::string> names, allowed_hosts, picture_hosts;
+  bool any_name = false, share_prefixes = false, private_pictures = false;
   std::string chat_format, api_key_file, recall_map, access_log = "text";
   int64_t parallel = 64, max_queue = 256, max_queue_tokens = 0, max_per_key = 0;
   int64_t network_threads = 1, body_megabytes = 64;
@@ -94,6 +94,9 @@ ServiceOptions Serve::service_options(const Model& model) const {
   out.admission = {max_queue, max_queue_tokens, max_per_key};
   out.share_prefixes = share_prefixes;
   out.request_time = milliseconds(request_seconds);
+  out.pictures.fetch.hosts = AllowedHosts(picture_hosts);
+  out.pictures.fetch.allow_private = private_pictures;
+  out.pictures.request_bytes = static_cast<size_t>(body_megabytes) << 20;
   if (!recall_map.empty()) out.recall = load_recall_map(recall_map);
   return out;
 }
@@ -191,6 +194,16 @@ void add_serve(CLI::App& app) {
   clients("--body-megabytes", serve->body_megabytes, "Of a request's body at most")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
+  clients("--allow-pictures-from", serve->picture_hosts,
+          "Hosts that pictures may be fetched from, HOST or *.HOST, with :PORT or without; "
+          "elsewhere they come inside the request")
+      ->type_name("HOST")
+      ->delimiter(',')
+      ->envname("DROVER_ALLOW_PICTURES_FROM");
+  command
+      .add_flag("--allow-private-pictures", serve->private_pictures,
+                "Even if their addresses are not of the public internet")
+      ->group("Clients");
   clients("--network-threads", serve->network_threads, "Threads for HTTP and TLS")
       ->capture_default_str()
       ->check(CLI::Range(1, 64));

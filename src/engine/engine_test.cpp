@@ -32,7 +32,7 @@ TEST(StopFinder, ShowsNothingOfAStopStringAndHoldsBackItsBeginnings) {
 TEST(StopFinder, TheFirstStopInTheTextWins) {
   StopFinder finder({"later", "ate"});
   EXPECT_EQ(finder.push("I later"), "I ");
-  EXPECT_TRUE(finder.found());
+  EXPECT_EQ(finder.which(), "ate");
   EXPECT_EQ(finder.push("more"), "");
 }
 
@@ -40,6 +40,7 @@ TEST(StopFinder, WithoutStopsEverythingPasses) {
   StopFinder finder({""});
   EXPECT_EQ(finder.push("abc"), "abc");
   EXPECT_FALSE(finder.found());
+  EXPECT_EQ(finder.which(), std::nullopt);
 }
 
 // One small model, loaded once: Scout-like, with chunks of 16 tokens, so that texts here cross
@@ -161,7 +162,9 @@ TEST_F(EngineTest, AStopStringAcrossTokensEndsTheTextBeforeIt) {
     EXPECT_EQ(answer.finish, FinishReason::kStop);
     EXPECT_EQ(answer.text, all.text.substr(0, all.text.find(options.stop[1])));
     EXPECT_EQ(shown, answer.text);
+    EXPECT_EQ(answer.stop_string, options.stop[1]);
   }
+  EXPECT_EQ(all.stop_string, std::nullopt);
 }
 
 TEST_F(EngineTest, ThePiecesOfTheTextAreWholeCharacters) {

@@ -43,6 +43,7 @@ struct Answer {
   std::vector<Token> tokens;  // without the stop token that ended it
   FinishReason finish = FinishReason::kStop;
   std::optional<Token> stop_token = std::nullopt;
+  std::optional<std::string> stop_string = std::nullopt;  // of GenerateOptions::stop, likewise
   // If asked for: of each of `tokens`, and of the stop token after them.
   std::vector<ChoiceLogprobs> logprobs = {};
   // If asked for: of each token of the prompt but the first, before which there is nothing. All

@@ -755,6 +755,7 @@ void Scheduler::finish(Sequence& s, FinishReason reason) {
     if (!s.stops.found()) say(s, s.stops.flush());
   }
   s.answer.finish = reason;
+  if (reason == FinishReason::kStop) s.answer.stop_string = s.stops.which();
   (s.reading() ? s.answer.prompt_seconds : s.answer.answer_seconds) = seconds_since(s.started);
   keep(s, /*finished=*/true);
   if (job->forked) {

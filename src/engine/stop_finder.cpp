@@ -13,9 +13,14 @@ std::string StopFinder::push(std::string_view piece) {
   if (found_) return {};
   held_ += piece;
   size_t end = std::string::npos;
-  for (const std::string& stop : stops_) end = std::min(end, held_.find(stop));
-  if (end != std::string::npos) {
-    found_ = true;
+  for (const std::string& stop : stops_) {
+    const size_t at = held_.find(stop);
+    if (at < end) {
+      end = at;
+      found_ = stop;
+    }
+  }
+  if (found_) {
     held_.resize(end);
     return std::exchange(held_, {});
   }

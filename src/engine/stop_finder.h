@@ -2,6 +2,7 @@
 // beginning of one.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,12 +17,14 @@ class StopFinder {
   std::string push(std::string_view piece);
   // No more pieces: returns what was held back.
   std::string flush();
-  bool found() const { return found_; }
+  bool found() const { return found_.has_value(); }
+  // Which of them it was; of those at one place the one that was given first.
+  const std::optional<std::string>& which() const { return found_; }
 
  private:
   std::vector<std::string> stops_;
   std::string held_;
-  bool found_ = false;
+  std::optional<std::string> found_;
 };
 
 }  // namespace drover

@@ -10,12 +10,26 @@ struct Entry {
 };
 
 constexpr Entry kEntries[] = {
-    {"/health", Route::kHealth, true},           {"/version", Route::kVersion, true},
-    {"/metrics", Route::kMetrics, true},         {"/openapi.json", Route::kOpenApi, true},
-    {"/models", Route::kModels, true},           {"/chat/completions", Route::kChat, false},
-    {"/completions", Route::kCompletion, false}, {"/embeddings", Route::kEmbedding, false},
-    {"/tokenize", Route::kTokenize, false},      {"/detokenize", Route::kDetokenize, false},
+    {"/health", Route::kHealth, true},
+    {"/version", Route::kVersion, true},
+    {"/metrics", Route::kMetrics, true},
+    {"/openapi.json", Route::kOpenApi, true},
+    {"/models", Route::kModels, true},
+    {"/chat/completions", Route::kChat, false},
+    {"/completions", Route::kCompletion, false},
+    {"/embeddings", Route::kEmbedding, false},
+    {"/tokenize", Route::kTokenize, false},
+    {"/detokenize", Route::kDetokenize, false},
+    {"/responses", Route::kResponse, false},
+    {"/messages", Route::kMessage, false},
+    {"/messages/count_tokens", Route::kCountTokens, false},
 };
+
+std::string_view plain(std::string_view path) {
+  while (path.size() > 1 && path.ends_with('/')) path.remove_suffix(1);
+  if (path.starts_with("/v1/")) path.remove_prefix(3);
+  return path;
+}
 
 RouteMatch match(const Entry& entry, std::string_view method) {
   RouteMatch out{.route = entry.route,
@@ -35,8 +49,7 @@ std::vector<std::string> route_paths() {
 }
 
 std::optional<RouteMatch> find_route(std::string_view method, std::string_view path) {
-  while (path.size() > 1 && path.ends_with('/')) path.remove_suffix(1);
-  if (path.starts_with("/v1/")) path.remove_prefix(3);
+  path = plain(path);
   for (const Entry& entry : kEntries) {
     if (path == entry.path) return match(entry, method);
   }
@@ -47,6 +60,29 @@ std::optional<RouteMatch> find_route(std::string_view method, std::string_view p
     return out;
   }
   return std::nullopt;
+}
+
+std::optional<ApiKind> kind_of(Route route) {
+  switch (route) {
+    case Route::kChat:
+      return ApiKind::kChat;
+    case Route::kCompletion:
+      return ApiKind::kCompletion;
+    case Route::kEmbedding:
+      return ApiKind::kEmbedding;
+    case Route::kResponse:
+      return ApiKind::kResponse;
+    case Route::kMessage:
+      return ApiKind::kMessage;
+    default:
+      return std::nullopt;
+  }
+}
+
+ApiDialect dialect_of(std::string_view path) {
+  path = plain(path);
+  return path == "/messages" || path.starts_with("/messages/") ? ApiDialect::kAnthropic
+                                                               : ApiDialect::kOpenAi;
 }
 
 }  // namespace drover

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "api/errors.h"
+
 namespace drover {
 
 enum class Route {
@@ -18,6 +20,9 @@ enum class Route {
   kChat,
   kCompletion,
   kEmbedding,
+  kResponse,
+  kMessage,
+  kCountTokens,
   kTokenize,
   kDetokenize,
 };
@@ -35,5 +40,11 @@ std::vector<std::string> route_paths();
 
 // With "/v1" in front or without, with slashes at the end or without. Nothing for other paths.
 std::optional<RouteMatch> find_route(std::string_view method, std::string_view path);
+
+// What is asked of the model there, if something is.
+std::optional<ApiKind> kind_of(Route route);
+
+// Whose words are spoken at this path, whether there is something or not.
+ApiDialect dialect_of(std::string_view path);
 
 }  // namespace drover

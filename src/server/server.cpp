@@ -94,8 +94,8 @@ class Server::Impl {
         metrics_(version_) {
     const std::unique_lock lock(mutex_);  // the first request may come before this is done
     HttpOptions http = std::move(options.http);
-    http.refuse = [](int status, std::string_view message) {
-      return error_answer(refusal_of(status, message));
+    http.refuse = [](int status, std::string_view message, const HttpRequest& request) {
+      return error_answer(refusal_of(status, message), caller_of(request));
     };
     http.admit = [this](const HttpRequest& request) { return admit(request); };
     if (options.access_log != AccessLog::kOff && options.log) {
@@ -136,13 +136,15 @@ class Server::Impl {
  private:
   // Before the body is read: who asks for what is not there, or without a key, need not send it.
   std::optional<HttpAnswer> admit(const HttpRequest& request) {
+    const auto refused = [&](Refusal refusal, std::string message) {
+      return error_answer(api_refusal(refusal, std::move(message)), caller_of(request));
+    };
     const std::string* host = request.header("Host");
     if (host != nullptr && !may_be_called(*host)) {
       metrics_.refused("host");
-      return error_answer(api_refusal(
-          Refusal::kForbidden, fmt::format("Host: {} is no name of this server; --allow-host makes "
-                                           "it one",
-                                           printable(*host))));
+      return refused(Refusal::kForbidden,
+                     fmt::format("Host: {} is no name of this server; --allow-host makes it one",
+                                 printable(*host)));
     }
     const auto route = find_route(request.method, request.path);
     // The description says what every copy of the program says, and tools read it without a key.
@@ -150,16 +152,16 @@ class Server::Impl {
         route && (route->route == Route::kHealth || route->route == Route::kOpenApi);
     if (!keys_.empty() && !open_to_all && keys_.owner(key_of(request)) == nullptr) {
       metrics_.refused("key");
-      return error_answer(api_refusal(Refusal::kWrongKey, "this API key is not known here"));
+      return refused(Refusal::kWrongKey, "this API key is not known here");
     }
     if (!route) {
-      return error_answer(api_refusal(
-          Refusal::kNoPath, fmt::format("{}: there is nothing here", printable(request.path))));
+      return refused(Refusal::kNoPath,
+                     fmt::format("{}: there is nothing here", printable(request.path)));
     }
     if (!route->method_fits) {
-      HttpAnswer out = error_answer(api_refusal(
-          Refusal::kWrongMethod, fmt::format("{}: expected {}, got {}", printable(request.path),
-                                             route->methods, printable(request.method))));
+      HttpAnswer out = refused(Refusal::kWrongMethod,
+                               fmt::format("{}: expected {}, got {}", printable(request.path),
+                                           route->methods, printable(request.method)));
       out.headers.emplace_back("Allow", route->methods);
       return out;
     }
@@ -191,9 +193,10 @@ class Server::Impl {
       return service_->tell_metrics(http_->counters(), std::move(reply));
     }
     if (life_ != Life::kOpen) {
-      reply.send(error_answer(api_refusal(Refusal::kNotReady, life_ == Life::kLoading
-                                                                  ? "the model is being loaded"
-                                                                  : "the server is about to end")));
+      reply.send(error_answer(
+          api_refusal(Refusal::kNotReady, life_ == Life::kLoading ? "the model is being loaded"
+                                                                  : "the server is about to end"),
+          caller_of(request)));
       return;
     }
     if (route.route == Route::kHealth) {

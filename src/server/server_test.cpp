@@ -208,6 +208,133 @@ TEST_F(ServerTest, WhatIsWrongIsSaidInTheWordsOfTheApi) {
   EXPECT_EQ(ask(post("/v1/chat/completions", std::string(kChat) + "}")).status, 200);
 }
 
+// The events of a stream with names, each of which its data has as well.
+std::vector<json::object> named_events_of(std::string_view body) {
+  std::vector<json::object> out;
+  for (const std::string& event : events_of(body)) {
+    if (event.starts_with(':')) continue;
+    const size_t line = event.find("\ndata: ");
+    EXPECT_TRUE(event.starts_with("event: ") && line != std::string::npos) << event;
+    out.push_back(json::parse(event.substr(line + 7)).as_object());
+    EXPECT_EQ(out.back().at("type").as_string(), event.substr(7, line - 7));
+  }
+  return out;
+}
+
+TEST_F(ServerTest, AnswersAResponseWholeAndAsAStreamTheSame) {
+  start();
+  const std::string body = R"({"model":"small","input":"the sea","max_output_tokens":6,"seed":1)";
+  const RawAnswer whole = ask(post("/v1/responses", body + "}"));
+  ASSERT_EQ(whole.status, 200) << whole.body;
+  const json::object object = object_of(whole);
+  EXPECT_EQ(object.at("object"), "response");
+  EXPECT_EQ(object.at("usage").at("output_tokens"), 6);
+  const RawAnswer stream = ask(post("/responses", body + R"(,"stream":true})"));
+  EXPECT_TRUE(stream.headers.at("content-type").starts_with("text/event-stream"));
+  const auto events = named_events_of(stream.body);
+  ASSERT_GE(events.size(), 6u);
+  std::string text;
+  for (const json::object& event : events) {
+    if (event.at("type") == "response.output_text.delta") text += event.at("delta").as_string();
+  }
+  const json::value& last = events.back().at("response");
+  EXPECT_EQ(last.at("status"), object.at("status"));
+  EXPECT_EQ(last.at("output").at(0).at("content"), object.at("output").at(0).at("content"));
+  EXPECT_EQ(last.at("output").at(0).at("content").at(0).at("text").as_string(), text);
+}
+
+TEST_F(ServerTest, AnswersAMessageWholeAndAsAStreamTheSame) {
+  start();
+  const std::string rest = R"("model":"small","messages":[{"role":"user","content":"the sea"}])";
+  const std::string body = R"({"max_tokens":6,"seed":1,)" + rest;
+  const RawAnswer whole = ask(post("/v1/messages", body + "}", "X-Request-Id: id-7\r\n"));
+  ASSERT_EQ(whole.status, 200) << whole.body;
+  EXPECT_EQ(whole.headers.at("request-id"), "id-7");
+  const json::object object = object_of(whole);
+  EXPECT_EQ(object.at("type"), "message");
+  EXPECT_EQ(object.at("usage").at("output_tokens"), 6);
+  const RawAnswer count = ask(post("/v1/messages/count_tokens", "{" + rest + "}"));
+  ASSERT_EQ(count.status, 200) << count.body;
+  EXPECT_EQ(object_of(count).at("input_tokens").as_int64(),
+            object.at("usage").at("input_tokens").as_int64() +
+                object.at("usage").at("cache_read_input_tokens").as_int64());
+
+  const RawAnswer stream = ask(post("/v1/messages", body + R"(,"stream":true})"));
+  EXPECT_TRUE(stream.headers.contains("request-id"));
+  std::string text;
+  const auto events = named_events_of(stream.body);
+  ASSERT_GE(events.size(), 5u);
+  for (const json::object& event : events) {
+    if (event.at("type") == "content_block_delta") {
+      text += event.at("delta").at("text").as_string();
+    }
+  }
+  EXPECT_EQ(events.front().at("type"), "message_start");
+  EXPECT_EQ(events.back().at("type"), "message_stop");
+  EXPECT_EQ(object.at("content").at(0).at("text").as_string(), text);
+}
+
+TEST_F(ServerTest, UnderMessagesErrorsAreInAnthropicsWords) {
+  const auto path = *folder_ / "keys-of-messages";
+  std::ofstream(path) << "anna secret-a\n";
+  ServerOptions strict = options();
+  strict.keys = ApiKeys::load(path);
+  strict.http.limits.body_bytes = 2000;
+  server_.emplace(std::move(strict));
+  const std::string key = "x-api-key: secret-a\r\nanthropic-version: 2023-06-01\r\n";
+  const auto type = [](const RawAnswer& answer, int status) {
+    EXPECT_EQ(answer.status, status);
+    const json::object body = object_of(answer);
+    EXPECT_EQ(body.at("type"), "error");
+    EXPECT_EQ(body.at("request_id").as_string(), answer.headers.at("x-request-id"));
+    EXPECT_EQ(body.at("request_id").as_string(), answer.headers.at("request-id"));
+    return std::string(body.at("error").at("type").as_string());
+  };
+  EXPECT_EQ(type(ask(post("/v1/messages", "{}", key)), 503), "overloaded_error");
+  server_->open(*model_, context_, service());
+  EXPECT_EQ(type(ask(post("/v1/messages", "{}")), 401), "authentication_error");
+  EXPECT_EQ(type(ask(get("/v1/messages", key)), 405), "invalid_request_error");
+  EXPECT_EQ(type(ask(get("/v1/messages/batches", key)), 404), "not_found_error");
+  EXPECT_EQ(type(ask(post("/v1/messages", "{}", key)), 400), "invalid_request_error");
+  EXPECT_EQ(type(ask(post("/messages/count_tokens/", "[]", key)), 400), "invalid_request_error");
+  EXPECT_EQ(type(ask(post("/v1/messages", std::string(2001, ' '), key)), 413), "request_too_large");
+  EXPECT_EQ(type(ask(post("/v1/messages", R"({"model":"large","max_tokens":1,
+      "messages":[{"role":"user","content":"a"}]})",
+                          key)),
+                 404),
+            "not_found_error");
+  EXPECT_EQ(ask(post("/v1/responses", "{}", key)).status, 400);
+  EXPECT_TRUE(
+      object_of(ask(post("/v1/responses", "{}", key))).at("error").as_object().contains("param"));
+}
+
+TEST_F(ServerTest, AStreamThatIsCutShortSaysSoInItsOwnWords) {
+  start();
+  constexpr std::string_view kLong = R"("stream":true,"ignore_eos":true})";
+  RawClient message = client(), response = client(), company = client();
+  // In its company they take seconds.
+  company.send(post("/v1/completions",
+                    R"({"prompt":"the","n":64,"max_tokens":100000,"stream":true,)"
+                    R"("ignore_eos":true})"));
+  ASSERT_FALSE(company.read_until("\n\n").empty());
+  message.send(post("/v1/messages", fmt::format(R"({{"max_tokens":100000,"messages":[
+      {{"role":"user","content":"the"}}],{})",
+                                                kLong)));
+  response.send(post("/v1/responses", fmt::format(R"({{"input":"the",{})", kLong)));
+  ASSERT_FALSE(message.read_until("content_block_delta").empty());
+  ASSERT_FALSE(response.read_until("output_text.delta").empty());
+  EXPECT_FALSE(server_->drain(std::chrono::milliseconds(0)));
+  const std::string of_message = message.read_all(), of_response = response.read_all();
+  EXPECT_NE(of_message.find("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":"
+                            "\"overloaded_error\""),
+            std::string::npos)
+      << of_message.substr(of_message.size() < 500 ? 0 : of_message.size() - 500);
+  EXPECT_EQ(of_message.find("message_delta"), std::string::npos);
+  EXPECT_NE(of_response.find("event: error\n"), std::string::npos);
+  EXPECT_NE(of_response.find("event: response.failed\n"), std::string::npos);
+  EXPECT_EQ(of_response.find("response.incomplete"), std::string::npos);
+}
+
 TEST_F(ServerTest, OnlyWhoHasAKeyMayAsk) {
   const auto path = *folder_ / "keys";
   std::ofstream(path) << "# ours\nanna secret-a\n\nben sha256:"
@@ -309,10 +436,11 @@ TEST_F(ServerTest, ClientsThatLeaveFreeTheirPages) {
 TEST_F(ServerTest, WhatIsCutShortEndsWithAnErrorInTheStream) {
   start();
   RawClient one = client();
-  one.send(post("/v1/completions", R"({"prompt":"the","max_tokens":100000,"stream":true,)"
+  // 64 answers as long as the context: work for seconds, and the server's patience is none.
+  one.send(post("/v1/completions", R"({"prompt":"the","n":64,"max_tokens":100000,"stream":true,)"
                                    R"("logit_bias":{"0":-100,"1":-100,"2":-100,"3":-100}})"));
   ASSERT_FALSE(one.read_until("\n\n").empty());
-  EXPECT_FALSE(server_->drain(std::chrono::milliseconds(100)));
+  EXPECT_FALSE(server_->drain(std::chrono::milliseconds(0)));
   const std::string rest = one.read_all();
   EXPECT_NE(rest.find(R"("error":{"message":"the server is about to end")"), std::string::npos)
       << rest.substr(rest.size() < 500 ? 0 : rest.size() - 500);

@@ -8,14 +8,15 @@
 #include <set>
 
 #include "api/answer.h"
+#include "api/anthropic.h"
 #include "api/ask.h"
-#include "api/embeddings.h"
 #include "api/models.h"
 #include "api/request.h"
 #include "api/stream.h"
 #include "api/tokens.h"
 #include "engine/picture_encoder.h"
 #include "formats/json.h"
+#include "image/decode.h"
 #include "server/http/server_sent_events.h"
 
 namespace drover {
@@ -33,6 +34,12 @@ HttpAnswer json_answer(const json::value& body) {
   return {200, {{"Content-Type", kJson}}, json::serialize(body)};
 }
 
+// Where Anthropic's clients look for the id that X-Request-Id has as well.
+HttpHeaders headers_for(const Caller& caller) {
+  if (caller.dialect != ApiDialect::kAnthropic) return {};
+  return {{"request-id", caller.request_id}};
+}
+
 int64_t now_in_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -45,14 +52,12 @@ uint64_t random_number() {
 }
 
 std::string new_id(ApiKind kind) {
-  return fmt::format("{}-{:016x}{:08x}", kind == ApiKind::kChat ? "chatcmpl" : "cmpl",
-                     random_number(), static_cast<uint32_t>(random_number()));
-}
-
-ApiKind kind_of(Route route) {
-  return route == Route::kChat         ? ApiKind::kChat
-         : route == Route::kCompletion ? ApiKind::kCompletion
-                                       : ApiKind::kEmbedding;
+  const char* what = kind == ApiKind::kChat       ? "chatcmpl-"
+                     : kind == ApiKind::kResponse ? "resp_"
+                     : kind == ApiKind::kMessage  ? "msg_"
+                                                  : "cmpl-";
+  return fmt::format("{}{:016x}{:08x}", what, random_number(),
+                     static_cast<uint32_t>(random_number()));
 }
 
 ApiError error_of(std::exception_ptr error, ApiKind kind) {
@@ -69,8 +74,12 @@ ApiError error_of(std::exception_ptr error, ApiKind kind) {
 
 }  // namespace
 
-HttpAnswer error_answer(const ApiError& error, int64_t retry_after) {
-  HttpAnswer out{error.status, {{"Content-Type", kJson}}, json::serialize(error.body())};
+Caller caller_of(const HttpRequest& request) { return {dialect_of(request.path), request.id}; }
+
+HttpAnswer error_answer(const ApiError& error, const Caller& caller, int64_t retry_after) {
+  HttpAnswer out{error.status, headers_for(caller),
+                 json::serialize(error_body(error, caller.dialect, caller.request_id))};
+  out.headers.emplace_back("Content-Type", kJson);
   if (error.status == 429 || error.status == 503) {
     out.headers.emplace_back("Retry-After", std::to_string(retry_after));
   }
@@ -83,19 +92,20 @@ namespace {
 // One request to the model, from its coming to its last byte. Reading it belongs to the service's
 // thread, what follows to the engine's.
 struct Turn {
-  Route route;
   ApiKind kind;
+  Caller caller;
   Admission::Ticket ticket;
   HttpReply reply;  // until the stream takes it
   std::optional<EventStream> stream;
+  std::shared_ptr<AnswerStream> writer;  // what is said in it
   std::optional<ApiRequest> request;
   ApiName name;
   std::atomic<bool> cancel{false};
   std::atomic<bool> abandoned{false};  // by us, not by the client
   Clock::time_point came = Clock::now(), last_token{}, last_word{};
-  bool reading = false, writing = false;
+  bool reading = false;
   int64_t prompt_tokens = 0;
-  HttpHeaders warnings = {};
+  HttpHeaders headers = {};  // of the answer
 };
 
 }  // namespace
@@ -110,33 +120,32 @@ class Service::Impl {
         admission_(options_.admission),
         engine_(model, context, options_.engine) {
     if (model.has_vision()) encoder_.emplace(model, context);
+    if (!options_.pictures.fetch.hosts.empty()) fetcher_.emplace(options_.pictures);
     if (options_.recall) vouched_ = vouched_length(*options_.recall, options_.recall->threshold);
   }
 
   void handle(Route route, std::string rest, std::string owner, HttpRequest request,
               HttpReply reply) {
+    if (const auto kind = kind_of(route)) {
+      return enter(*kind, std::move(owner), std::move(request), std::move(reply));
+    }
     switch (route) {
       case Route::kModels:
         return give(reply, json_answer(models_json(served())));
       case Route::kModel:
-        return give(reply, model_named(rest));
+        return give(reply, model_named(rest, caller_of(request)));
       case Route::kTokenize:
       case Route::kDetokenize:
+      case Route::kCountTokens:
         return later([this, route, request = std::move(request),
                       reply = std::make_shared<HttpReply>(std::move(reply))] {
           tokens(route, request, *reply);
         });
-      case Route::kChat:
-      case Route::kCompletion:
-      case Route::kEmbedding:
-        return enter(route, std::move(owner), std::move(request), std::move(reply));
-      case Route::kHealth:
-      case Route::kVersion:
-      case Route::kMetrics:
-      case Route::kOpenApi:
+      default:
         break;  // the server's own
     }
-    give(reply, error_answer(api_refusal(Refusal::kNoPath, "there is nothing here")));
+    give(reply,
+         error_answer(api_refusal(Refusal::kNoPath, "there is nothing here"), caller_of(request)));
   }
 
   void abandon() {
@@ -150,6 +159,7 @@ class Service::Impl {
   // What is still being read is asked, and ends at once.
   ~Impl() {
     abandon();
+    if (fetcher_) fetcher_->stop();  // readers may still come, and are told so
     readers_.join();
     abandon();
   }
@@ -164,6 +174,7 @@ class Service::Impl {
 
  private:
   using TurnPtr = std::shared_ptr<Turn>;
+  using PicturesPtr = std::shared_ptr<const FetchedPictures>;
 
   static void give(HttpReply& reply, HttpAnswer answer) { reply.send(std::move(answer)); }
 
@@ -188,8 +199,8 @@ class Service::Impl {
     return api_refusal(Refusal::kNoModel, fmt::format("model: there is no {} here; this is {}",
                                                       printable(name), options_.names.front()));
   }
-  HttpAnswer model_named(const std::string& name) const {
-    if (!is_ours(name)) return error_answer(no_model(name));
+  HttpAnswer model_named(const std::string& name, const Caller& caller) const {
+    if (!is_ours(name)) return error_answer(no_model(name), caller);
     return json_answer(model_json({name, created_, engine_.context()}));
   }
 
@@ -210,22 +221,27 @@ class Service::Impl {
   }
 
   void tokens(Route route, const HttpRequest& request, HttpReply& reply) {
+    const Caller caller = caller_of(request);
     try {
       const json::object body = body_of(request);
-      give(reply,
-           json_answer(route == Route::kTokenize
-                           ? tokenize_answer(body, model_, options_.format, engine_.context())
-                           : detokenize_answer(body, model_)));
+      HttpAnswer out = json_answer(
+          route == Route::kTokenize
+              ? tokenize_answer(body, model_, options_.format, engine_.context())
+          : route == Route::kDetokenize ? detokenize_answer(body, model_)
+                                        : count_tokens_answer(body, model_, options_.format));
+      for (auto& header : headers_for(caller)) out.headers.push_back(std::move(header));
+      give(reply, std::move(out));
     } catch (const ApiError& error) {
-      give(reply, error_answer(error));
+      give(reply, error_answer(error, caller));
     } catch (...) {
-      give(reply, error_answer(error_of(std::current_exception(), ApiKind::kCompletion)));
+      give(reply, error_answer(error_of(std::current_exception(), ApiKind::kCompletion), caller));
     }
   }
 
   // ---- a request to the model ----
 
-  void enter(Route route, std::string owner, HttpRequest request, HttpReply reply) {
+  void enter(ApiKind kind, std::string owner, HttpRequest request, HttpReply reply) {
+    Caller caller = caller_of(request);
     Crowd crowd;
     Admission::Ticket ticket = admission_.enter(owner, crowd);
     if (!ticket) {
@@ -235,11 +251,12 @@ class Service::Impl {
           reply, error_answer(
                      mine ? api_refusal(Refusal::kTooMany, "this key has too many requests in hand")
                           : api_refusal(Refusal::kOverloaded, "too many requests are in hand"),
-                     admission_.retry_after()));
+                     caller, admission_.retry_after()));
     }
     auto turn = std::make_shared<Turn>();
-    turn->route = route;
-    turn->kind = kind_of(route);
+    turn->kind = kind;
+    turn->headers = headers_for(caller);
+    turn->caller = std::move(caller);
     turn->ticket = std::move(ticket);
     turn->reply = std::move(reply);
     {
@@ -250,10 +267,15 @@ class Service::Impl {
     turn->reply.on_closed([weak = std::weak_ptr(turn)] {
       if (const TurnPtr left = weak.lock()) left->cancel = true;
     });
-    later([this, turn, owner = std::move(owner),
-           request = std::make_shared<HttpRequest>(std::move(request))]() mutable {
+    read_later(turn, std::move(owner), std::make_shared<HttpRequest>(std::move(request)), nullptr);
+  }
+
+  void read_later(const TurnPtr& turn, std::string owner, std::shared_ptr<HttpRequest> request,
+                  PicturesPtr pictures) {
+    later([this, turn, owner = std::move(owner), request = std::move(request),
+           pictures = std::move(pictures)]() mutable {
       try {
-        read(turn, owner, std::exchange(request, nullptr));
+        read(turn, owner, std::exchange(request, nullptr), std::exchange(pictures, nullptr));
       } catch (const ApiError& error) {
         fail(*turn, error);
       } catch (...) {
@@ -262,15 +284,35 @@ class Service::Impl {
     });
   }
 
+  // A request that names pictures of other hosts is read twice: to know which they are, with a dot
+  // in their place, and again when they are there.
   void read(const TurnPtr& turn, const std::string& owner,
-            std::shared_ptr<HttpRequest> http_request) {
+            std::shared_ptr<HttpRequest> http_request, PicturesPtr pictures) {
+    if (pictures && turn->cancel) {
+      throw api_refusal(Refusal::kNotReady, "the server is about to end");
+    }
+    std::vector<std::string> wanted;
+    const auto bring = [&](std::string_view url) -> Image {
+      if (pictures) return decode_image(pictures->bytes(url), read_picture_url(url).host);
+      fetcher_->expect_allowed(url);
+      wanted.emplace_back(url);
+      return {1, 1, {0, 0, 0}};
+    };
     {
       const json::object body = body_of(*http_request);
-      turn->request = read_api_request(turn->kind, body, model_, options_.format);
+      turn->request = read_api_request(turn->kind, body, model_, options_.format,
+                                       fetcher_ ? PictureSource(bring) : PictureSource());
     }
-    http_request.reset();
     ApiRequest& request = *turn->request;
     if (!is_ours(request.model)) throw no_model(request.model);
+    if (!wanted.empty()) {
+      return fetcher_->fetch(std::move(wanted), &turn->cancel,
+                             [this, turn, owner, http_request](PicturesPtr fetched) {
+                               read_later(turn, owner, http_request, std::move(fetched));
+                             });
+    }
+    http_request.reset();
+    pictures.reset();
     turn->name = {new_id(turn->kind), options_.names.front(), now_in_seconds()};
     int64_t tokens = 0;
     const uint64_t seed = request.seeded ? 0 : random_number();
@@ -289,7 +331,7 @@ class Service::Impl {
       throw api_refusal(Refusal::kOverloaded, "too many tokens are in hand");
     }
     if (vouched_ && turn->prompt_tokens > *vouched_) {
-      turn->warnings.emplace_back(
+      turn->headers.emplace_back(
           "X-Drover-Warning",
           fmt::format("a prompt of {} tokens; this model was found to remember up to {}",
                       turn->prompt_tokens, *vouched_));
@@ -312,22 +354,25 @@ class Service::Impl {
     ApiEvents events;
     events.cancel = &turn->cancel;
     events.prompt = [this, turn](uint64_t done, uint64_t all) { progress(*turn, done, all); };
+    events.token = [this, turn](size_t prompt, const DrawnToken& drawn) {
+      token(*turn, prompt, drawn);
+    };
     events.done = [this, turn](std::vector<std::vector<Answer>> answers, std::exception_ptr error) {
       done(*turn, answers, error);
     };
-    if (turn->request->stream) {
-      // The stream begins when the engine has taken the request, which may still refuse it: so its
-      // writer is there, and nothing is written before.
-      events.stream = std::make_shared<StreamWriter>(
-          *turn->request, model_.tokenizer(), turn->name,
-          [this, turn = turn.get()](const json::object& chunk) { say(*turn, chunk); });
-    }
-    const std::shared_ptr<StreamWriter> writer = events.stream;
     std::vector<Request> requests = turn->request->requests;
-    if (writer == nullptr) {
+    if (!turn->request->stream) {
       ask(engine_, std::move(requests), std::move(events));
       return;
     }
+    // The stream begins when the engine has taken the request, which may still refuse it: so its
+    // writer is there, and nothing is written before.
+    turn->writer =
+        make_stream(*turn->request, model_.tokenizer(), turn->name,
+                    [this, turn = turn.get()](std::string_view name, std::string_view data) {
+                      say(*turn, name, data);
+                    });
+    events.stream = turn->writer;
     // No event may come before the head of the stream: the engine's thread is held until then.
     std::exception_ptr refused;
     engine_.call([&] {
@@ -337,8 +382,8 @@ class Service::Impl {
         refused = std::current_exception();
         return;
       }
-      turn->stream.emplace(std::move(turn->reply), 200, turn->warnings, options_.silence);
-      writer->begin();
+      turn->stream.emplace(std::move(turn->reply), 200, turn->headers, options_.silence);
+      turn->writer->begin();
     });
     if (refused) std::rethrow_exception(refused);
   }
@@ -357,20 +402,21 @@ class Service::Impl {
     turn.stream->comment(fmt::format("read {} of {} tokens", done, all));
   }
 
-  void say(Turn& turn, const json::object& chunk) {
+  // Of one answer: the first.
+  void token(Turn& turn, size_t prompt, const DrawnToken& token) {
+    if (prompt != 0 || token.sample != 0) return;
     const auto now = Clock::now();
-    // The first chunk is the role alone, before anything was computed.
-    if (turn.reading) {
-      if (!turn.writing) {
-        metrics_.first_token(now - turn.came);
-      } else {
-        metrics_.between_tokens(now - turn.last_token);
-      }
-      turn.writing = true;
-      turn.last_token = now;
+    if (turn.last_token == Clock::time_point()) {
+      metrics_.first_token(now - turn.came);
+    } else {
+      metrics_.between_tokens(now - turn.last_token);
     }
-    turn.last_word = now;
-    if (!turn.stream->data(json::serialize(chunk))) turn.cancel = true;
+    turn.last_token = now;
+  }
+
+  void say(Turn& turn, std::string_view name, std::string_view data) {
+    turn.last_word = Clock::now();
+    if (!turn.stream->event(name, data)) turn.cancel = true;
   }
 
   void done(Turn& turn, const std::vector<std::vector<Answer>>& answers, std::exception_ptr error) {
@@ -393,15 +439,11 @@ class Service::Impl {
                             : api_refusal(Refusal::kTooSlow, "the request took too long"));
     }
     if (turn.stream) {
-      turn.stream->done();
+      turn.stream->end();
     } else {
-      const ApiRequest& request = *turn.request;
       HttpAnswer answer =
-          json_answer(turn.kind == ApiKind::kEmbedding
-                          ? embedding_answer(request, answers, turn.name.model)
-                          : api_answer(request, answers, model_.tokenizer(), turn.name));
-      for (auto& warning : turn.warnings) answer.headers.push_back(std::move(warning));
-      if (turn.kind != ApiKind::kEmbedding) metrics_.first_token(Clock::now() - turn.came);
+          json_answer(api_answer(*turn.request, answers, model_.tokenizer(), turn.name));
+      for (auto& header : turn.headers) answer.headers.push_back(std::move(header));
       turn.reply.send(std::move(answer));
     }
     end(turn, finish_reason_name(reason), cached, written);
@@ -410,19 +452,17 @@ class Service::Impl {
   // What went wrong, as the answer or as the last event of the stream.
   void fail(Turn& turn, const ApiError& error) {
     if (turn.stream) {
-      turn.stream->data(json::serialize(error.body()));
+      turn.writer->fail(error);
       turn.stream->end();
     } else {
-      turn.reply.send(error_answer(error, admission_.retry_after()));
+      turn.reply.send(error_answer(error, turn.caller, admission_.retry_after()));
     }
     end(turn, turn.cancel && !turn.abandoned ? "cancelled" : fmt::format("{}", error.status), 0, 0);
   }
 
   void end(Turn& turn, std::string_view reason, int64_t cached, int64_t written) {
-    const auto name = turn.kind == ApiKind::kChat         ? "chat/completions"
-                      : turn.kind == ApiKind::kCompletion ? "completions"
-                                                          : "embeddings";
-    metrics_.finished(name, reason, Clock::now() - turn.came, turn.prompt_tokens, cached, written);
+    metrics_.finished(api_path(turn.kind), reason, Clock::now() - turn.came, turn.prompt_tokens,
+                      cached, written);
     {
       const std::lock_guard lock(mutex_);
       turns_.erase(&turn);
@@ -439,6 +479,7 @@ class Service::Impl {
   std::mutex mutex_;
   std::set<Turn*> turns_;  // in hand
   std::optional<PictureEncoder> encoder_;
+  std::optional<PictureFetcher> fetcher_;
   boost::asio::thread_pool readers_{1};
   Engine engine_;  // the last, so that it ends first: what it still has to say is heard
 };

@@ -1,7 +1,8 @@
-// What a server does with requests: the routes of the OpenAI API, on one model.
+// What a server does with requests: the routes of the API, on one model.
 //
 // Bodies are read and pictures are cut on a thread of the service's own, so that neither the
-// network nor the engine waits for a large one; answers are written as the engine makes them.
+// network nor the engine waits for a large one; pictures of other hosts come on threads of their
+// own; answers are written as the engine makes them.
 #pragma once
 
 #include <atomic>
@@ -17,6 +18,7 @@
 #include "engine/engine.h"
 #include "eval/recall_map.h"
 #include "server/admission.h"
+#include "server/fetch/picture_fetcher.h"
 #include "server/http/http_server.h"
 #include "server/keys.h"
 #include "server/metrics.h"
@@ -34,6 +36,7 @@ struct ServiceOptions {
   bool share_prefixes = false;  // between keys, which then can find out what others have asked
   std::chrono::milliseconds request_time{0};  // of a request at most; 0: no limit
   std::chrono::milliseconds silence{10'000};  // in a stream, before a comment says that it goes on
+  PictureFetcherOptions pictures;             // of other hosts; without such hosts none are fetched
   std::optional<RecallMap> recall;  // warns of prompts that are longer than it vouches for
   // Gets each request before the engine does, on the service's thread; may constrain its answers.
   std::function<void(Request& request)> prepare = {};
@@ -62,7 +65,14 @@ class Service {
   std::unique_ptr<Impl> impl_;
 };
 
-// {"error": ...} as an answer; 429 and 503 say when to come again.
-HttpAnswer error_answer(const ApiError& error, int64_t retry_after = 1);
+// Who asks, as far as an error and a header say so.
+struct Caller {
+  ApiDialect dialect = ApiDialect::kOpenAi;
+  std::string request_id = {};
+};
+Caller caller_of(const HttpRequest& request);
+
+// An error as an answer, in the caller's words; 429 and 503 say when to come again.
+HttpAnswer error_answer(const ApiError& error, const Caller& caller, int64_t retry_after = 1);
 
 }  // namespace drover

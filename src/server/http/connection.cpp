@@ -142,10 +142,16 @@ Connection::Awaitable<bool> Connection::serve_one() {
   RequestHead& head = incoming.head;
   if (head.request.method.empty()) incoming.start = Clock::now();  // the head itself was refused
   if (head.request.id.empty()) head.request.id = network_.new_id();
-  if (refusal) incoming.unwanted = network_.refusal(refusal->status, refusal->message);
+  if (refusal) {
+    incoming.unwanted = network_.refusal(refusal->status, refusal->message, head.request);
+  }
   if (incoming.unwanted) head.keep_alive = false;
   const auto exchange = make_exchange(head);
   Answering answering(*this, exchange, incoming);
+  // What is left of the request once the handler has it.
+  HttpRequest known;
+  known.path = head.request.path;
+  known.id = head.request.id;
   if (incoming.unwanted) {
     exchange->send(std::move(*incoming.unwanted));
   } else {
@@ -155,7 +161,7 @@ Connection::Awaitable<bool> Connection::serve_one() {
       ++network_.handler_errors;  // the reply, dropped on the way, sends 500
     }
   }
-  const bool keep_alive = co_await answer(exchange);
+  const bool keep_alive = co_await answer(exchange, known);
   answering.complete();
   co_return keep_alive;
 }
@@ -258,12 +264,13 @@ void Connection::charge_body(size_t bytes) {
 }
 
 // Sends what comes from the exchange until its end. Whether another request may follow.
-Connection::Awaitable<bool> Connection::answer(std::shared_ptr<Exchange> exchange) {
+Connection::Awaitable<bool> Connection::answer(std::shared_ptr<Exchange> exchange,
+                                               const HttpRequest& request) {
   Clock::time_point last_write = Clock::now();
   for (;;) {
     const Exchange::Output output = exchange->take(/*keep_alive=*/!network_.draining);
     if (output.unanswered) {
-      exchange->send(network_.refusal(500, "the server failed"));
+      exchange->send(network_.refusal(500, "the server failed", request));
       continue;
     }
     if (output.cut) throw Gone{};

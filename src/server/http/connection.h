@@ -56,7 +56,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Awaitable<bool> serve_one();
   Awaitable<void> read_request(Incoming& incoming);
   Awaitable<size_t> read_head_bytes();
-  Awaitable<bool> answer(std::shared_ptr<Exchange> exchange);
+  Awaitable<bool> answer(std::shared_ptr<Exchange> exchange, const HttpRequest& request);
   Awaitable<void> close_gently();
 
   // Waits for more bytes, or notify(). Throws Gone when there will be none. After the deadline

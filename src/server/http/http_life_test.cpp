@@ -13,6 +13,7 @@
 #include "server/http/http_server.h"
 #include "server/http/server_fixture.h"
 #include "server/http/server_sent_events.h"
+#include "tests/support/temp_folder.h"
 
 namespace drover {
 namespace {
@@ -20,8 +21,8 @@ namespace {
 using HttpLifeTest = HttpTest;
 
 TEST_F(HttpLifeTest, AUnixSocketIsForItsOwnerAndCleanedUp) {
-  const std::string path = testing::TempDir() + "drover-http-test.sock";
-  std::filesystem::remove(path);
+  const testing::TempFolder folder;
+  const std::string path = folder / "drover.sock";
   HttpOptions options;
   options.listeners = {{.unix_path = path}, HttpListener{}};
   serve(options);
@@ -55,7 +56,6 @@ TEST_F(HttpLifeTest, AUnixSocketIsForItsOwnerAndCleanedUp) {
   std::ofstream(path) << "precious";
   EXPECT_THROW(HttpServer(options, {}), Error) << "a file that is no socket is left alone";
   EXPECT_TRUE(std::filesystem::exists(path));
-  std::filesystem::remove(path);
 }
 
 TEST_F(HttpLifeTest, WhatCannotBeListenedOnIsSaid) {

@@ -70,8 +70,10 @@ struct HttpOptions {
   int threads = 1;
   // The hooks are called on network threads and must be quick.
   // Makes the answer to what this floor refuses by itself: the 4xx above, 400, 500 and 503. By
-  // default the message as plain text. The status is sent as given to it, whatever it returns.
-  std::function<HttpAnswer(int status, std::string_view message)> refuse;
+  // default the message as plain text. The status is sent as given to it, whatever it returns. Of
+  // the request it gets what is known: always the id, the rest but the body if the head was good.
+  std::function<HttpAnswer(int status, std::string_view message, const HttpRequest& request)>
+      refuse;
   // Asked when the headers are there and before the body is read (`body` is empty): an answer
   // refuses the request and closes the connection. For keys: strangers need not send 64 MB.
   std::function<std::optional<HttpAnswer>(const HttpRequest&)> admit;

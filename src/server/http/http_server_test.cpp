@@ -191,11 +191,11 @@ TEST_F(HttpServerTest, ASilentEventStreamCarriesComments) {
 TEST_F(HttpServerTest, AHandlerThatForgetsItsReplyAnswers500) {
   std::atomic<int> kind{0};
   HttpOptions options;
-  options.refuse = [](int status, std::string_view message) {
-    return HttpAnswer{
-        200,
-        {{"Content-Type", "application/json"}},
-        "{\"status\":" + std::to_string(status) + ",\"error\":\"" + std::string(message) + "\"}"};
+  options.refuse = [](int status, std::string_view message, const HttpRequest& request) {
+    return HttpAnswer{200,
+                      {{"Content-Type", "application/json"}},
+                      "{\"status\":" + std::to_string(status) + ",\"error\":\"" +
+                          std::string(message) + "\",\"path\":\"" + request.path + "\"}"};
   };
   server_.emplace(options, [&](HttpRequest, HttpReply reply) {
     if (kind == 1) throw std::runtime_error("secret");
@@ -204,7 +204,7 @@ TEST_F(HttpServerTest, AHandlerThatForgetsItsReplyAnswers500) {
   for (; kind < 3; ++kind) {
     const RawAnswer answer = ask(get("/"));
     EXPECT_EQ(answer.status, 500) << kind;
-    EXPECT_EQ(answer.body, R"({"status":500,"error":"the server failed"})") << kind;
+    EXPECT_EQ(answer.body, R"({"status":500,"error":"the server failed","path":"/"})") << kind;
   }
   EXPECT_EQ(server_->counters().handler_errors, 1u);
 }

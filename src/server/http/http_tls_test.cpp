@@ -1,56 +1,19 @@
 // TLS, with a certificate that is made here and a client on OpenSSL's own functions.
 #include <gtest/gtest.h>
-#include <openssl/ec.h>
 #include <openssl/err.h>
-#include <openssl/evp.h>
-#include <openssl/pem.h>
 #include <openssl/ssl.h>
-#include <openssl/x509.h>
 #include <sys/time.h>
 
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 
 #include "base/error.h"
+#include "server/http/certificate_fixture.h"
 #include "server/http/http_server.h"
 #include "server/http/server_fixture.h"
+#include "tests/support/temp_folder.h"
 
 namespace drover {
 namespace {
-
-// A self-signed certificate for "t" and its key, in files of the test's own.
-struct Certificate {
-  std::string certificate, key;
-
-  explicit Certificate(const std::string& name)
-      : certificate(testing::TempDir() + name + "-cert.pem"),
-        key(testing::TempDir() + name + "-key.pem") {
-    EVP_PKEY* pair = EVP_EC_gen("P-256");
-    X509* x509 = X509_new();
-    ASN1_INTEGER_set(X509_get_serialNumber(x509), 1);
-    X509_gmtime_adj(X509_getm_notBefore(x509), -3600);
-    X509_gmtime_adj(X509_getm_notAfter(x509), 3600);
-    X509_set_pubkey(x509, pair);
-    X509_NAME_add_entry_by_txt(X509_get_subject_name(x509), "CN", MBSTRING_ASC,
-                               reinterpret_cast<const unsigned char*>("t"), -1, -1, 0);
-    X509_set_issuer_name(x509, X509_get_subject_name(x509));
-    X509_sign(x509, pair, EVP_sha256());
-    FILE* file = fopen(certificate.c_str(), "w");
-    PEM_write_X509(file, x509);
-    fclose(file);
-    file = fopen(key.c_str(), "w");
-    PEM_write_PrivateKey(file, pair, nullptr, nullptr, 0, nullptr, nullptr);
-    fclose(file);
-    X509_free(x509);
-    EVP_PKEY_free(pair);
-  }
-  ~Certificate() {
-    std::filesystem::remove(certificate);
-    std::filesystem::remove(key);
-  }
-};
 
 class TlsClient {
  public:
@@ -115,7 +78,7 @@ class HttpTlsTest : public HttpTest {
     options.listeners = {{.certificate = certificate_.certificate, .key = certificate_.key}};
     serve(options);
   }
-  const Certificate certificate_{"drover-http"};
+  const Certificate certificate_;
 };
 
 TEST_F(HttpTlsTest, RequestsAndStreamsWorkAsInPlainText) {
@@ -184,9 +147,9 @@ TEST_F(HttpTlsTest, WhatIsNoTlsOrTooOldIsTurnedAway) {
 }
 
 TEST_F(HttpTlsTest, FilesThatDoNotFitAreNamed) {
-  const Certificate other("drover-http-other");
-  const std::string junk = testing::TempDir() + "drover-http-junk.pem";
-  std::ofstream(junk) << "no certificate";
+  const Certificate other;
+  const testing::TempFolder folder;
+  const std::string junk = folder.write("junk.pem", "no certificate");
   const auto kind_of = [](const std::string& certificate, const std::string& key) {
     HttpOptions options;
     options.listeners = {{.certificate = certificate, .key = key}};
@@ -202,7 +165,6 @@ TEST_F(HttpTlsTest, FilesThatDoNotFitAreNamed) {
   EXPECT_EQ(kind_of(junk, other.key), ErrorKind::kBadData);
   EXPECT_EQ(kind_of(certificate_.certificate, junk), ErrorKind::kBadData);
   EXPECT_EQ(kind_of("/no/such/file", other.key), ErrorKind::kNotFound);
-  std::filesystem::remove(junk);
 }
 
 }  // namespace

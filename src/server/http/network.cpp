@@ -97,11 +97,12 @@ HttpCounters Network::counters() const {
   return counters;
 }
 
-HttpAnswer Network::refusal(int status, std::string_view message) noexcept {
+HttpAnswer Network::refusal(int status, std::string_view message,
+                            const HttpRequest& request) noexcept {
   HttpAnswer answer;
   try {
     if (options.refuse) {
-      answer = options.refuse(status, message);
+      answer = options.refuse(status, message, request);
     } else {
       answer.headers = {{"Content-Type", "text/plain; charset=utf-8"}};
       answer.body = fmt::format("{}\n", message);

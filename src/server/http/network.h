@@ -44,7 +44,7 @@ class Network {
   void count_answer(int status) noexcept;
   HttpCounters counters() const;
 
-  HttpAnswer refusal(int status, std::string_view message) noexcept;
+  HttpAnswer refusal(int status, std::string_view message, const HttpRequest& request) noexcept;
   void log(const HttpAccess& access) noexcept;
   std::string new_id();
 
