@@ -1,6 +1,7 @@
 """A headless Chromium for tests of the page. Whatever a page complains of, asks elsewhere or tries
 against its policy fails the test that saw it, unless that test said that it would."""
 
+import json
 import pathlib
 import re
 import struct
@@ -10,6 +11,7 @@ import zlib
 from playwright.sync_api import expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
+expect.set_options(timeout=60_000)  # a machine may have much else to do
 # Of a refused request Chromium itself writes an error to the console; a test that has one refused
 # expects it.
 REFUSED = r"Failed to load resource: the server responded with a status of {}"
@@ -111,7 +113,7 @@ class PageTest(unittest.TestCase):
         return page.locator(".answer").last
 
     def ended(self, page, state="done"):
-        expect(self.answer(page)).to_have_attribute("data-state", state, timeout=60_000)
+        expect(self.answer(page)).to_have_attribute("data-state", state)
 
     def setting(self, page, **values):
         page.get_by_role("button", name="Settings").click()
@@ -120,10 +122,17 @@ class PageTest(unittest.TestCase):
         page.get_by_role("button", name="Done").click()
         expect(page.locator("#settings")).to_be_hidden()
 
+    def never_end(self, page):
+        """From now on answers of this page go on until they are stopped: a model with random weights
+        draws its last token when it pleases."""
+
+        def on_and_on(route):
+            route.continue_(post_data=json.dumps({**route.request.post_data_json, "ignore_eos": True}))
+
+        page.route("**/v1/chat/completions", on_and_on)
+
     def exported(self, page):
         """The conversation, as the page gives it as a file."""
-        import json
-
         with page.expect_download() as download:
             page.get_by_role("button", name="Export").click()
         self.assertEqual(download.value.suggested_filename, "drover-chat.json")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import tempfile
 
 import servers
 from browser import PageTest, expect, png
@@ -74,6 +75,7 @@ class ChatTest(PageTest):
 
     def test_an_answer_is_shown_while_it_is_written_until_it_is_stopped(self):
         page = self.open()
+        self.never_end(page)
         self.ask(page, "go on for ever")
         answer = self.answer(page)
         expect(answer).to_have_attribute("data-state", "writing")
@@ -204,8 +206,6 @@ class ChatTest(PageTest):
 
 class KeyTest(PageTest):
     def test_a_server_with_keys_is_asked_with_the_one_that_is_given(self):
-        import tempfile
-
         self.expected = [r"status of 401"]
         with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
             keys.write("anna right\n")

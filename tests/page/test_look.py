@@ -218,8 +218,13 @@ class LookTest(PageTest):
             expect(self.answer(page).locator(".markdown p")).to_have_count(60)
             main = page.locator("main")
             if goes_up:
-                main.evaluate("(n) => { n.scrollTop = 0; }")
-                page.wait_for_timeout(100)
+                # Until the page has heard of it, which is before the second picture from now.
+                main.evaluate(
+                    """(n) => new Promise((done) => {
+                         n.scrollTop = 0;
+                         requestAnimationFrame(() => requestAnimationFrame(done));
+                       })"""
+                )
             self.server.held.set()
             self.ended(page)
             below = main.evaluate("(n) => n.scrollHeight - n.scrollTop - n.clientHeight")

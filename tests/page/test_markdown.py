@@ -93,30 +93,33 @@ HOSTILE = [
     "#" * 20000,
 ]
 
-# Of a text, drawn in pieces of these sizes, the HTML; with the code blocks made short.
-RENDER = """async ([text, sizes]) => {
+# Of each text, drawn in pieces of these sizes, the HTML; with the code blocks made short. What has not
+# ended is as a reader sees it while it is written.
+RENDER = """async (cases) => {
   const {Markdown} = await import("/page/markdown.js");
-  const root = document.createElement("div");
-  const markdown = new Markdown(root);
-  let at = 0;
-  for (let i = 0; at < text.length; ++i) {
-    const size = sizes[i % sizes.length];
-    markdown.push(text.slice(at, at + size));
-    at += size;
-    markdown.draw();
-  }
-  markdown.end();
-  for (const figure of root.querySelectorAll("figure.code")) {
-    figure.replaceWith(`\\u0001code ${figure.querySelector("figcaption span").textContent}\\u0002` +
-                       figure.querySelector("code").textContent + "\\u0001/code\\u0002");
-  }
-  for (const wrapper of root.querySelectorAll("div.table")) wrapper.replaceWith(...wrapper.childNodes);
-  for (const link of root.querySelectorAll("a")) {
-    if (link.target !== "_blank" || link.rel !== "noopener noreferrer") throw new Error("a bare link");
-    link.removeAttribute("target");
-    link.removeAttribute("rel");
-  }
-  return root.innerHTML.replaceAll("\\u0001", "<").replaceAll("\\u0002", ">");
+  return cases.map(([text, sizes, ended]) => {
+    const root = document.createElement("div");
+    const markdown = new Markdown(root);
+    let at = 0;
+    for (let i = 0; at < text.length; ++i) {
+      const size = sizes[i % sizes.length];
+      markdown.push(text.slice(at, at + size));
+      at += size;
+      markdown.draw();
+    }
+    if (ended) markdown.end();
+    for (const figure of root.querySelectorAll("figure.code")) {
+      figure.replaceWith(`\\u0001code ${figure.querySelector("figcaption span").textContent}\\u0002` +
+                         figure.querySelector("code").textContent + "\\u0001/code\\u0002");
+    }
+    for (const wrapper of root.querySelectorAll("div.table")) wrapper.replaceWith(...wrapper.childNodes);
+    for (const link of root.querySelectorAll("a")) {
+      if (link.target !== "_blank" || link.rel !== "noopener noreferrer") throw new Error("a bare link");
+      link.removeAttribute("target");
+      link.removeAttribute("rel");
+    }
+    return root.innerHTML.replaceAll("\\u0001", "<").replaceAll("\\u0002", ">");
+  });
 }"""
 
 # How many nodes and characters were put into the page for a text that came in pieces.
@@ -166,9 +169,10 @@ class MarkdownTest(PageTest):
 
     def test_what_models_write_looks_as_they_mean_it(self):
         page = self.open()
-        for text, expected in GOLDENS:
+        drawn = page.evaluate(RENDER, [[text, [len(text)], True] for text, _ in GOLDENS])
+        for (text, expected), html in zip(GOLDENS, drawn, strict=True):
             with self.subTest(text):
-                self.assertEqual(page.evaluate(RENDER, [text, [len(text)]]), expected)
+                self.assertEqual(html, expected)
 
     def test_an_answer_in_pieces_looks_as_the_whole_one(self):
         page = self.open()
@@ -177,11 +181,14 @@ class MarkdownTest(PageTest):
         words = ["word", "*", "**", "_", "`", "```\n", "\n", "\n\n", "- ", "  - ", "1. ", "# ", "> ", "|",
                  "|---|\n", "[a](", "https://a.example", ")", "]", "![", "<br>", "\\", " ", "  ", "~~", "---\n"]
         texts += ["".join(rng.choices(words, k=rng.randint(5, 60))) for _ in range(400)]
-        for text in texts:
-            whole = page.evaluate(RENDER, [text, [max(1, len(text))]])
-            for sizes in ([1], [rng.randint(1, 7) for _ in range(9)]):
-                with self.subTest(text[:200], sizes=sizes):
-                    self.assertEqual(page.evaluate(RENDER, [text, sizes]), whole)
+        cases = [(text, [max(1, len(text))], ended) for text in texts for ended in (True, False)]
+        whole = page.evaluate(RENDER, cases)
+        for piece in range(4):
+            sizes = [1] if piece == 0 else [rng.randint(1, 7) for _ in range(9)]
+            cut = page.evaluate(RENDER, [(text, sizes, ended) for text, _, ended in cases])
+            for (text, _, ended), html, expected in zip(cases, cut, whole, strict=True):
+                with self.subTest(text[:200], sizes=sizes, ended=ended):
+                    self.assertEqual(html, expected)
 
     def test_nothing_that_a_model_writes_does_anything(self):
         page = self.open()
@@ -231,8 +238,9 @@ class MarkdownTest(PageTest):
         block.get_by_role("button", name="Copy").click()
         expect(block.get_by_role("button")).to_have_text("Copied")
         self.assertEqual(page.evaluate("navigator.clipboard.readText()"), code)
-        self.answer(page).locator(".answer-foot").get_by_role("button", name="Copy").click()
-        page.wait_for_timeout(100)
+        whole = self.answer(page).locator(".answer-foot .actions > button")
+        whole.click()
+        expect(whole).to_have_text("Copied")
         self.assertEqual(page.evaluate("navigator.clipboard.readText()"), f"Here:\n\n```c\n{code}```\n")
 
     def test_work_grows_with_the_text_and_no_faster(self):

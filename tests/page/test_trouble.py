@@ -1,6 +1,7 @@
 """What the page says when things take long or go wrong."""
 
 import json
+import tempfile
 
 import servers
 from browser import GONE, REFUSED, PageTest, expect
@@ -152,6 +153,21 @@ class TroubleTest(PageTest):
         self.ended(page)
         expect(self.answer(page).locator(".markdown")).to_have_text("caf\u00e9 \U0001f999 end")
 
+    def test_a_line_end_may_be_cut_in_two(self):
+        # What comes together is for the network to say: so here without one.
+        read = """async (pieces) => {
+          const {EventReader} = await import("/page/events.js");
+          const events = new EventReader();
+          return pieces.flatMap((piece) => events.push(piece));
+        }"""
+        page = self.open()
+        text = "data: a\r\ndata: b\r\n\r\n: c\r\rdata:d\n\n\ndata\rdata: \r\r: e\n"
+        expected = [{"data": "a\nb"}, {"comment": "c"}, {"data": "d"}, {"data": "\n"}, {"comment": "e"}]
+        self.assertEqual(page.evaluate(read, [text]), expected)
+        self.assertEqual(page.evaluate(read, list(text)), expected)
+        for i in range(len(text)):
+            self.assertEqual(page.evaluate(read, [text[:i], text[i:]]), expected)
+
     def test_a_new_chat_ends_the_answer_of_the_old_one(self):
         def script(body, stream):
             stream.text("old words")
@@ -198,6 +214,7 @@ class RealTroubleTest(PageTest):
         self.addCleanup(server.stop)
         page = self.open(server.address)
         self.ready(page)
+        self.never_end(page)
         self.ask(page, "go on for ever")
         expect(self.answer(page).locator(".markdown")).not_to_be_empty()
         server.process.kill()
@@ -210,8 +227,6 @@ class RealTroubleTest(PageTest):
         expect(page.get_by_role("alert")).to_have_text("The server cannot be reached.")
 
     def test_what_the_recall_map_says_is_shown(self):
-        import tempfile
-
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             lengths = [{"length": 8, "trials": 9, "recall": 1.0, "kinds": {}},
                        {"length": 16, "trials": 9, "recall": 0.0, "kinds": {}}]
