@@ -283,6 +283,7 @@ def large(r):
                 lambda: "[" + ",".join(['{"role":"user","content":"a"}'] * 20_000) + "]",
             ),
             ("/v1/embeddings", "input", lambda: '"' + "sea " * 50_000 + '"'),
+            (COMPLETION, "prompt", lambda: "[" + ",".join(["[]"] * 700_000) + "]"),
             (COMPLETION, "temperature", lambda: "1" * r.choice([400, 10_000, 1_000_000])),
             (COMPLETION, "n", lambda: "1" * r.choice([100, 10_000, 1_000_000])),
             (

@@ -66,7 +66,7 @@ def overload(options, judge):
             bodies(r, 200, (100, 300), (16, 64)),
             options.folder,
             clients=16,
-            requests=400,
+            requests=100,
         ).report()
         normal = latency(server)
         watch = Memory(server)
@@ -115,7 +115,7 @@ def slow(options, judge):
     short = bodies(r, 50, (5, 10), (16, 16), stream=True)
     text = [{"content": prompt(r, 6000)}]
     each = options.slow // 4
-    seconds = options.seconds / 6
+    seconds = options.seconds / 10
     with Server(options.drover, options.model, "--context", 2048) as server:
         measure = lambda: Load(
             options.load,
@@ -128,7 +128,7 @@ def slow(options, judge):
         ).report()
         measure()
         alone, beside, heard = [], [], []
-        for _ in range(3):
+        for _ in range(5):
             alone.append(measure()["texts_per_second"])
             crowd = [
                 Load(
@@ -160,11 +160,13 @@ def slow(options, judge):
         judge.that(
             min(heard) >= 4 * each, f"{min(heard):.0f} connections at least while it was measured"
         )
-        a, b = statistics.median(alone), statistics.median(beside)
-        pairs = ", ".join(f"{y / x:.3f}" for x, y in zip(alone, beside))
+        # Of pairs, since a machine has its moods.
+        kept = sorted(y / x for x, y in zip(alone, beside))
+        pairs = ", ".join(f"{part:.3f}" for part in kept)
         judge.that(
-            b >= 0.95 * a,
-            f"16 streams: {a:.0f} texts/s alone, {b:.0f} beside {4 * each} slow clients (pairs {pairs})",
+            statistics.median(kept) >= 0.95,
+            f"16 streams: {statistics.median(alone):.0f} texts/s alone; beside {4 * each} slow "
+            f"clients they keep {pairs}",
         )
 
 
