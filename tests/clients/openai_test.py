@@ -142,6 +142,34 @@ class ChatTest(SmolTest):
         )
         self.assertFalse(banned.choices[0].message.content.startswith(token))
 
+    def test_the_address_may_end_with_its_version_or_not(self):
+        for base in (self.server.address, self.server.address + "/", self.base, self.base + "/"):
+            with self.subTest(base=base):
+                answer = openai_client(base).chat.completions.create(
+                    model="smol", messages=QUESTION, max_tokens=1
+                )
+                self.assertEqual(answer.usage.completion_tokens, 1)
+
+    def test_roles_and_parts_are_read_as_clients_write_them(self):
+        texts = {}
+        for role in ("system", "developer"):
+            for parts in (str, lambda text: [{"type": "text", "text": text}]):
+                answer = self.client().chat.completions.create(
+                    model="smol",
+                    messages=[
+                        {"role": role, "content": parts("You answer in one word.")},
+                        {"role": "user", "content": parts("What is 2+2?")},
+                        {"role": "assistant", "content": parts("Four.")},
+                        {"role": "user", "content": parts("And 3+3?")},
+                    ],
+                    temperature=0,
+                    max_tokens=8,
+                )
+                texts.setdefault(answer.usage.prompt_tokens, set()).add(
+                    answer.choices[0].message.content
+                )
+        self.assertEqual([len(said) for said in texts.values()], [1], "all of them are the same")
+
     def test_the_model_is_listed(self):
         self.assertEqual([m.id for m in self.client().models.list()], ["smol"])
         self.assertEqual(self.client().models.retrieve("smol").id, "smol")
