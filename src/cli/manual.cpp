@@ -58,8 +58,7 @@ class Page {
 
   std::string write(std::string_view version, std::string_view date) {
     const std::string name = page_name(command_);
-    line(".TH {} 1 {} \"drover {}\" \"Drover manual\"", roff(upper(name)), roff(date),
-         roff(version));
+    line(".TH {} 1 {} \"drover {}\" \"Drover manual\"", roff(upper(name)), date, version);
     write_name(name);
     write_synopsis();
     write_description();

@@ -106,7 +106,7 @@ TEST(Manual, HasEveryOptionOfEveryCommandWithVariableAndDefault) {
   const CLI::App* serve = program.app().get_subcommand("serve");
   const std::string page = manual_page(program.app(), serve, "1.2.3", "2026-01-02");
   EXPECT_TRUE(page.starts_with(
-      ".TH DROVER\\-SERVE 1 2026\\-01\\-02 \"drover 1.2.3\" \"Drover manual\"\n.SH NAME\n"
+      ".TH DROVER\\-SERVE 1 2026-01-02 \"drover 1.2.3\" \"Drover manual\"\n.SH NAME\n"
       "drover\\-serve \\- answer the OpenAI API over HTTP\n"))
       << page.substr(0, 200);
   EXPECT_TRUE(contains(page, "\n1 to 1000000.\nIf unset: \\fB256\\fR.\n"));

@@ -97,7 +97,7 @@ class Manual(CliTest):
 
     def test_the_day_of_a_page_is_that_of_the_sources_where_a_build_says_so(self):
         self.assertIn(
-            " 1 2001\\-09\\-09 ", self.good("man", env={"SOURCE_DATE_EPOCH": "1000000000"}).text
+            " 1 2001-09-09 ", self.good("man", env={"SOURCE_DATE_EPOCH": "1000000000"}).text
         )
 
     def test_the_formatter_has_no_complaint(self):
