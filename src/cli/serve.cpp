@@ -226,8 +226,7 @@ void add_serve(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
   clients("--allow-pictures-from", serve->picture_hosts,
-          "Hosts that pictures may be fetched from, HOST or *.HOST, with :PORT or without; "
-          "elsewhere they come inside the request")
+          "Fetch pictures from these hosts: HOST, *.HOST, or with :PORT")
       ->type_name("HOST")
       ->delimiter(',')
       ->envname("DROVER_ALLOW_PICTURES_FROM");
