@@ -23,6 +23,7 @@ enum class Route {
   kCountTokens,
   kTokenize,
   kDetokenize,
+  kTokenizerInfo,
 };
 
 struct RouteMatch {
