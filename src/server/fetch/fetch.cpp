@@ -32,7 +32,8 @@ struct Transfer {
   }
 };
 
-extern "C" curl_socket_t open_socket(void* of, curlsocktype, curl_sockaddr* address) {
+// Not extern "C": such names would be the whole program's, in whatever namespace they stand.
+curl_socket_t open_socket(void* of, curlsocktype, curl_sockaddr* address) {
   auto& transfer = *static_cast<Transfer*>(of);
   if (!transfer.options.allow_private && !is_public_address(address->addr)) {
     transfer.private_address = true;
@@ -41,13 +42,13 @@ extern "C" curl_socket_t open_socket(void* of, curlsocktype, curl_sockaddr* addr
   return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
-extern "C" size_t take_header(char*, size_t size, size_t count, void* of) {
+size_t take_header(char*, size_t size, size_t count, void* of) {
   auto& transfer = *static_cast<Transfer*>(of);
   transfer.header_bytes += size * count;
   return transfer.header_bytes > kMostHeaderBytes ? 0 : size * count;
 }
 
-extern "C" size_t take_body(char* data, size_t size, size_t count, void* of) {
+size_t take_body(char* data, size_t size, size_t count, void* of) {
   auto& transfer = *static_cast<Transfer*>(of);
   if (transfer.status() != 200) return 0;  // nobody wants to hear the rest
   try {
@@ -59,7 +60,7 @@ extern "C" size_t take_body(char* data, size_t size, size_t count, void* of) {
   }
 }
 
-extern "C" int tell_progress(void* of, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+int tell_progress(void* of, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
   const auto* cancel = static_cast<Transfer*>(of)->cancel;
   return cancel != nullptr && cancel->load(std::memory_order_relaxed) ? 1 : 0;
 }
