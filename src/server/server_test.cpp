@@ -417,6 +417,19 @@ TEST_F(ServerTest, BeyondTheQueueClientsAreToldToComeAgain) {
   EXPECT_EQ(ask(post("/v1/chat/completions", std::string(kChat) + "}")).status, 200);
 }
 
+TEST_F(ServerTest, AnAnswerWithoutEndCountsAsOneAsLongAsTheContext) {
+  ServiceOptions narrow = service();
+  narrow.admission.tokens = 2000;  // the context has 1024
+  start(options(), narrow);
+  RawClient first = client();
+  // Twice as many tokens as fit a number of 64 bits; n makes it work for seconds.
+  first.send(post("/v1/completions",
+                  R"({"prompt":"the","n":64,"max_tokens":9223372036854775807,"stream":true,)"
+                  R"("logit_bias":{"0":-100,"1":-100,"2":-100,"3":-100}})"));
+  ASSERT_FALSE(first.read_until("\n\n").empty());
+  EXPECT_EQ(ask(post("/v1/chat/completions", std::string(kChat) + "}")).status, 429);
+}
+
 TEST_F(ServerTest, ClientsThatLeaveFreeTheirPages) {
   start();
   for (int i = 0; i < 50; ++i) {
