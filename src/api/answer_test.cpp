@@ -538,6 +538,13 @@ TEST_F(ApiAnswerTest, TextBecomesTokensAndTextAgain) {
       rendered.size());
   expect_error(ErrorKind::kUsage, "missing key prompt", [&] { tokenize("{}"); });
 
+  const json::object info = tokenizer_info(*model_, 1024);
+  EXPECT_EQ(info.at("eos_token"), "<|im_end|>");
+  EXPECT_TRUE(info.at("bos_token").is_null());
+  EXPECT_EQ(info.at("add_bos_token"), false);
+  EXPECT_EQ(info.at("model_max_length"), 1024);
+  EXPECT_TRUE(info.at("chat_template").get_string().starts_with("{% for m in messages %}"));
+
   const auto text = [](std::string_view body) {
     return detokenize_answer(testing::parse_object(body), *model_);
   };

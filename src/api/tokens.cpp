@@ -49,6 +49,21 @@ json::object tokenize_answer(const json::object& body, const Model& model, ChatF
   return out;
 }
 
+json::object tokenizer_info(const Model& model, int64_t context) {
+  const Tokenizer& tokenizer = model.tokenizer();
+  const Vocabulary& vocabulary = tokenizer.vocabulary();
+  const auto text = [&](std::optional<Token> token) {
+    return token ? json::value(as_utf8(tokenizer.token_bytes(*token))) : json::value();
+  };
+  const std::string& format = vocabulary.chat_template;
+  return {{"bos_token", text(vocabulary.bos)},
+          {"eos_token", text(vocabulary.eos)},
+          {"pad_token", text(vocabulary.pad)},
+          {"add_bos_token", vocabulary.add_bos},
+          {"chat_template", format.empty() ? json::value() : json::value(as_utf8(format))},
+          {"model_max_length", context}};
+}
+
 json::object detokenize_answer(const json::object& body, const Model& model) {
   json::object out;
   reading_words_of_caller([&] {

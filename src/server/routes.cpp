@@ -23,6 +23,7 @@ constexpr Entry kEntries[] = {
     {"/responses", Route::kResponse, false},
     {"/messages", Route::kMessage, false},
     {"/messages/count_tokens", Route::kCountTokens, false},
+    {"/tokenizer_info", Route::kTokenizerInfo, true},
 };
 
 std::string_view plain(std::string_view path) {

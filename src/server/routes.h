@@ -25,6 +25,7 @@ enum class Route {
   kCountTokens,
   kTokenize,
   kDetokenize,
+  kTokenizerInfo,
 };
 
 struct RouteMatch {

@@ -170,6 +170,7 @@ TEST_F(ServerTest, EveryAddressWorksWithVersionAndSlashOrWithout) {
   }
   EXPECT_EQ(object_of(ask(get("/v1/models/small"))).at("id"), "small");
   EXPECT_EQ(error_code(ask(get("/v1/models/large"))), "model_not_found");
+  EXPECT_EQ(object_of(ask(get("/tokenizer_info"))).at("eos_token"), "<|im_end|>");
   const RawAnswer tokens = ask(post("/tokenize", R"({"content":"the sea"})"));
   const json::object again{{"tokens", object_of(tokens).at("tokens")}};
   EXPECT_EQ(object_of(ask(post("/v1/detokenize", json::serialize(again)))).at("content"),

@@ -135,6 +135,8 @@ class Service::Impl {
         return give(reply, json_answer(models_json(served())));
       case Route::kModel:
         return give(reply, model_named(rest, caller_of(request)));
+      case Route::kTokenizerInfo:
+        return give(reply, json_answer(tokenizer_info(model_, engine_.context())));
       case Route::kTokenize:
       case Route::kDetokenize:
       case Route::kCountTokens:

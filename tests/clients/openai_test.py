@@ -14,6 +14,7 @@ import pathlib
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 import urllib.request
@@ -99,9 +100,7 @@ class ChatTest(SmolTest):
         self.assertEqual(asyncio.run(all_of_them(True)), asyncio.run(all_of_them(False)))
 
     def test_several_samples_whole_and_as_a_stream(self):
-        asked = dict(
-            model="smol", messages=QUESTION, n=3, seed=1, temperature=1.2, max_tokens=12
-        )
+        asked = dict(model="smol", messages=QUESTION, n=3, seed=1, temperature=1.2, max_tokens=12)
         whole = self.client().chat.completions.create(**asked)
         self.assertEqual([c.index for c in whole.choices], [0, 1, 2])
         texts = [c.message.content for c in whole.choices]
@@ -143,6 +142,34 @@ class ChatTest(SmolTest):
         )
         self.assertFalse(banned.choices[0].message.content.startswith(token))
 
+    def test_the_address_may_end_with_its_version_or_not(self):
+        for base in (self.server.address, self.server.address + "/", self.base, self.base + "/"):
+            with self.subTest(base=base):
+                answer = openai_client(base).chat.completions.create(
+                    model="smol", messages=QUESTION, max_tokens=1
+                )
+                self.assertEqual(answer.usage.completion_tokens, 1)
+
+    def test_roles_and_parts_are_read_as_clients_write_them(self):
+        texts = {}
+        for role in ("system", "developer"):
+            for parts in (str, lambda text: [{"type": "text", "text": text}]):
+                answer = self.client().chat.completions.create(
+                    model="smol",
+                    messages=[
+                        {"role": role, "content": parts("You answer in one word.")},
+                        {"role": "user", "content": parts("What is 2+2?")},
+                        {"role": "assistant", "content": parts("Four.")},
+                        {"role": "user", "content": parts("And 3+3?")},
+                    ],
+                    temperature=0,
+                    max_tokens=8,
+                )
+                texts.setdefault(answer.usage.prompt_tokens, set()).add(
+                    answer.choices[0].message.content
+                )
+        self.assertEqual([len(said) for said in texts.values()], [1], "all of them are the same")
+
     def test_the_model_is_listed(self):
         self.assertEqual([m.id for m in self.client().models.list()], ["smol"])
         self.assertEqual(self.client().models.retrieve("smol").id, "smol")
@@ -167,9 +194,7 @@ class CompletionsTest(SmolTest):
         asked = dict(model="smol", temperature=0, max_tokens=6)
         together = self.client().completions.create(prompt=prompts, **asked)
         alone = [self.client().completions.create(prompt=p, **asked) for p in prompts]
-        self.assertEqual(
-            [c.text for c in together.choices], [a.choices[0].text for a in alone]
-        )
+        self.assertEqual([c.text for c in together.choices], [a.choices[0].text for a in alone])
 
 
 class EmbeddingsTest(SmolTest):
@@ -261,20 +286,19 @@ class LeavingTest(server.ServedTest):
 
     def test_the_end_of_the_server_is_an_error_in_the_stream(self):
         ending = server.tiny("--drain-seconds", 0)
-        stopped = False
+        codes = []
+        end = threading.Thread(target=lambda: codes.append(ending.stop()))
         try:
             stream = openai_client(ending.base).chat.completions.create(**ENDLESS)
             next(iter(stream))
-            code = ending.stop()
-            stopped = True
-            self.assertEqual(code, 0)
-            with self.assertRaises(openai.APIError) as caught:
-                for _ in stream:
-                    pass
-            self.assertIn("about to end", caught.exception.message)
         finally:
-            if not stopped:
-                ending.stop()
+            end.start()
+        with self.assertRaises(openai.APIError) as caught:
+            for _ in stream:
+                pass
+        self.assertIn("about to end", caught.exception.message)
+        end.join()
+        self.assertEqual(codes, [0])
 
 
 class CrowdTest(server.ServedTest):
@@ -381,7 +405,7 @@ class PicturesTest(server.ServedTest):
                     path.write_bytes(data)
                     flags += ["--image", str(path)]
                 run = [server.drover, "run", str(server.tiny_model()), "what is that", *flags]
-                run += ["--temp", "0", "-n", "8", "--json"]
+                run += ["--temp", "0", "-n", "8", "--json", *server.ONE_THREAD]
                 done = subprocess.run(run, check=True, capture_output=True, env=server.CLEAN)
                 said = json.loads(done.stdout)
                 self.assertEqual(answer.choices[0].message.content, said["text"])

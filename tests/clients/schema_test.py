@@ -49,7 +49,7 @@ class DescribedTest(server.ServedTest):
             asked.add(name or path)
             return self.ask("GET" if body is None else "POST", path, body)
 
-        for path in ("/health", "/version", "/metrics", "/models", "/openapi.json"):
+        for path in ("/health", "/version", "/metrics", "/models", "/openapi.json", "/tokenizer_info"):
             ask(path)
             self.ask("HEAD", path)
         ask("/models/tiny", name="/models/{model}")

@@ -24,6 +24,8 @@ import unittest
 sys.dont_write_bytecode = True  # the source tree stays as it is
 
 SMOLLM2 = pathlib.Path(".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+# Tests run side by side: threads that wait for each other on a busy machine are slower than one.
+ONE_THREAD = ["--threads", "1"]
 drover = scripted = ""  # the programs; main() sets them
 
 # The variables that steer the programs and the clients are the tests' own: none reports to anybody,
@@ -78,7 +80,7 @@ def smol(*flags):
     """SmolLM2, which really answers."""
     if not SMOLLM2.exists():
         raise unittest.SkipTest("SmolLM2 is not there; script/fetch-smollm2 brings it")
-    return Server(SMOLLM2, "--port", 0, "--alias", "smol", *flags)
+    return Server(SMOLLM2, "--port", 0, "--alias", "smol", *ONE_THREAD, *flags)
 
 
 @functools.cache
@@ -93,13 +95,23 @@ def tiny_model():
 
 
 def tiny(*flags):
-    return Server(tiny_model(), "--port", 0, "--alias", "tiny", *flags)
+    return Server(tiny_model(), "--port", 0, "--alias", "tiny", *ONE_THREAD, *flags)
+
+
+def scripting():
+    """A server whose model says what stands in its user's message (scripted_server.cpp)."""
+    return Server(tiny_model(), command=[scripted])
+
+
+def say(*parts):
+    """A message that makes the scripted model say these, one in each of its turns."""
+    return "Help me.\nSay:\n" + "\n---\n".join(parts)
 
 
 def score(model, text):
     """What `drover score` says of a text."""
     done = subprocess.run(
-        [drover, "score", str(model), "--text", "-", "--json"],
+        [drover, "score", str(model), "--text", "-", "--json", *ONE_THREAD],
         input=text.encode(),
         check=True,
         capture_output=True,
@@ -122,19 +134,24 @@ class ServedTest(unittest.TestCase):
     def tearDownClass(cls):
         code = cls.server.stop()
         if code != 0:
-            raise AssertionError(f"the server ended with {code}: " + "".join(cls.server.lines[-20:]))
+            raise AssertionError(
+                f"the server ended with {code}: " + "".join(cls.server.lines[-20:])
+            )
 
 
-def main():
-    """Runs the tests of the program that calls; exits with 77, which counts as skipped, if none ran."""
+def main(watched=True):
+    """Runs the tests of the program that calls; exits with 77, which counts as skipped, if none ran.
+    watched: what clients are answered by httpx is as /openapi.json has it (schema.py)."""
     global drover, scripted
     drover, scripted = (str(pathlib.Path(sys.argv.pop(1)).resolve()) for _ in range(2))
     for key in os.environ.keys() - CLEAN.keys():
         del os.environ[key]
-    import schema  # here, since others who start servers have not what it needs
+    if watched:
+        import schema  # here, since not all who start servers have what it needs
 
-    Server.started = staticmethod(schema.watch)  # what is answered is as /openapi.json has it
-    result = unittest.main(exit=False).result
+        Server.started = staticmethod(schema.watch)
+    # What clients warn of is their own.
+    result = unittest.main(exit=False, warnings="ignore").result
     for test, reason in result.skipped:
         print(f"skipped: {test}: {reason}")
     # A class that is skipped as a whole is no test of the count.
