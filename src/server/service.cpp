@@ -1,5 +1,6 @@
 #include "server/service.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/json.hpp>
@@ -337,9 +338,9 @@ class Service::Impl {
     for (Request& one : request.requests) {
       const auto read = static_cast<int64_t>(one.prompt.tokens.size());
       turn->prompt_tokens += read;
-      // An answer ends with the context, whatever it is allowed.
-      const int64_t most = std::min(one.options.max_tokens, engine_.context());
-      tokens += read + std::max<int64_t>(most, 0) * one.samples;
+      // A number of the client's own: no answer is longer than the context.
+      const int64_t most = std::clamp<int64_t>(one.options.max_tokens, 0, engine_.context());
+      tokens += read + most * one.samples;
       if (!options_.share_prefixes) one.salt = owner;
       if (!request.seeded) one.options.sampling.seed = seed;
       if (options_.request_time.count() > 0) one.deadline = turn->came + options_.request_time;

@@ -97,4 +97,4 @@ class TinyTest(server.ServedTest):
 
 
 if __name__ == "__main__":
-    server.main()
+    server.main(watched=False)  # it asks by other means than httpx

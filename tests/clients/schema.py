@@ -100,7 +100,8 @@ class Description:
             # There is nothing, or not by this method; to be refused has one form everywhere.
             if status not in (401, 403, 404, 405):
                 raise Violation(f"status {status}: the document has no such operation")
-            self.validate(json.loads(body), {"$ref": "#/components/schemas/Error"}, "error")
+            words = "MessagesErrorBody" if "/messages" in path else "Error"
+            self.validate(json.loads(body), {"$ref": f"#/components/schemas/{words}"}, "error")
             return
         if str(status) not in operation["responses"]:
             raise Violation(f"status {status}: not announced")

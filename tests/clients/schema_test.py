@@ -12,6 +12,7 @@ import server
 
 CHAT = {"messages": [{"role": "user", "content": "the sea"}], "max_tokens": 4, "seed": 1}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+TURN = {"messages": CHAT["messages"], "max_tokens": 4}
 DOT = "data:image/png;base64," + (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNITEoGAAJOASfAYZ4ZAAAAAElFTkSuQmCC"
 )
@@ -48,7 +49,7 @@ class DescribedTest(server.ServedTest):
             asked.add(name or path)
             return self.ask("GET" if body is None else "POST", path, body)
 
-        for path in ("/health", "/version", "/metrics", "/models", "/openapi.json"):
+        for path in ("/health", "/version", "/metrics", "/models", "/openapi.json", "/tokenizer_info"):
             ask(path)
             self.ask("HEAD", path)
         ask("/models/tiny", name="/models/{model}")
@@ -57,6 +58,9 @@ class DescribedTest(server.ServedTest):
         ask("/embeddings", {"input": ["the", "sea"]})
         tokens = ask("/tokenize", {"prompt": "the sea", "return_token_strs": True}).json()["tokens"]
         ask("/detokenize", {"tokens": tokens})
+        ask("/responses", {"input": "the sea", "max_output_tokens": 4})
+        ask("/messages", TURN)
+        ask("/messages/count_tokens", {"messages": CHAT["messages"]})
         self.assertEqual(asked, set(self.description.document["paths"]))
 
     def test_every_form_of_an_answer_is_described(self):
@@ -76,6 +80,30 @@ class DescribedTest(server.ServedTest):
                 with self.subTest(more=more, stream=stream):
                     body = {"prompt": "the sea", "max_tokens": 3, **more, **stream}
                     self.ask("POST", "/v1/completions", body)
+        result = {"type": "function_call_output", "call_id": "call_1", "output": "nothing"}
+        call = {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}"}
+        tool = {"type": "function", **TOOL["function"]}
+        include = ["message.output_text.logprobs"]
+        for more in (
+            {"input": [{"role": "user", "content": "a"}, call, result], "tools": [tool]},
+            {"input": "a", "include": include, "top_logprobs": 2, "metadata": {"a": "b"}},
+        ):
+            for stream in ({}, {"stream": True}):
+                with self.subTest(more=more, stream=stream):
+                    self.ask("POST", "/v1/responses", {"max_output_tokens": 4, **more, **stream})
+        use = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "nothing"}
+        source = {"type": "base64", "media_type": "image/png", "data": DOT.partition(",")[2]}
+        seen = [{"type": "text", "text": "a"}, {"type": "image", "source": source}]
+        turns = (("user", seen), ("assistant", [use]), ("user", [result]))
+        for more in (
+            {"messages": [{"role": role, "content": content} for role, content in turns]},
+            {"tools": [{"name": "look", "input_schema": {}}], "tool_choice": {"type": "any"}},
+            {"system": "a", "stop_sequences": ["a", "e"], "thinking": {"type": "disabled"}},
+        ):
+            for stream in ({}, {"stream": True}):
+                with self.subTest(more=more, stream=stream):
+                    self.ask("POST", "/v1/messages", {**TURN, **more, **stream})
         self.ask("POST", "/v1/embeddings", {"input": [5, 6], "encoding_format": "base64"})
         self.ask("POST", "/tokenize", {"messages": CHAT["messages"], "tools": [TOOL]})
 
@@ -85,6 +113,10 @@ class DescribedTest(server.ServedTest):
         self.ask(*post, {**CHAT, "audio": {"voice": "low"}}, status=400)
         self.ask(*post, {**CHAT, "model": "another"}, status=404)
         self.ask("GET", "/v1/models/another", status=404)
+        self.ask("POST", "/v1/responses", {"input": "a", "background": True}, status=400)
+        self.ask("POST", "/v1/messages", {**TURN, "thinking": {"type": "enabled"}}, status=400)
+        self.ask("POST", "/v1/messages", {**TURN, "model": "another"}, status=404)
+        self.ask("GET", "/v1/messages", status=405)
         self.ask("GET", "/nothing", status=404)
         self.ask("DELETE", "/v1/models", status=405)
         self.ask(*post, status=415, headers={"Content-Type": "text/plain"}, content=b"{}")

@@ -139,15 +139,17 @@ class ServedTest(unittest.TestCase):
             )
 
 
-def main():
-    """Runs the tests of the program that calls; exits with 77, which counts as skipped, if none ran."""
+def main(watched=True):
+    """Runs the tests of the program that calls; exits with 77, which counts as skipped, if none ran.
+    watched: what clients are answered by httpx is as /openapi.json has it (schema.py)."""
     global drover, scripted
     drover, scripted = (str(pathlib.Path(sys.argv.pop(1)).resolve()) for _ in range(2))
     for key in os.environ.keys() - CLEAN.keys():
         del os.environ[key]
-    import schema  # here, since others who start servers have not what it needs
+    if watched:
+        import schema  # here, since not all who start servers have what it needs
 
-    Server.started = staticmethod(schema.watch)  # what is answered is as /openapi.json has it
+        Server.started = staticmethod(schema.watch)
     # What clients warn of is their own.
     result = unittest.main(exit=False, warnings="ignore").result
     for test, reason in result.skipped:

@@ -25,7 +25,9 @@ def map_case(context, case):
     if isinstance(body, dict):
         if body.get("best_of") is not None:
             body["best_of"] = body.get("n") or 1
-        if body.get("top_logprobs"):
+        if body.get("top_logprobs") and case.path == "/responses":
+            body["include"] = ["message.output_text.logprobs"]
+        elif body.get("top_logprobs"):
             body["logprobs"] = True
         if body.get("tool_choice") is not None and not body.get("tools"):
             del body["tool_choice"]
