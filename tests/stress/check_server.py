@@ -109,7 +109,7 @@ class Wire:
                         break
                     body, buffer = buffer[answer.end() : end], buffer[end:]
                 statuses.append(int(answer[1]))
-                if statuses[-1] >= 400 and not body.startswith(b'{"error":{"message":'):
+                if statuses[-1] >= 400 and b'"error":{' not in body:
                     strange = f"the error is {body[:100]}"
                 closing = b"connection: close" in head
             # Where it is to be closed, nothing may follow.
