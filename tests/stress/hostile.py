@@ -33,6 +33,13 @@ GOOD = {
     },
     "/v1/completions": {"model": "m", "prompt": "the sea", "max_tokens": 2},
     "/v1/embeddings": {"model": "m", "input": "the sea"},
+    "/v1/responses": {"model": "m", "input": "the sea", "max_output_tokens": 2},
+    "/v1/messages": {
+        "model": "m",
+        "messages": [{"role": "user", "content": "the sea"}],
+        "max_tokens": 2,
+    },
+    "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "the sea"}]},
     "/tokenize": {"content": "the sea"},
     "/detokenize": {"tokens": [70, 71]},
 }
@@ -68,6 +75,17 @@ FIELDS = {
     CHAT: ANSWERS | {"logprobs": "boolean", "top_logprobs": "integer"},
     COMPLETION: ANSWERS | {"echo": "boolean", "logprobs": "integer"},
     "/v1/embeddings": {"model": "text", "dimensions": "integer", "encoding_format": "text"},
+    "/v1/responses": {
+        "model": "text", "temperature": "number", "top_p": "number", "instructions": "text",
+        "max_output_tokens": "integer", "stream": "boolean", "top_logprobs": "integer",
+        "truncation": "text", "text": "object", "metadata": "object",
+        "parallel_tool_calls": "boolean", "seed": "integer",
+    },
+    "/v1/messages": {
+        "model": "text", "temperature": "number", "top_p": "number", "top_k": "integer",
+        "max_tokens": "integer", "stream": "boolean", "thinking": "object",
+        "stop_sequences": "texts", "tool_choice": "object",
+    },
     "/tokenize": {"content": "text", "add_special": "boolean", "parse_special": "boolean"},
     "/detokenize": {"tokens": "integers"},
 }
@@ -150,6 +168,27 @@ BEYOND = {
         ],
         "model": ['"another"'],
     },
+    "/v1/responses": {
+        "input": ["5", "{}", "true", "[5]", "[{}]", '[{"role":"wizard","content":"x"}]'],
+        "max_output_tokens": ["-1", str(-(2**63))],
+        "temperature": ["-0.1", "1e300"], "top_p": ["0", "1.1"], "model": ['"another"'],
+        "previous_response_id": ['"resp_1"'], "background": ["true"],
+        "tools": ["5", "[5]", "[{}]", '[{"type":"web_search"}]'],
+        "text": ['{"format":{"type":"json_schema"}}'], "truncation": ['"auto"', '"never"'],
+    },
+    "/v1/messages": {
+        "messages": [
+            "[]", "{}", "5", "null", "[5]", "[{}]", '[{"role":"wizard","content":"x"}]',
+            '[{"role":"user"}]', '[{"role":"user","content":5}]',
+            '[{"role":"user","content":[5]}]', '[{"role":"user","content":[{"type":"audio"}]}]',
+        ],
+        "max_tokens": ["-1", "null", str(-(2**63))], "model": ['"another"'],
+        "temperature": ["-0.1", "1e300"], "top_p": ["0", "1.1"],
+        "thinking": ['{"type":"enabled","budget_tokens":1024}'], "container": ['"x"'],
+        "tools": ["5", "[5]", "[{}]", '[{"name":5,"input_schema":{}}]', '[{"name":"f"}]'],
+        "tool_choice": ['{"type":"tool","name":"f"}', '{"type":"sometimes"}'],
+    },
+    "/v1/messages/count_tokens": {"messages": ["[]", "5", "[5]", "[{}]", "null"]},
     "/tokenize": {
         "content": ["{}", "[]", "5"],
         "messages": ["[]", "5", "{}", '[{"role":"wizard","content":"x"}]'],
