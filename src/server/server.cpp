@@ -149,6 +149,15 @@ class Server::Impl {
                      fmt::format("Host: {} is no name of this server; --allow-host makes it one",
                                  printable(*host)));
     }
+    // A browser says which page asks. One from elsewhere could not read the answer, but could have
+    // the model at work.
+    const std::string* origin = request.header("Origin");
+    if (origin != nullptr && !may_be_called(host_of(*origin))) {
+      metrics_.refused("origin");
+      return refused(Refusal::kForbidden,
+                     fmt::format("Origin: {} is not this server; --allow-host lets its pages ask",
+                                 printable(*origin)));
+    }
     if (page_ && page_->has(request.path)) {
       if (request.method == "GET" || request.method == "HEAD") return std::nullopt;
       return wrong_method(request, "GET, HEAD");
@@ -177,6 +186,12 @@ class Server::Impl {
                      caller_of(request));
     out.headers.emplace_back("Allow", methods);
     return out;
+  }
+
+  // "http://localhost:8080" to "localhost:8080"; others, as "null", stay as they are.
+  static std::string_view host_of(std::string_view origin) {
+    const size_t scheme = origin.find("://");
+    return scheme == std::string_view::npos ? origin : origin.substr(scheme + 3);
   }
 
   bool may_be_called(std::string_view host) const {

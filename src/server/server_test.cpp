@@ -380,6 +380,26 @@ TEST_F(ServerTest, OnlyWhoCallsItByANameOfItsOwnIsHeard) {
   }
 }
 
+// Without a Content-Type a browser asks for no permission before it sends a page's request.
+TEST_F(ServerTest, PagesFromElsewhereCannotHaveTheModelAtWork) {
+  ServerOptions named = options();
+  named.hosts = {"localhost", "127.0.0.1"};
+  start(std::move(named), service());
+  const auto status = [&](std::string_view origin) {
+    const std::string body = R"({"prompt":"the","max_tokens":1})";
+    return ask(fmt::format("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: {}\r\n"
+                           "Content-Length: {}\r\n\r\n{}",
+                           origin, body.size(), body))
+        .status;
+  };
+  for (const char* own : {"http://localhost:8080", "https://127.0.0.1", "http://localhost"}) {
+    EXPECT_EQ(status(own), 200) << own;
+  }
+  for (const char* other : {"https://evil.example", "null", "http://localhost.evil.example:8080"}) {
+    EXPECT_EQ(status(other), 403) << other;
+  }
+}
+
 TEST_F(ServerTest, AFileOfKeysIsReadStrictly) {
   const auto path = *folder_ / "bad-keys";
   const auto load = [&](std::string_view text) {
