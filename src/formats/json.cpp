@@ -15,7 +15,8 @@ namespace json = boost::json;
 class DocumentBuilder {
  public:
   static constexpr size_t kMaxKeyBytes = size_t{1} << 16;
-  static constexpr size_t kMaxTextBytes = size_t{8} << 20;
+  // JsonLimits bounds a document and so its texts: a picture in one may be most of a request.
+  static constexpr size_t kMaxTextBytes = size_t{1} << 30;
 
   DocumentBuilder(const std::string& source, size_t max_values)
       : source_(source), max_values_(max_values) {}

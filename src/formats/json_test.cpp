@@ -35,6 +35,12 @@ TEST(Json, ParsesWhatBoostParses) {
   }
 }
 
+TEST(Json, ATextMayBeNearlyTheDocument) {
+  const JsonLimits limits{.bytes = size_t{32} << 20};  // a picture inside a request
+  const std::string text(limits.bytes - 2, 'x');
+  EXPECT_EQ(parse('"' + text + '"', limits).as_string(), text);
+}
+
 TEST(Json, KeepsTheOrderOfKeys) {
   EXPECT_EQ(boost::json::serialize(parse(R"({"b":1,"a":2,"c":{"z":1,"y":2}})")),
             R"({"b":1,"a":2,"c":{"z":1,"y":2}})");
