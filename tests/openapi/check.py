@@ -57,8 +57,8 @@ def main():
     parser.add_argument("--path", action="append", help="this one, not all")
     options, more = parser.parse_known_args()
     server.drover = options.drover
-    # A short context: whatever is asked ends soon. One thread: the other processors make requests.
-    served = server.tiny("--context", 128, "--threads", 1, "--access-log", "off")
+    # A short context: whatever is asked ends soon.
+    served = server.tiny("--context", 128, "--access-log", "off")
     try:
         paths = json.loads(read(served.address + "/openapi.json"))["paths"]
         weights = {
