@@ -76,8 +76,6 @@ struct Metrics::State {
   prometheus::Gauge& cache_promised = gauge(
       "drover_cache_promised_bytes", "Of the cache, to those that run, for their whole length");
   prometheus::Gauge& cache_limit = gauge("drover_cache_limit_bytes", "Of the cache, at most");
-  prometheus::Gauge& cache_promised =
-      gauge("drover_cache_promised_bytes", "Of the cache, to requests that are worked on");
   prometheus::Gauge& kept = gauge("drover_cache_kept_tokens", "Of texts that are known");
   prometheus::Gauge& connections = gauge("drover_http_connections", "Open ones");
 
@@ -170,7 +168,6 @@ std::string Metrics::text(const SchedulerState& engine, const HttpCounters& http
   s.cache_used.Set(static_cast<double>(engine.pages_used * engine.page_bytes));
   s.cache_promised.Set(static_cast<double>(engine.pages_promised * engine.page_bytes));
   s.cache_limit.Set(static_cast<double>(engine.pages * engine.page_bytes));
-  s.cache_promised.Set(static_cast<double>(engine.pages_promised * engine.page_bytes));
   s.kept.Set(static_cast<double>(engine.kept_tokens));
   s.tell_experts(engine);
   s.connections.Set(static_cast<double>(http.connections_open));
