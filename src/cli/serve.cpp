@@ -228,8 +228,7 @@ void add_serve(CLI::App& app) {
   clients("--allow-pictures-from", serve->picture_hosts,
           "Fetch pictures from these hosts: HOST, *.HOST, or with :PORT")
       ->type_name("HOST")
-      ->delimiter(',')
-      ->envname("DROVER_ALLOW_PICTURES_FROM");
+      ->delimiter(',');
   command
       .add_flag("--allow-private-pictures", serve->private_pictures,
                 "Even if their addresses are not of the public internet")

@@ -32,7 +32,7 @@ TEST(StopFinder, ShowsNothingOfAStopStringAndHoldsBackItsBeginnings) {
 TEST(StopFinder, TheFirstStopInTheTextWins) {
   StopFinder finder({"later", "ate"});
   EXPECT_EQ(finder.push("I later"), "I ");
-  EXPECT_EQ(finder.which(), "ate");
+  EXPECT_EQ(finder.which(), "later");
   EXPECT_EQ(finder.push("more"), "");
 }
 
