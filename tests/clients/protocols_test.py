@@ -117,14 +117,21 @@ class ProtocolTest(server.ServedTest):
 class SmolTest(ProtocolTest):
     start = staticmethod(server.smol)
 
+    def followed_up(self, answer):
+        """What a chat says after this answer."""
+        return self.openai().chat.completions.create(
+            model="smol", temperature=0, max_tokens=20,
+            messages=[{"role": "user", "content": QUESTION},
+                      {"role": "assistant", "content": answer},
+                      {"role": "user", "content": "And 3+3?"}],
+        ).choices[0].message.content
+
 
 class ResponsesTest(SmolTest):
     def test_a_response_answers_and_can_be_followed_up(self):
         client = self.openai()
         asked = dict(model="smol", temperature=0, max_output_tokens=20)
-        answer = client.responses.create(
-            input=QUESTION, instructions="Answer briefly.", metadata={"a": "b"}, **asked
-        )
+        answer = client.responses.create(input=QUESTION, metadata={"a": "b"}, **asked)
         self.assertIn("4", answer.output_text)
         self.assertEqual(answer.status, "completed")
         self.assertEqual(answer.metadata, {"a": "b"})
@@ -135,9 +142,9 @@ class ResponsesTest(SmolTest):
         again = client.responses.create(
             input=[{"role": "user", "content": QUESTION}, *answer.output,
                    {"role": "user", "content": "And 3+3?"}],
-            instructions="Answer briefly.", **asked,
+            **asked,
         )
-        self.assertIn("6", again.output_text)
+        self.assertEqual(again.output_text, self.followed_up(answer.output_text))
         self.assertGreater(again.usage.input_tokens, answer.usage.input_tokens)
         self.assertGreater(again.usage.input_tokens_details.cached_tokens, 0)
 
@@ -163,7 +170,7 @@ class ResponsesTest(SmolTest):
 
     def test_all_of_it_has_the_packages_types(self):
         whole, events = self.responses(
-            dict(input=QUESTION, temperature=0, max_output_tokens=20, instructions="Be brief.",
+            dict(input=QUESTION, temperature=0, max_output_tokens=20,
                  include=["message.output_text.logprobs"], top_logprobs=2, store=True)
         )
         part = whole.output[0].content[0]
@@ -178,7 +185,9 @@ class ResponsesTest(SmolTest):
         self.assertEqual(events[-1].type, "response.completed")
 
     def test_what_is_cut_is_incomplete(self):
-        whole, events = self.responses(dict(input=QUESTION, temperature=0, max_output_tokens=2))
+        whole, events = self.responses(
+            dict(input=QUESTION, instructions="Be brief.", temperature=0, max_output_tokens=2)
+        )
         self.assertEqual(whole.status, "incomplete")
         self.assertEqual(whole.incomplete_details.reason, "max_output_tokens")
         self.assertEqual(events[-1].type, "response.incomplete")
@@ -215,6 +224,13 @@ class ResponsesTest(SmolTest):
         self.assertEqual("".join(piece.text for piece in pieces), whole.text)
 
 
+def sampled(asked):
+    """The package has no words for what its own newest models do not take."""
+    body = {key: asked[key] for key in ("temperature",) if key in asked}
+    rest = {key: value for key, value in asked.items() if key not in body}
+    return {**rest, "extra_body": {**body, **rest.get("extra_body", {})}}
+
+
 class MessagesTest(SmolTest):
     ASKED = dict(
         model="smol", max_tokens=20, temperature=0, messages=[{"role": "user", "content": QUESTION}]
@@ -222,19 +238,19 @@ class MessagesTest(SmolTest):
 
     def test_a_message_answers_and_can_be_followed_up(self):
         client = self.anthropic()
-        answer = client.messages.create(**self.ASKED)
+        answer = client.messages.create(**sampled(self.ASKED))
         self.assertIn("4", answer.content[0].text)
         self.assertEqual(answer.stop_reason, "end_turn")
         self.assertTrue(answer._request_id)
-        again = client.messages.create(**{
+        again = client.messages.create(**sampled({
             **self.ASKED,
             "messages": [
                 *self.ASKED["messages"],
                 {"role": "assistant", "content": answer.content},
                 {"role": "user", "content": "And 3+3?"},
             ],
-        })
-        self.assertIn("6", again.content[0].text)
+        }))
+        self.assertEqual(again.content[0].text, self.followed_up(answer.content[0].text))
         usage = again.usage
         self.assertGreater(usage.cache_read_input_tokens, 0)
         counted = client.messages.count_tokens(
@@ -251,15 +267,15 @@ class MessagesTest(SmolTest):
                       {"role": "user", "content": QUESTION}],
         )
         message = self.anthropic().messages.create(
-            model="smol", temperature=0.8, max_tokens=30, extra_body={"seed": 3},
+            model="smol", max_tokens=30, extra_body={"seed": 3, "temperature": 0.8},
             system=[{"type": "text", "text": "Answer briefly."}],
             messages=[{"role": "user", "content": [{"type": "text", "text": QUESTION}]}],
         )
         self.assertEqual(message.content[0].text, chat.choices[0].message.content)
 
     def test_the_packages_own_stream_puts_it_together(self):
-        whole = self.anthropic().messages.create(**self.ASKED)
-        with self.anthropic().messages.stream(**self.ASKED) as stream:
+        whole = self.anthropic().messages.create(**sampled(self.ASKED))
+        with self.anthropic().messages.stream(**sampled(self.ASKED)) as stream:
             text = "".join(stream.text_stream)
             final = stream.get_final_message()
         self.assertEqual(text, whole.content[0].text)
@@ -276,7 +292,7 @@ class MessagesTest(SmolTest):
         read(anthropic.types.MessageTokensCount, count)
 
     def test_a_stop_sequence_is_named(self):
-        first = self.anthropic().messages.create(**self.ASKED).content[0].text
+        first = self.anthropic().messages.create(**sampled(self.ASKED)).content[0].text
         stop = first[3:6]
         whole, _ = self.messages({**self.ASKED, "stop_sequences": ["not there", stop]})
         self.assertEqual(whole.stop_reason, "stop_sequence")
@@ -289,10 +305,10 @@ class MessagesTest(SmolTest):
 
     def test_an_answer_goes_on_from_what_the_assistant_began(self):
         begun = "2+2 equals"
-        answer = self.anthropic().messages.create(**{
+        answer = self.anthropic().messages.create(**sampled({
             **self.ASKED,
             "messages": [*self.ASKED["messages"], {"role": "assistant", "content": begun}],
-        })
+        }))
         self.assertTrue(answer.content[0].text.strip().startswith("4"), answer.content[0].text)
 
     def test_errors_are_the_ones_that_the_client_knows(self):
@@ -304,7 +320,7 @@ class MessagesTest(SmolTest):
             ({"messages": [{"role": "user", "content": "word " * 9000}]}, anthropic.BadRequestError),
         ):
             with self.assertRaises(error) as caught:
-                client.messages.create(**{**self.ASKED, **change})
+                client.messages.create(**sampled({**self.ASKED, **change}))
             body = read(ErrorResponse, caught.exception.body)
             self.assertEqual(body.request_id, caught.exception.request_id)
         self.assertRegex(body.error.message, r"8192.*90\d\d|90\d\d.*8192")
@@ -482,7 +498,7 @@ class PicturesTest(ProtocolTest):
     def test_a_message_sees_what_a_chat_sees(self):
         for picture in (RED, CHESS):
             message = self.anthropic().messages.create(
-                model="tiny", temperature=0, max_tokens=12,
+                model="tiny", max_tokens=12, extra_body={"temperature": 0},
                 messages=[{"role": "user", "content": [
                     {"type": "image", "source": {
                         "type": "base64", "media_type": "image/png",
