@@ -12,7 +12,7 @@ STREAMING = ("/chat/completions", "/completions", "/responses", "/messages")
 def before_load_schema(context, raw_schema):
     schemas = raw_schema["components"]["schemas"]
     schemas["Token"]["maximum"] = VOCABULARY - 1
-    schemas["Model"] = {"enum": ["tiny", None]}
+    schemas["Model"] = {"enum": ["tiny", "", None]}  # an empty name is none
     schemas["Sampling"]["allOf"][1]["properties"]["logit_bias"]["propertyNames"] = {
         "enum": [str(token) for token in range(0, VOCABULARY, 7)]
     }

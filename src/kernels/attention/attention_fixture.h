@@ -300,7 +300,7 @@ inline std::vector<float> contract_row(const Sequence& s, const float* q, int64_
   }
   const int64_t d = s.shape.d;
   struct State {
-    float m, l;
+    float m = 0, l = 0;
     std::vector<float> o;
   };
   const auto merge = [](State& all, const State& one) {
