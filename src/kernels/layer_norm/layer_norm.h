@@ -21,4 +21,13 @@ void layer_norm(Context& context, MatrixView out, ConstMatrixView x, const float
 void layer_norm(Context& context, RoundedRows& out, ConstMatrixView x, const float* weight,
                 const float* bias, float eps);
 
+// Its gradients, with n = (x[t,:] - m) r the normed row, r = rsqrt(v + eps), g = dy[t,:] * weight:
+//   dx[t,:] += r * (g - mean(g) - n * mean(g * n))
+//   dweight += sum over t of dy[t,:] * n,  dbias += sum over t of dy[t,:]
+// dx, dy, x: [T,D]; dx may not alias the others. dweight, dbias: [D], added to, or both null.
+// Sums over t run in blocks of 64 rows, each in order, then block after block: the same bits on any
+// number of threads. Does not fail.
+void layer_norm_backward(Context& context, MatrixView dx, float* dweight, float* dbias,
+                         ConstMatrixView dy, ConstMatrixView x, const float* weight, float eps);
+
 }  // namespace drover

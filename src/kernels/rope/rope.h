@@ -46,4 +46,7 @@ class RopeTable {
 // Source: Su et al. 2021, arXiv 2104.09864; spec section 2.2.
 void rope(Context& context, std::initializer_list<MatrixView> xs, const RopeTable& table);
 
+// The gradient of rope(), in place: each head is turned back by the same angles.
+void rope_backward(Context& context, std::initializer_list<MatrixView> ds, const RopeTable& table);
+
 }  // namespace drover

@@ -12,4 +12,13 @@ namespace drover {
 // Source: Shazeer 2020, arXiv 2002.05202; spec section 2.1.
 void swiglu(Context& context, MatrixView gate, ConstMatrixView up);
 
+// The same, with gate kept: out[t,i] = silu(gate[t,i]) * up[t,i]. out may not alias.
+void swiglu(Context& context, MatrixView out, ConstMatrixView gate, ConstMatrixView up);
+
+// Its gradients, with s = 1 / (1 + e^-gate):
+//   dgate = dout * up * s * (1 + gate * (1 - s)),  dup = dout * gate * s
+// All [T,F]; dgate may be dout. Does not fail.
+void swiglu_backward(Context& context, MatrixView dgate, MatrixView dup, ConstMatrixView dout,
+                     ConstMatrixView gate, ConstMatrixView up);
+
 }  // namespace drover
