@@ -143,8 +143,16 @@ void Teach::say_plan(const Training& training, const TrainingCursor& cursor) con
     ++taught;
     parameters += p.size();
   }
-  say(fmt::format("{}: teaches {} of {} tensors, {} of {} parameters", recipe.name, taught, tensors,
-                  grouped(parameters), grouped(all)));
+  if (training.lora) {
+    parameters = 0;
+    for (const Parameter& p : training.lora->factors()) parameters += p.size();
+    say(fmt::format("{}: teaches adapters of rank {} on {} of {} tensors, {} parameters beside {}",
+                    recipe.name, recipe.lora->options.rank, taught, tensors, grouped(parameters),
+                    grouped(all)));
+  } else {
+    say(fmt::format("{}: teaches {} of {} tensors, {} of {} parameters", recipe.name, taught,
+                    tensors, grouped(parameters), grouped(all)));
+  }
   if (!recipe.freeze.empty()) say(fmt::format("frozen: {}", fmt::join(recipe.freeze, ", ")));
   int64_t tokens = 0;
   for (size_t i = 0; i < recipe.stages.size(); ++i) {
@@ -240,8 +248,12 @@ struct Tune {
   Teach teach;
   std::string model;
   std::vector<std::string> data;
+  bool full = false;
+  std::vector<std::string> groups;  // of adapters; empty: all that the model has
+  int64_t rank = 8;
+  std::optional<double> alpha;
   std::vector<std::string> frozen;
-  double rate = 2e-5;
+  std::optional<double> rate;
   int64_t steps = 200, tokens = 4096, micro = 2048, length = 1024, seed = 0;
   double held_out = 0.1;
   std::string precision = "bf16";
@@ -258,12 +270,18 @@ void Tune::operator()() const {
   std::vector<std::string> files;
   for (const std::string& file : data) files.push_back(fs::absolute(file).string());
   const std::string name = fs::path(teach.out).filename().string();
-  const json::object recipe = {
+  if (full && (!groups.empty() || alpha)) {
+    throw_error(ErrorKind::kUsage, "lora, alpha: expected no --full, which teaches no adapters");
+  }
+  if (!full && !frozen.empty()) {
+    throw_error(ErrorKind::kUsage, "freeze: expected --full; adapters freeze the whole model");
+  }
+  json::object recipe = {
       {"name", name},
       {"seed", seed},
       {"precision", precision},
       {"model", {{"start", locate_model(model).string()}}},
-      {"optimizer", {{"adamw", {{"rate", rate}, {"decay", 0}}}}},
+      {"optimizer", {{"adamw", {{"rate", rate.value_or(full ? 2e-5 : 1e-3)}, {"decay", 0}}}}},
       {"schedule", {{"warmup", std::max<int64_t>(1, steps / 20)}, {"decay", 0.9}}},
       {"freeze", list(frozen)},
       {"sources",
@@ -280,6 +298,11 @@ void Tune::operator()() const {
          {"micro", micro},
          {"length", length},
          {"mixture", {{"data", 1}}}}}}};
+  if (!full) {
+    json::object lora = {{"rank", rank}, {"alpha", alpha.value_or(2 * static_cast<double>(rank))}};
+    if (!groups.empty()) lora["groups"] = list(groups);
+    recipe["lora"] = std::move(lora);
+  }
   teach(recipe_from_json(recipe, fs::current_path(), "tune"));
 }
 
@@ -319,7 +342,19 @@ void add_tune(CLI::App& app) {
   const auto number = [&](const char* flag, auto& value, const char* help) {
     command->add_option(flag, value, help)->capture_default_str();
   };
-  number("--rate", tune->rate, "How far a step goes at most");
+  command->add_flag("--full", tune->full, "Teach every tensor, not adapters beside them");
+  command
+      ->add_option("--lora", tune->groups,
+                   "What gets adapters: attention, shared (or dense), experts; all if unset")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"attention", "shared", "experts"}))
+      ->type_name("LIST")
+      ->allow_extra_args(false);
+  number("--rank", tune->rank, "Of adapters");
+  command->add_option("--alpha", tune->alpha,
+                      "Adapters count alpha / rank; twice the rank if unset");
+  command->add_option("--rate", tune->rate,
+                      "How far a step goes at most; 1e-3 if unset, 2e-5 with --full");
   number("--steps", tune->steps, "Steps in all");
   number("--tokens", tune->tokens, "Tokens of a step");
   number("--micro", tune->micro, "Tokens that are computed together");
@@ -331,7 +366,8 @@ void add_tune(CLI::App& app) {
       ->capture_default_str();
   command
       ->add_option("--freeze", tune->frozen,
-                   "Tensors that stay as they are, by name (*, ?, [...]); repeatable")
+                   "With --full: tensors that stay as they are, by name (*, ?, [...]);\n"
+                   "repeatable")
       ->type_name("PATTERN")
       ->allow_extra_args(false);
   tune->teach.add_options(*command);

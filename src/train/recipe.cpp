@@ -151,6 +151,37 @@ void read_plan(const Fields& top, Recipe& recipe) {
   recipe.evaluate_examples = v.count("examples", 0, recipe.evaluate_examples);
 }
 
+void read_lora(const Fields& top, Recipe& recipe) {
+  if (!top.has("lora")) return;
+  const Fields f(*top.fields("lora"), {"groups", "rank", "alpha"});
+  if (!recipe.freeze.empty()) {
+    throw_error(ErrorKind::kBadData, "{}: expected 'freeze' or 'lora', which freezes all, got both",
+                top.where());
+  }
+  if (recipe.start.empty()) {
+    throw_error(ErrorKind::kBadData, "{}: 'lora': expected a model to 'start' from", top.where());
+  }
+  Recipe::Adapters& out = recipe.lora.emplace();
+  out.options.rank = f.count("rank", 1, out.options.rank);
+  out.options.alpha = f.at_least("alpha", 0, 2 * static_cast<double>(out.options.rank));
+  out.options.seed = recipe.seed;
+  const auto groups = f.texts("groups");
+  out.all_groups = !groups;
+  if (!groups) return;
+  out.options.attention = out.options.shared = out.options.experts = false;
+  for (const std::string_view group : *groups) {
+    if (group == "attention") {
+      out.options.attention = true;
+    } else if (group == "shared") {
+      out.options.shared = true;
+    } else if (group == "experts") {
+      out.options.experts = true;
+    } else {
+      f.wrong("groups", "attention, shared or experts", printable(group));
+    }
+  }
+}
+
 void read_sources(const Fields& top, Recipe& recipe) {
   const JsonFields sources = top.required_fields("sources");
   for (const auto& entry : sources.object()) {
@@ -243,7 +274,7 @@ Recipe recipe_from_json(const json::object& object, const std::filesystem::path&
   const Fields top(
       JsonFields(object, source),
       {"name", "licence", "out", "seed", "precision", "model", "initialization", "optimizer",
-       "schedule", "experts", "freeze", "sources", "checkpoint", "stages", "evaluate"});
+       "schedule", "experts", "freeze", "lora", "sources", "checkpoint", "stages", "evaluate"});
   Recipe recipe;
   recipe.folder = folder;
   recipe.name = top.required_text("name");
@@ -262,6 +293,7 @@ Recipe recipe_from_json(const json::object& object, const std::filesystem::path&
   read_initialization(top, recipe);
   read_optimizer(top, recipe);
   read_plan(top, recipe);
+  read_lora(top, recipe);
   read_sources(top, recipe);
   read_stages(top, recipe);
   for (const auto& entry : object) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "train/decoder_pass.h"
+#include "train/lora.h"
 #include "train/optimizer.h"
 #include "train/parameters.h"
 #include "train/schedule.h"
@@ -60,6 +61,12 @@ struct Recipe {
   PassOptions experts;  // balance, router_z
   SelectionBias selection_bias;
   std::vector<std::string> freeze;  // globs on tensors' names
+  // Teach adapters and leave the model as it is. Groups that are not named are those the model has.
+  struct Adapters {
+    LoraOptions options;
+    bool all_groups = false;
+  };
+  std::optional<Adapters> lora;
 
   std::vector<RecipeSource> sources;
   std::vector<RecipeStage> stages;

@@ -195,6 +195,35 @@ TEST(Recipe, IsBoundToWhatDecidesTheNumbersAlone) {
   }
 }
 
+TEST(Recipe, TeachesAdaptersBesideAModelThatIsThere) {
+  json::object tuned = with("freeze", "[]");
+  tuned["model"] = {{"start", "m.gguf"}};
+  tuned["lora"] = {{"rank", 4}};
+  Recipe r = read(tuned);
+  ASSERT_TRUE(r.lora);
+  EXPECT_EQ(r.start, "m.gguf");
+  EXPECT_EQ(r.lora->options.rank, 4);
+  EXPECT_EQ(r.lora->options.alpha, 8);
+  EXPECT_EQ(r.lora->options.seed, 7u);
+  EXPECT_TRUE(r.lora->all_groups);
+  tuned["lora"] = {{"groups", {"experts"}}, {"alpha", 3}};
+  r = read(tuned);
+  EXPECT_FALSE(r.lora->all_groups);
+  EXPECT_TRUE(r.lora->options.experts);
+  EXPECT_FALSE(r.lora->options.attention || r.lora->options.shared);
+  EXPECT_EQ(r.lora->options.alpha, 3);
+  tuned["lora"] = {{"groups", {"router"}}};
+  expect_error(ErrorKind::kBadData, "'groups': expected attention, shared or experts",
+               [&] { read(tuned); });
+  tuned["lora"] = json::object();
+  tuned["freeze"] = {"blk.*"};
+  expect_error(ErrorKind::kBadData, "expected 'freeze' or 'lora'", [&] { read(tuned); });
+  json::object fresh = with("freeze", "[]");
+  fresh["lora"] = json::object();
+  expect_error(ErrorKind::kBadData, "'lora': expected a model to 'start' from",
+               [&] { read(fresh); });
+}
+
 ModelConfig small_config() {
   return config_from_huggingface(
       parse_json(R"({"model_type": "llama", "vocab_size": 16, "hidden_size": 8,

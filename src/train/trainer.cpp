@@ -31,9 +31,9 @@ double seconds_since(Clock::time_point start) {
 
 bool is_set(const std::atomic<bool>* flag) { return flag != nullptr && flag->load(); }
 
-std::vector<Parameter*> taught_of(Parameters& parameters) {
+std::vector<Parameter*> taught_of(const TrainerParts& parts) {
   std::vector<Parameter*> out;
-  for (Parameter& parameter : parameters.all()) {
+  for (Parameter& parameter : parts.lora ? parts.lora->factors() : parts.parameters->all()) {
     if (parameter.taught) out.push_back(&parameter);
   }
   return out;
@@ -78,7 +78,7 @@ Trainer::Trainer(Context& context, const Recipe& recipe, const TrainerParts& par
       recipe_(recipe),
       parts_(parts),
       parameters_(*parts.parameters),
-      taught_(taught_of(parameters_)),
+      taught_(taught_of(parts)),
       decoder_(context, parameters_, recipe.experts),
       optimizer_(context, taught_, recipe.optimizer, recipe.precision) {
   DROVER_CHECK(parts.sources.size() == recipe.sources.size());
@@ -88,6 +88,15 @@ Trainer::Trainer(Context& context, const Recipe& recipe, const TrainerParts& par
 }
 
 Trainer::~Trainer() = default;
+
+// What passes multiply with, after values changed.
+void Trainer::refresh() {
+  if (parts_.lora) {
+    parts_.lora->apply(context_);
+  } else {
+    parameters_.refresh(context_);
+  }
+}
 
 std::vector<NamedFloats> Trainer::arrays() {
   std::vector<NamedFloats> out;
@@ -111,7 +120,7 @@ bool Trainer::resume(const std::function<void(const std::string&)>& warn) {
     }
     DROVER_CHECK(cursor_.scores.size() == recipe_.sources.size());
     optimizer_.set_steps(cursor_.optimizer_steps);
-    parameters_.refresh(context_);
+    refresh();
     saved_step_ = cursor_.step;
     saved_seconds_ = cursor_.seconds;
     return true;
@@ -186,7 +195,11 @@ bool Trainer::step(const TrainingWatch& watch) {
   for (size_t i = 0; i < report.sources.size(); ++i)
     report.sources[i].name = recipe_.sources[i].name;
   std::vector<int64_t> expert_tokens(decoder_.selection_bias().size());
-  parameters_.clear_gradients(context_);
+  if (parts_.lora) {
+    parts_.lora->clear_gradients(context_);
+  } else {
+    parameters_.clear_gradients(context_);
+  }
   for (size_t i = 0; i < batches.size(); ++i) {
     if (is_set(watch.stop)) {
       stream_.reset();  // so that the next step begins where this one did
@@ -199,6 +212,7 @@ bool Trainer::step(const TrainingWatch& watch) {
     for (size_t e = 0; e < done.expert_tokens.size(); ++e)
       expert_tokens[e] += done.expert_tokens[e];
   }
+  if (parts_.lora) parts_.lora->backward(context_);
   report.gradient_norm = optimizer_.gradient_norm();
   if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm)) {
     throw Error(
@@ -211,7 +225,7 @@ bool Trainer::step(const TrainingWatch& watch) {
   const PlanPlace at = place();
   report.rate = rate_scale(recipe_.schedule, at);
   optimizer_.update(report.rate, clip_scale(report.gradient_norm, recipe_.optimizer.clip));
-  parameters_.refresh(context_);
+  refresh();
   update_selection_bias(recipe_.selection_bias, at, config.experts, expert_tokens,
                         decoder_.selection_bias());
 

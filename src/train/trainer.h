@@ -27,6 +27,7 @@ namespace drover {
 
 struct TrainerParts {
   Parameters* parameters = nullptr;  // with values, and refreshed
+  Lora* lora = nullptr;              // of these parameters: what is taught in place of them
   // Of each source in the recipe's order; a null where nothing is held out.
   std::vector<const Source*> sources, held_out;
   std::optional<Token> patch_token;
@@ -72,6 +73,7 @@ class Trainer {
   void save(const TrainingWatch& watch);
   PlanPlace place() const;
   std::vector<NamedFloats> arrays();
+  void refresh();
 
   Context& context_;
   const Recipe& recipe_;

@@ -117,7 +117,14 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
   } else {
     initialize(*out->parameters, r.initialization);
   }
-  freeze(*out->parameters, r.freeze);
+  if (r.lora) {
+    LoraOptions options = r.lora->options;
+    if (r.lora->all_groups) options.experts = config.experts > 0;
+    out->lora = std::make_unique<Lora>(*out->parameters, options);
+    out->parts.lora = out->lora.get();
+  } else {
+    freeze(*out->parameters, r.freeze);
+  }
   out->parameters->refresh(context);
   make_sources(*out);
   out->parts.parameters = out->parameters.get();
@@ -129,6 +136,15 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
 std::vector<fs::path> write_taught(Context& context, const Training& training,
                                    const Progress& progress) {
   const Recipe& recipe = training.recipe;
+  if (training.lora) {
+    const fs::path folder = recipe.out / recipe.name;
+    PeftNotes notes = training.lora->notes();
+    if (training.start && training.start->huggingface() != nullptr) {
+      notes.base_model = training.start->path().string();
+    }
+    write_peft(training.lora->adapters(), notes, training.parameters->config(), folder);
+    return {folder};
+  }
   const Vocabulary& vocabulary = training.tokenizer->vocabulary();
   ModelNotes notes;
   if (training.start) notes = notes_of(*training.start);

@@ -22,6 +22,7 @@ struct Training {
   std::optional<Tokenizer> tokenizer;
   std::string tokenizer_json;  // its text; empty where a start has none
   std::unique_ptr<Parameters> parameters;
+  std::unique_ptr<Lora> lora;  // where the recipe teaches adapters
   SourceContext learnt_from, asked_about;
   std::vector<std::unique_ptr<Source>> sources, held_out;
   TrainerParts parts;
@@ -34,7 +35,8 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
                                            const Progress& progress = {});
 
 // Into recipe.out: NAME.gguf, and a folder NAME in the form of Hugging Face where there is a
-// tokenizer.json to put into it. Gives what was written.
+// tokenizer.json to put into it; of adapters the folder NAME alone, in the form of PEFT. Gives what
+// was written.
 std::vector<std::filesystem::path> write_taught(Context& context, const Training& training,
                                                 const Progress& progress = {});
 

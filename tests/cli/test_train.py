@@ -111,15 +111,25 @@ class Train(CliTest):
         self.assertNotEqual(other.code, 0)
         self.assertIn("expected a checkpoint of this recipe", other.err)
 
-    def test_tunes_a_model_that_is_there(self):
+    def tune(self, *more):
         small_recipe.write(self.folder)
-        done = self.good(
+        return self.good(
             "tune", self.scout, self.folder / "sums.jsonl", "--out", self.folder / "tuned",
-            "--steps", 4, "--tokens", 256, "--micro", 128, "--length", 64, "--rate", "1e-3",
-            "--freeze", "blk.0.*", "--json",
-        )
+            "--steps", 4, "--tokens", 256, "--micro", 128, "--length", 64, "--json", *more,
+        )  # fmt: skip
+
+    def test_tunes_a_model_that_is_there(self):
+        done = self.tune("--full", "--rate", "1e-3", "--freeze", "blk.0.*")
         self.assertIn("frozen: blk.0.*", done.err)
-        before = self.good("inspect", self.scout, "--json").json
-        after = self.good("inspect", self.folder / "tuned/tuned.gguf", "--json").json
-        self.assertEqual(before.get("parameters"), after.get("parameters"))
-        self.good("run", self.folder / "tuned/tuned", "what is 1 and 2?", "-n", 3)
+        self.assertEqual(done.json["step"], 4)
+        for model in ("tuned/tuned.gguf", "tuned/tuned"):
+            self.good("run", self.folder / model, "what is 1 and 2?", "-n", 3)
+
+    def test_tunes_adapters_beside_a_model(self):
+        done = self.tune("--rank", 2, "--lora", "attention,experts")
+        self.assertIn("teaches adapters of rank 2 on ", done.err)
+        adapter = self.folder / "tuned/tuned"
+        self.assertEqual(json.loads((adapter / "adapter_config.json").read_text())["r"], 2)
+        self.good("run", self.scout, "what is 1 and 2?", "-n", 3, "--lora", adapter)
+        self.bad(2, ["--full"], "tune", self.scout, self.folder / "sums.jsonl", "--out",
+                 self.folder / "x", "--freeze", "blk.0.*")  # fmt: skip
