@@ -23,44 +23,13 @@
 
 namespace drover::testing {
 
+inline const std::filesystem::path kGradients = "tests/data/gradients";
+
 class GradientGolden {
  public:
   explicit GradientGolden(const std::string& name)
-      : GradientGolden(std::filesystem::path("tests/data/gradients") / name) {}
-
-  boost::json::object json;
-  ModelConfig config;
-  std::optional<VisionConfig> vision;
-  std::vector<Example> documents;
-
-  double weight() const {  // of all targets
-    double sum = 0;
-    for (const Example& document : documents) {
-      for (size_t i = 1; i < document.weights.size(); ++i) sum += document.weights[i];
-    }
-    return sum;
-  }
-  // "gradient/blk.0.attn_q.weight", row-major; empty if it is not there.
-  std::vector<float> tensor(std::string_view kind, std::string_view name) const {
-    const NamedTensor* found = file_.find(std::string(kind) + "/" + std::string(name));
-    if (found == nullptr) return {};
-    std::vector<float> out(static_cast<size_t>(found->bytes) / sizeof(float));
-    std::memcpy(out.data(), found->data, out.size() * sizeof(float));
-    return out;
-  }
-  std::span<const NamedTensor> tensors() const { return file_.tensors(); }
-  // Of the losses of each row but each document's last, document after document.
-  std::vector<float> losses(const boost::json::value& of) const {
-    std::vector<float> out;
-    for (const auto& document : of.as_array()) {
-      for (const auto& loss : document.as_array()) out.push_back(loss.to_number<float>());
-    }
-    return out;
-  }
-
- private:
-  explicit GradientGolden(const std::filesystem::path& folder)
-      : file_(SafetensorsFile::open(folder / "tensors.safetensors")) {
+      : file_(SafetensorsFile::open(kGradients / name / "tensors.safetensors")) {
+    const std::filesystem::path folder = kGradients / name;
     const auto model = HuggingfaceFolder::open_config_only(folder);
     config = config_from_huggingface(model.config, folder.string());
     vision = vision_config_from_huggingface(model, config.hidden);
@@ -93,6 +62,37 @@ class GradientGolden {
     }
   }
 
+  boost::json::object json;
+  ModelConfig config;
+  std::optional<VisionConfig> vision;
+  std::vector<Example> documents;
+
+  double weight() const {  // of all targets
+    double sum = 0;
+    for (const Example& document : documents) {
+      for (size_t i = 1; i < document.weights.size(); ++i) sum += document.weights[i];
+    }
+    return sum;
+  }
+  // "gradient/blk.0.attn_q.weight", row-major; empty if it is not there.
+  std::vector<float> tensor(std::string_view kind, std::string_view name) const {
+    const NamedTensor* found = file_.find(std::string(kind) + "/" + std::string(name));
+    if (found == nullptr) return {};
+    std::vector<float> out(static_cast<size_t>(found->bytes) / sizeof(float));
+    std::memcpy(out.data(), found->data, out.size() * sizeof(float));
+    return out;
+  }
+  std::span<const NamedTensor> tensors() const { return file_.tensors(); }
+  // Of the losses of each row but each document's last, document after document.
+  std::vector<float> losses(const boost::json::value& of) const {
+    std::vector<float> out;
+    for (const auto& document : of.as_array()) {
+      for (const auto& loss : document.as_array()) out.push_back(loss.to_number<float>());
+    }
+    return out;
+  }
+
+ private:
   SafetensorsFile file_;
 };
 
