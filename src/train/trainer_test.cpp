@@ -327,17 +327,17 @@ TEST_F(TrainerTest, NamesASourceWhoseExampleIsTooLong) {
   expect_error(ErrorKind::kBadData, "source 'long': example ", [&] { run.go(); });
 }
 
-TEST(Mixture, DrawsByWeightAndByIndexAlone) {
+TEST(ExampleMixture, DrawsByWeightAndByIndexAlone) {
   const Counting counting;
   const Echo echo;
   const Source* sources[] = {&counting, &echo};
   const double weights[] = {1, 3};
-  const Mixture mixture(sources, weights, 5, 20);
+  const ExampleMixture mixture(sources, weights, 5, 20);
   int64_t second = 0;
   for (uint64_t i = 0; i < 4000; ++i) second += mixture.source_of(i) == 1;
   // 4000 draws at 3/4: a deviation of 27, and five of them.
   EXPECT_NEAR(static_cast<double>(second), 3000, 5 * 27.4);
-  const Mixture again(sources, weights, 5, 20), other(sources, weights, 6, 20);
+  const ExampleMixture again(sources, weights, 5, 20), other(sources, weights, 6, 20);
   int64_t differ = 0;
   for (uint64_t i = 0; i < 50; ++i) {
     EXPECT_EQ(mixture.draw(i).example.tokens, again.draw(i).example.tokens);
@@ -350,7 +350,7 @@ TEST(ExampleStream, FillsPassesInOrderAndBeginsAnywhere) {
   const Counting counting;
   const Source* sources[] = {&counting};
   const double weights[] = {1};
-  const Mixture mixture(sources, weights, 5, 20);
+  const ExampleMixture mixture(sources, weights, 5, 20);
   Context context(2), alone(1);
   ExampleStream stream(context, mixture, 0);
   std::vector<uint64_t> starts;
