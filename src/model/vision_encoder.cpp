@@ -1,12 +1,11 @@
 #include "model/vision_encoder.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 #include "base/error.h"
 #include "base/huge_pages.h"
 #include "kernels/layer_norm/layer_norm.h"
+#include "model/vision_rows.h"
 
 namespace drover {
 namespace {
@@ -19,19 +18,7 @@ constexpr int64_t kTilesTogether = 4;
 
 VisionEncoder::VisionEncoder(Context& context, const Vision& vision)
     : context_(context), config_(vision.config), weights_(vision.weights) {
-  const VisionConfig& c = config_;
-  std::vector<float> frequencies;
-  const int64_t half = c.head_dim() / 2;  // as many pairs for x and y together
-  for (int64_t m = 0; m < half / 2; ++m) {
-    const float exponent = static_cast<float>(2 * m) / static_cast<float>(half);
-    frequencies.push_back(1.0f / std::pow(static_cast<float>(c.rope_theta), exponent));
-  }
-  rope_.fill_2d(c.side(), frequencies);
-  for (int colour = 0; colour < 3; ++colour) {
-    for (int x = 0; x < 256; ++x) {
-      normal_[colour][x] = (static_cast<float>(x) / 255.0f - c.mean[colour]) / c.std[colour];
-    }
-  }
+  rope_.fill_2d(config_.side(), patch_frequencies(config_));
 }
 
 bool VisionEncoder::encode(std::span<const uint8_t* const> tiles, MatrixView out,
@@ -41,8 +28,7 @@ bool VisionEncoder::encode(std::span<const uint8_t* const> tiles, MatrixView out
   DROVER_CHECK(out.rows == count * c.tile_tokens() && out.cols == c.embedding);
   for (int64_t first = 0; first < count; first += tiles_) {
     tiles_ = std::min(kTilesTogether, count - first);
-    take_patches(tiles.subspan(static_cast<size_t>(first), static_cast<size_t>(tiles_)));
-    embed();
+    embed(tiles.subspan(static_cast<size_t>(first), static_cast<size_t>(tiles_)));
     for (int64_t layer = 0; layer < c.layer_count; ++layer) {
       attention_block(weights_.layers[static_cast<size_t>(layer)]);
       feed_forward_block(weights_.layers[static_cast<size_t>(layer)]);
@@ -95,38 +81,17 @@ void VisionEncoder::linear(Activation& x, std::initializer_list<Map> maps) {
   matmul(context_, jobs);
 }
 
-// Cuts tiles into patches, row by row; the values of one are colour by colour (spec 5.1).
-void VisionEncoder::take_patches(std::span<const uint8_t* const> tiles) {
-  const VisionConfig& c = config_;
-  const int64_t side = c.side(), p = c.patch, size = c.tiles.size;
-  patches_.resize(tiles_ * c.patches(), c.patch_values());
-  const MatrixView patches = patches_.floats();
-  context_.threads.run(tiles_ * c.patches(), [&](int64_t patch, int) {
-    const int64_t n = patch % c.patches(), y0 = n / side * p, x0 = n % side * p;
-    const uint8_t* tile = tiles[static_cast<size_t>(patch / c.patches())];
-    float* to = patches.row(patch);
-    for (int colour = 0; colour < 3; ++colour) {
-      for (int64_t y = y0; y < y0 + p; ++y) {
-        const uint8_t* from = tile + (y * size + x0) * 3 + colour;
-        for (int64_t x = 0; x < p; ++x) *to++ = normal_[colour][from[3 * x]];
-      }
-    }
-  });
-}
-
-// h = norm([patches, class] + positions), spec 5.2.
-void VisionEncoder::embed() {
+// h = norm([patches, class] + positions), spec 5.2. The class token goes through the product as a
+// patch of zeros, so that all tiles are one matrix.
+void VisionEncoder::embed(std::span<const uint8_t* const> tiles) {
   const VisionConfig& c = config_;
   const int64_t W = c.hidden, n = c.patches(), all = tiles_ * c.rows();
+  patches_.resize(all, c.patch_values());
+  take_patches(context_, c, tiles, patches_.floats());
   h_.resize(all, W);
-  const MatrixView h = h_.floats(), patches = patches_.floats();
-  std::vector<MatmulJob> jobs;
-  for (int64_t tile = 0; tile < tiles_; ++tile) {
-    jobs.push_back({.x = {patches.row(tile * n), n, patches.cols, patches.stride},
-                    .w = weights_.patch_embedding,
-                    .out = {h.row(tile * c.rows()), n, W, W}});
-  }
-  matmul(context_, jobs);
+  const MatrixView h = h_.floats();
+  const MatmulJob job{.x = patches_.floats(), .w = weights_.patch_embedding, .out = h};
+  matmul(context_, {&job, 1});
   context_.threads.run(all, [&](int64_t t, int) {
     const int64_t place = t % c.rows();
     const float* position = weights_.position_embedding + place * W;
@@ -186,19 +151,11 @@ void VisionEncoder::feed_forward_block(const VisionLayerWeights& w) {
 // after both of its layers, and the projector (5.6).
 void VisionEncoder::read_out(MatrixView out) {
   const VisionConfig& c = config_;
-  const int64_t W = c.hidden, s = c.shuffle, side = c.side() / s, tokens = tiles_ * c.tile_tokens();
+  const int64_t tokens = tiles_ * c.tile_tokens();
   const MatrixView h = h_.floats();
   layer_norm(context_, h, h, weights_.post_norm.weight, weights_.post_norm.bias, c.norm_eps);
   joined_.resize(tokens, c.joined());
-  const MatrixView joined = joined_.floats();
-  context_.threads.run(tokens, [&](int64_t t, int) {
-    const int64_t tile = t / c.tile_tokens(), i = t % c.tile_tokens() / side, j = t % side;
-    for (int64_t dy = 0; dy < s; ++dy) {
-      // The s patches of a row stand side by side.
-      const float* from = h.row(tile * c.rows() + (s * i + dy) * c.side() + s * j);
-      std::copy_n(from, s * W, joined.row(t) + dy * s * W);
-    }
-  });
+  join_patches(context_, c, joined_.floats(), h);
   const BiasedMap fc1{weights_.adapter_fc1}, fc2{weights_.adapter_fc2};
   const BiasedMap projector{weights_.projector};
   auto& [first, second] = adapted_;

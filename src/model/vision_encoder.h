@@ -39,8 +39,7 @@ class VisionEncoder {
               const std::function<bool(int64_t done, int64_t total)>& between_layers = {});
 
  private:
-  void take_patches(std::span<const uint8_t* const> tiles);
-  void embed();
+  void embed(std::span<const uint8_t* const> tiles);
   void attention_block(const VisionLayerWeights& w);
   void feed_forward_block(const VisionLayerWeights& w);
   void read_out(MatrixView out);
@@ -93,12 +92,11 @@ class VisionEncoder {
   Context& context_;
   const VisionConfig& config_;
   const VisionWeights& weights_;
-  RopeTable rope_;        // of one tile
-  float normal_[3][256];  // a pixel's value by its byte
+  RopeTable rope_;  // of one tile
 
   // The tiles at hand, T of them; S = patches + 1 rows each.
   int64_t tiles_ = 0;
-  Activation patches_;                  // [T n, 3 p p]
+  Activation patches_;                  // [T S, 3 p p]
   Activation h_;                        // [T S, W]  residual stream
   Activation normed_;                   // [T S, W]
   Activation q_, k_, v_;                // [T S, W]
