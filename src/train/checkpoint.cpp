@@ -71,8 +71,8 @@ std::span<const std::byte> bytes_of(std::string_view text) {
 }
 
 template <typename T>
-std::span<const std::byte> bytes_of(const T& scalar) {
-  return std::as_bytes(std::span(&scalar, 1));
+void write_scalar(FileWriter& out, T scalar) {
+  out.write(std::as_bytes(std::span(&scalar, 1)));
 }
 
 }  // namespace
@@ -93,8 +93,8 @@ void write_checkpoint(const fs::path& path, const Digest& digest, const Training
       json::object{{"digest", hex(digest)}, {"cursor", to_json(cursor)}, {"arrays", table}});
   FileWriter out(path);
   out.write(kMagic);
-  out.write(bytes_of(uint64_t{head.size()}));
-  out.write(bytes_of(crc32c(bytes_of(head))));
+  write_scalar<uint64_t>(out, head.size());
+  write_scalar<uint32_t>(out, crc32c(bytes_of(head)));
   out.write(head);
   for (const NamedFloats& array : arrays) out.write(std::as_bytes(array.values));
   out.commit();

@@ -14,8 +14,8 @@ constexpr uint64_t kChoice = 0x6d697874757265;  // "mixture"
 
 }  // namespace
 
-Mixture::Mixture(std::span<const Source* const> sources, std::span<const double> weights,
-                 uint64_t seed, int64_t length)
+ExampleMixture::ExampleMixture(std::span<const Source* const> sources,
+                               std::span<const double> weights, uint64_t seed, int64_t length)
     : sources_(sources.begin(), sources.end()), seed_(seed), length_(length) {
   DROVER_CHECK(sources.size() == weights.size());
   double sum = 0;
@@ -23,13 +23,13 @@ Mixture::Mixture(std::span<const Source* const> sources, std::span<const double>
   DROVER_CHECK(sum > 0);
 }
 
-size_t Mixture::source_of(uint64_t index) const {
+size_t ExampleMixture::source_of(uint64_t index) const {
   const double at = Random(seed_ ^ kChoice, index).uniform() * limits_.back();
   const auto found = std::upper_bound(limits_.begin(), limits_.end() - 1, at);
   return static_cast<size_t>(found - limits_.begin());
 }
 
-DrawnExample Mixture::draw(uint64_t index) const {
+DrawnExample ExampleMixture::draw(uint64_t index) const {
   DrawnExample out;
   out.source = source_of(index);
   const Source& source = *sources_[out.source];

@@ -19,11 +19,11 @@ struct DrawnExample {
 
 // Examples of several sources by weight. Example `index` is a function of seed, length and index
 // alone. The sources must outlive it; thread-safe.
-class Mixture {
+class ExampleMixture {
  public:
   // weights: of the sources in order, at least one above 0. length: the most tokens of an example.
-  Mixture(std::span<const Source* const> sources, std::span<const double> weights, uint64_t seed,
-          int64_t length);
+  ExampleMixture(std::span<const Source* const> sources, std::span<const double> weights,
+                 uint64_t seed, int64_t length);
 
   size_t source_of(uint64_t index) const;
   // Throws what the source throws, with its name before it; kBadData for an example of less than
@@ -47,7 +47,7 @@ struct MicroBatch {
 class ExampleStream {
  public:
   // Begins with example `index`. The mixture must outlive it.
-  ExampleStream(Context& context, const Mixture& mixture, uint64_t index)
+  ExampleStream(Context& context, const ExampleMixture& mixture, uint64_t index)
       : context_(context), mixture_(mixture), index_(index) {}
 
   // The next examples that fit into a pass of `tokens`, at least one.
@@ -57,7 +57,7 @@ class ExampleStream {
 
  private:
   Context& context_;
-  const Mixture& mixture_;
+  const ExampleMixture& mixture_;
   uint64_t index_;
   std::deque<DrawnExample> ahead_;  // from index_ on
 };

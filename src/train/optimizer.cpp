@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "kernels/matmul/matmul.h"
+#include "kernels/transpose/transpose.h"
 #include "tensor/float16.h"
 
 namespace drover {
@@ -39,45 +40,51 @@ double sum_of_squares(const float* x, int64_t count) {
   return sum;
 }
 
-// to[c, r] = from[r, c]
-void transpose_matrix(const float* from, int64_t rows, int64_t cols, float* to) {
-  constexpr int64_t kBlock = 32;  // of both, 4 KB: in the first cache
-  for (int64_t first = 0; first < rows; first += kBlock) {
-    const int64_t last = std::min(first + kBlock, rows);
-    for (int64_t left = 0; left < cols; left += kBlock) {
-      const int64_t right = std::min(left + kBlock, cols);
-      for (int64_t r = first; r < last; ++r) {
-        for (int64_t c = left; c < right; ++c) to[c * rows + r] = from[r * cols + c];
-      }
-    }
-  }
-}
-
-// Copies of matrices in the type that products take.
+// Matrices one behind the other, as second factors of products: in bf16, or as they are.
 class Factors {
  public:
-  Factors(Context& context, Precision precision, int64_t count)
-      : context_(context), bf16_(precision == Precision::kBF16) {
-    if (bf16_) rounded_ = AlignedArray<bf16>(static_cast<size_t>(count));
-  }
-  // With f32 it is a view of the floats themselves.
-  const std::byte* of(const float* x, int64_t count) {
-    if (!bf16_) return reinterpret_cast<const std::byte*>(x);
+  Factors(Context& context, Precision precision, int64_t matrices)
+      : context_(context),
+        type_(precision == Precision::kBF16 ? DType::kBF16 : DType::kF32),
+        matrices_(matrices) {}
+
+  // From now on x itself, [matrices, rows, cols]; with f32 a view of it.
+  void take(const float* x, int64_t rows, int64_t cols) {
+    shape(rows, cols);
+    data_ = reinterpret_cast<const std::byte*>(x);
+    if (type_ == DType::kF32) return;
+    const int64_t count = matrices_ * rows * cols;
+    own_.reserve_discarding(static_cast<size_t>(matrices_ * bytes_));
+    auto* to = reinterpret_cast<bf16*>(own_.data());
     in_pieces(context_, count, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) rounded_[static_cast<size_t>(i)] = to_bf16(x[i]);
+      for (int64_t i = first; i < last; ++i) to[i] = to_bf16(x[i]);
     });
-    return reinterpret_cast<const std::byte*>(rounded_.data());
+    data_ = own_.data();
   }
-  // w [rows, cols], matrix `index` of what of() gave.
-  WeightView view(const std::byte* data, int64_t index, int64_t rows, int64_t cols) const {
-    const DType type = bf16_ ? DType::kBF16 : DType::kF32;
-    return {data + index * rows * row_bytes(type, cols), type, rows, cols};
+  // From now on the transposes.
+  void take_transposed(const float* x, int64_t rows, int64_t cols) {
+    shape(cols, rows);
+    own_.reserve_discarding(static_cast<size_t>(matrices_ * bytes_));
+    for (int64_t i = 0; i < matrices_; ++i) {
+      transpose(context_, {x + i * rows * cols, rows, cols, cols}, type_, own_.data() + i * bytes_);
+    }
+    data_ = own_.data();
   }
+  WeightView operator[](int64_t i) const { return {data_ + i * bytes_, type_, rows_, cols_}; }
 
  private:
+  void shape(int64_t rows, int64_t cols) {
+    rows_ = rows;
+    cols_ = cols;
+    bytes_ = rows * row_bytes(type_, cols);
+  }
+
   Context& context_;
-  const bool bf16_;
-  AlignedArray<bf16> rounded_;
+  const DType type_;
+  const int64_t matrices_;
+  int64_t rows_ = 0, cols_ = 0, bytes_ = 0;  // of a matrix
+  const std::byte* data_ = nullptr;
+  AlignedArray<std::byte> own_;
 };
 
 }  // namespace
@@ -92,35 +99,35 @@ void orthogonalize(Context& context, std::span<float> values, int64_t matrices, 
   constexpr int kSteps = 5;
   const int64_t size = rows * cols;
   DROVER_CHECK(static_cast<int64_t>(values.size()) == matrices * size);
-  // x lies on its side where it stands: products x x^T are then the smaller ones.
+  // Matrices lie on their longer side: x x^T is then the smaller product.
   const bool turned = rows > cols;
   const int64_t m = std::min(rows, cols), n = std::max(rows, cols);
-  AlignedArray<float> x(values.size()), other(values.size());
-  const auto squares = static_cast<size_t>(matrices * m * m);
-  AlignedArray<float> a(squares), b(squares);
-
-  context.threads.run(matrices, [&](int64_t i, int) {
-    float* from = values.data() + i * size;
-    float* to = x.data() + i * size;
-    const double norm = std::sqrt(sum_of_squares(from, size));
-    const float scale = static_cast<float>(1.0 / (norm + 1e-7));
-    for (int64_t k = 0; k < size; ++k) from[k] *= scale;
-    if (turned) {
-      transpose_matrix(from, rows, cols, to);
-    } else {
-      std::copy(from, from + size, to);
+  AlignedArray<float> lying(turned ? values.size() : 0);
+  float* const x = turned ? lying.data() : values.data();
+  const auto turn = [&](const float* from, int64_t from_rows, int64_t from_cols, float* to) {
+    for (int64_t i = 0; i < matrices; ++i) {
+      transpose(context, {from + i * size, from_rows, from_cols, from_cols}, DType::kF32,
+                reinterpret_cast<std::byte*>(to + i * size));
     }
+  };
+  if (turned) turn(values.data(), rows, cols, x);
+  context.threads.run(matrices, [&](int64_t i, int) {
+    const auto scale =
+        static_cast<float>(1 / (std::sqrt(sum_of_squares(x + i * size, size)) + 1e-7));
+    for (int64_t k = i * size; k < (i + 1) * size; ++k) x[k] *= scale;
   });
 
-  Factors wide(context, precision, matrices * size), square(context, precision, matrices * m * m);
+  const int64_t squares = matrices * m * m;
+  AlignedArray<float> a(static_cast<size_t>(squares)), b(static_cast<size_t>(squares));
+  Factors factors(context, precision, matrices);
   std::vector<MatmulJob> jobs(static_cast<size_t>(matrices));
-  const auto multiply = [&](const float* left, int64_t left_cols, const Factors& factors,
-                            const std::byte* right, int64_t right_rows, float* out, bool add) {
+  // out = left w^T, or out + left w^T, with w the factors.
+  const auto multiply = [&](const float* left, int64_t left_cols, float* out, bool add) {
     for (int64_t i = 0; i < matrices; ++i) {
       MatmulJob& job = jobs[static_cast<size_t>(i)];
+      job.w = factors[i];
       job.x = {left + i * m * left_cols, m, left_cols, left_cols};
-      job.w = factors.view(right, i, right_rows, left_cols);
-      job.out = {out + i * m * right_rows, m, right_rows, right_rows};
+      job.out = {out + i * m * job.w.rows, m, job.w.rows, job.w.rows};
       job.end.add = add;
       job.rounded = precision == Precision::kBF16;
     }
@@ -128,34 +135,22 @@ void orthogonalize(Context& context, std::span<float> values, int64_t matrices, 
   };
   for (int step = 0; step < kSteps; ++step) {
     // a = x x^T
-    multiply(x.data(), n, wide, wide.of(x.data(), matrices * size), m, a.data(), /*add=*/false);
-    // b = kB a + kC a a: a is its own transpose, but for rounding
-    const std::byte* right = square.of(a.data(), matrices * m * m);
-    multiply(a.data(), m, square, right, m, b.data(), /*add=*/false);
-    in_pieces(context, matrices * m * m, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) {
-        const auto at = static_cast<size_t>(i);
-        b[at] = kB * a[at] + kC * b[at];
-      }
+    factors.take(x, m, n);
+    multiply(x, n, a.data(), /*add=*/false);
+    // b = kB a + kC a a; a is its own transpose, but for rounding
+    factors.take(a.data(), m, m);
+    multiply(a.data(), m, b.data(), /*add=*/false);
+    in_pieces(context, squares, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) b.data()[i] = kB * a.data()[i] + kC * b.data()[i];
     });
     // x = kA x + b x
-    context.threads.run(matrices, [&](int64_t i, int) {
-      float* of = x.data() + i * size;
-      transpose_matrix(of, m, n, other.data() + i * size);
-      for (int64_t k = 0; k < size; ++k) of[k] *= kA;
+    factors.take_transposed(x, m, n);
+    in_pieces(context, matrices * size, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) x[i] *= kA;
     });
-    right = wide.of(other.data(), matrices * size);
-    multiply(b.data(), m, wide, right, n, x.data(), /*add=*/true);
+    multiply(b.data(), m, x, /*add=*/true);
   }
-  context.threads.run(matrices, [&](int64_t i, int) {
-    const float* from = x.data() + i * size;
-    float* to = values.data() + i * size;
-    if (turned) {
-      transpose_matrix(from, cols, rows, to);
-    } else {
-      std::copy(from, from + size, to);
-    }
-  });
+  if (turned) turn(x, cols, rows, values.data());
 }
 
 Optimizer::Optimizer(Context& context, std::span<Parameter* const> parameters,

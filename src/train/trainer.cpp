@@ -171,7 +171,8 @@ bool Trainer::step(const TrainingWatch& watch) {
   const auto& eyes = parameters_.vision_config();
   const RecipeStage& stage = recipe_.stages[static_cast<size_t>(cursor_.stage)];
   if (!stream_) {
-    mixture_ = std::make_unique<Mixture>(parts_.sources, stage.mixture, recipe_.seed, stage.length);
+    mixture_ =
+        std::make_unique<ExampleMixture>(parts_.sources, stage.mixture, recipe_.seed, stage.length);
     stream_ = std::make_unique<ExampleStream>(context_, *mixture_, cursor_.example);
   }
   std::vector<TrainingBatch> batches;
@@ -283,7 +284,8 @@ bool Trainer::evaluate(const TrainingWatch& watch) {
   for (size_t i = 0; i < parts_.held_out.size(); ++i) {
     if (parts_.held_out[i] == nullptr) continue;
     const double all = 1;
-    const Mixture source({&parts_.held_out[i], 1}, {&all, 1}, recipe_.seed ^ kHeldOut, last.length);
+    const ExampleMixture source({&parts_.held_out[i], 1}, {&all, 1}, recipe_.seed ^ kHeldOut,
+                                last.length);
     ExampleStream stream(context_, source, 0);
     std::vector<SourceScore> score(1);
     score[0].name = recipe_.sources[i].name;

@@ -84,7 +84,7 @@ class Trainer {
   std::unique_ptr<VisionPass> vision_;  // where the model has eyes
   Optimizer optimizer_;
   TrainingCursor cursor_;
-  std::unique_ptr<Mixture> mixture_;  // of the stage that runs
+  std::unique_ptr<ExampleMixture> mixture_;  // of the stage that runs
   std::unique_ptr<ExampleStream> stream_;
   std::unique_ptr<MetricsFile> metrics_;
   AlignedArray<float> seen_, dseen_;  // [patch rows, D]

@@ -88,8 +88,8 @@ class Echo : public Source {
 json::object recipe_json() { return parse_json(kRecipe, "recipe").get_object(); }
 
 // A training from the beginning, or from what another left in the folder.
-struct Run {
-  explicit Run(const fs::path& folder, int threads = 2, json::object recipe_text = recipe_json())
+struct School {
+  explicit School(const fs::path& folder, int threads = 2, json::object recipe_text = recipe_json())
       : context(threads),
         recipe(recipe_from_json(recipe_text, folder, "recipe")),
         parameters(config_from_huggingface(parse_json(kConfig, "config").get_object(), "config"),
@@ -145,17 +145,17 @@ class TrainerTest : public ::testing::Test {
   // What a training that nobody disturbs comes to.
   static void SetUpTestSuite() {
     folder_ = new TempFolder(TempFolder::fast_parent());
-    Run run(folder_->path());
-    EXPECT_EQ(run.go(), TrainingEnd::kDone);
-    values_ = run.values();
+    School school(folder_->path());
+    EXPECT_EQ(school.go(), TrainingEnd::kDone);
+    values_ = school.values();
     lines_ = timeless(folder_->path());
-    reports_ = run.reports;
+    reports_ = school.reports;
   }
   static void TearDownTestSuite() { delete folder_; }
 
-  void expect_the_same(const Run& run) {
+  void expect_the_same(const School& school) {
     EXPECT_EQ(timeless(own_.path()), lines_);
-    EXPECT_TRUE(run.values() == values_);
+    EXPECT_TRUE(school.values() == values_);
   }
 
   static inline TempFolder* folder_ = nullptr;
@@ -194,65 +194,65 @@ TEST_F(TrainerTest, RunsThePlanAndKeepsARecord) {
 
 TEST_F(TrainerTest, GoesOnAfterAStopAsIfThereHadBeenNone) {
   for (int64_t steps = 1; steps < 12; steps += 2) {
-    Run run(own_.path());
-    run.trainer->resume({});
-    EXPECT_EQ(run.go(steps), TrainingEnd::kStopped);
-    EXPECT_EQ(run.trainer->cursor().step, steps);
+    School school(own_.path());
+    school.trainer->resume({});
+    EXPECT_EQ(school.go(steps), TrainingEnd::kStopped);
+    EXPECT_EQ(school.trainer->cursor().step, steps);
   }
-  Run run(own_.path());
-  EXPECT_TRUE(run.trainer->resume({}));
-  EXPECT_EQ(run.go(), TrainingEnd::kDone);
-  EXPECT_EQ(run.reports.size(), 1u);
-  expect_the_same(run);
+  School school(own_.path());
+  EXPECT_TRUE(school.trainer->resume({}));
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  EXPECT_EQ(school.reports.size(), 1u);
+  expect_the_same(school);
 }
 
 TEST_F(TrainerTest, TakesBackAStepThatAStopInterrupts) {
   for (const uint64_t index : {9u, 20u, 31u}) {
-    Run run(own_.path());
-    run.trainer->resume({});
+    School school(own_.path());
+    school.trainer->resume({});
     // In the middle of drawing a step's examples; the step before its first pass then sees it.
-    run.counting.drawn = [&](uint64_t i) {
-      if (i >= index) run.stop = true;
+    school.counting.drawn = [&](uint64_t i) {
+      if (i >= index) school.stop = true;
     };
-    EXPECT_EQ(run.go(), TrainingEnd::kStopped);
+    EXPECT_EQ(school.go(), TrainingEnd::kStopped);
   }
-  Run run(own_.path());
-  EXPECT_TRUE(run.trainer->resume({}));
-  EXPECT_EQ(run.go(), TrainingEnd::kDone);
-  expect_the_same(run);
+  School school(own_.path());
+  EXPECT_TRUE(school.trainer->resume({}));
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  expect_the_same(school);
 }
 
 TEST_F(TrainerTest, AsksHeldOutExamplesAgainWhenAStopInterruptedThem) {
   {
-    Run run(own_.path());
-    run.asked.drawn = [&](uint64_t) { run.stop = true; };
-    EXPECT_EQ(run.go(), TrainingEnd::kStopped);
-    EXPECT_EQ(run.trainer->cursor().step, 5);
+    School school(own_.path());
+    school.asked.drawn = [&](uint64_t) { school.stop = true; };
+    EXPECT_EQ(school.go(), TrainingEnd::kStopped);
+    EXPECT_EQ(school.trainer->cursor().step, 5);
   }
-  Run run(own_.path());
-  EXPECT_TRUE(run.trainer->resume({}));
-  EXPECT_EQ(run.go(), TrainingEnd::kDone);
-  expect_the_same(run);
+  School school(own_.path());
+  EXPECT_TRUE(school.trainer->resume({}));
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  expect_the_same(school);
 }
 
 TEST_F(TrainerTest, LosesWhatCameAfterTheLastCheckpointAndLearnsItAgain) {
   {
-    Run run(own_.path());
-    run.go(7);
+    School school(own_.path());
+    school.go(7);
   }
   // As after kill -9 at step 7, which left a file of its own: the one of step 4 is the last.
   fs::remove(checkpoint_path(own_ / "out", 7));
-  Run run(own_.path());
-  EXPECT_TRUE(run.trainer->resume({}));
-  EXPECT_EQ(run.trainer->cursor().step, 4);
-  EXPECT_EQ(run.go(), TrainingEnd::kDone);
-  expect_the_same(run);
+  School school(own_.path());
+  EXPECT_TRUE(school.trainer->resume({}));
+  EXPECT_EQ(school.trainer->cursor().step, 4);
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  expect_the_same(school);
 }
 
 TEST_F(TrainerTest, FallsBackToTheCheckpointBeforeADamagedOne) {
   {
-    Run run(own_.path());
-    run.go(9);
+    School school(own_.path());
+    school.go(9);
   }
   const fs::path newest = checkpoint_path(own_ / "out", 9),
                  before = checkpoint_path(own_ / "out", 8);
@@ -260,28 +260,28 @@ TEST_F(TrainerTest, FallsBackToTheCheckpointBeforeADamagedOne) {
   bytes[bytes.size() / 2] ^= 1;
   write_file(newest, bytes);
   std::vector<std::string> warnings;
-  Run run(own_.path());
-  EXPECT_TRUE(run.trainer->resume([&](const std::string& text) { warnings.push_back(text); }));
+  School school(own_.path());
+  EXPECT_TRUE(school.trainer->resume([&](const std::string& text) { warnings.push_back(text); }));
   ASSERT_EQ(warnings.size(), 1u);
   EXPECT_NE(warnings[0].find("is damaged"), std::string::npos) << warnings[0];
-  EXPECT_EQ(run.trainer->cursor().step, 8);
-  EXPECT_EQ(run.go(), TrainingEnd::kDone);
-  expect_the_same(run);
+  EXPECT_EQ(school.trainer->cursor().step, 8);
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  expect_the_same(school);
 
   for (const fs::path& file : checkpoints_in(own_ / "out")) write_file(file, "nothing");
-  Run lost(own_.path());
+  School lost(own_.path());
   expect_error(ErrorKind::kBadData, "magic", [&] { lost.trainer->resume({}); });
 }
 
 TEST_F(TrainerTest, DoesTheSameOnAnyNumberOfThreads) {
-  Run run(own_.path(), 1);
-  EXPECT_EQ(run.go(), TrainingEnd::kDone);
-  expect_the_same(run);
+  School school(own_.path(), 1);
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  expect_the_same(school);
 }
 
 TEST_F(TrainerTest, BeginsWhereThereIsNothingToResume) {
-  Run run(own_.path());
-  EXPECT_FALSE(run.trainer->resume({}));
+  School school(own_.path());
+  EXPECT_FALSE(school.trainer->resume({}));
 }
 
 TEST_F(TrainerTest, EndsAStageOnceItsSourceIsLearnt) {
@@ -292,15 +292,15 @@ TEST_F(TrainerTest, EndsAStageOnceItsSourceIsLearnt) {
        "until": {"source": "counting", "accuracy": 0.6}},
       {"steps": 2, "tokens": 32, "length": 16, "mixture": {"echo": 1}}])",
                                 "stages");
-  Run run(own_.path(), 2, recipe);
-  EXPECT_EQ(run.go(), TrainingEnd::kDone);
-  const auto first = std::count_if(run.reports.begin(), run.reports.end(),
+  School school(own_.path(), 2, recipe);
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  const auto first = std::count_if(school.reports.begin(), school.reports.end(),
                                    [](const StepReport& r) { return r.stage == 1; });
   EXPECT_GE(first, 10);
   EXPECT_LT(first, 400);
-  EXPECT_EQ(run.reports.size(), static_cast<size_t>(first + 2));
-  EXPECT_EQ(run.reports.back().left, 0);
-  const SourceScore& last = run.reports[static_cast<size_t>(first - 1)].sources[0];
+  EXPECT_EQ(school.reports.size(), static_cast<size_t>(first + 2));
+  EXPECT_EQ(school.reports.back().left, 0);
+  const SourceScore& last = school.reports[static_cast<size_t>(first - 1)].sources[0];
   EXPECT_GT(last.correct / last.weight, 0.4);
 }
 
@@ -308,8 +308,8 @@ TEST_F(TrainerTest, StopsWhenLossesAreNoNumbers) {
   json::object recipe = recipe_json();
   recipe["optimizer"] = {{"adamw", {{"rate", 1e30}}}, {"clip", 0}};
   recipe["schedule"] = json::object();
-  Run run(own_.path(), 2, recipe);
-  expect_error(ErrorKind::kBadData, "training has come apart", [&] { run.go(); });
+  School school(own_.path(), 2, recipe);
+  expect_error(ErrorKind::kBadData, "training has come apart", [&] { school.go(); });
 }
 
 TEST_F(TrainerTest, NamesASourceWhoseExampleIsTooLong) {
@@ -321,23 +321,23 @@ TEST_F(TrainerTest, NamesASourceWhoseExampleIsTooLong) {
     }
   };
   const Long source;
-  Run run(own_.path());
-  run.parts.sources[0] = &source;
-  run.trainer.emplace(run.context, run.recipe, run.parts);
-  expect_error(ErrorKind::kBadData, "source 'long': example ", [&] { run.go(); });
+  School school(own_.path());
+  school.parts.sources[0] = &source;
+  school.trainer.emplace(school.context, school.recipe, school.parts);
+  expect_error(ErrorKind::kBadData, "source 'long': example ", [&] { school.go(); });
 }
 
-TEST(Mixture, DrawsByWeightAndByIndexAlone) {
+TEST(ExampleMixture, DrawsByWeightAndByIndexAlone) {
   const Counting counting;
   const Echo echo;
   const Source* sources[] = {&counting, &echo};
   const double weights[] = {1, 3};
-  const Mixture mixture(sources, weights, 5, 20);
+  const ExampleMixture mixture(sources, weights, 5, 20);
   int64_t second = 0;
   for (uint64_t i = 0; i < 4000; ++i) second += mixture.source_of(i) == 1;
   // 4000 draws at 3/4: a deviation of 27, and five of them.
   EXPECT_NEAR(static_cast<double>(second), 3000, 5 * 27.4);
-  const Mixture again(sources, weights, 5, 20), other(sources, weights, 6, 20);
+  const ExampleMixture again(sources, weights, 5, 20), other(sources, weights, 6, 20);
   int64_t differ = 0;
   for (uint64_t i = 0; i < 50; ++i) {
     EXPECT_EQ(mixture.draw(i).example.tokens, again.draw(i).example.tokens);
@@ -350,7 +350,7 @@ TEST(ExampleStream, FillsPassesInOrderAndBeginsAnywhere) {
   const Counting counting;
   const Source* sources[] = {&counting};
   const double weights[] = {1};
-  const Mixture mixture(sources, weights, 5, 20);
+  const ExampleMixture mixture(sources, weights, 5, 20);
   Context context(2), alone(1);
   ExampleStream stream(context, mixture, 0);
   std::vector<uint64_t> starts;

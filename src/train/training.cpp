@@ -93,7 +93,7 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
     }
     config = out->start->config();
     if (out->start->has_vision()) eyes = out->start->vision().config;
-    hash.update(std::as_bytes(std::span(fingerprint(*out->start))));
+    hash.update_text(hex(fingerprint(*out->start)));
   } else {
     const fs::path file = fs::is_directory(r.config) ? r.config / "config.json" : r.config;
     const auto folder = HuggingfaceFolder::open_config_only(file.parent_path());
@@ -102,7 +102,7 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
     read_tokenizer(r.tokenizer, *out);
     hash.update_text(json::serialize(folder.config));
   }
-  hash.update(std::as_bytes(std::span(fingerprint(out->tokenizer->vocabulary()))));
+  hash.update_text(hex(fingerprint(out->tokenizer->vocabulary())));
   check_tokenizer(*out, config, eyes);
 
   if (r.initialization.constant_components > config.hidden) {

@@ -70,7 +70,7 @@ def write(folder, **changes):
         "schedule": {"warmup": 5, "decay": 0.2},
         "experts": {"selection_bias": {"rate": 0.01, "until": 0.5}},
         "sources": {
-            "harbour": {"kind": "text", "files": ["harbour.txt"], "split": ["\n\n\n"], **ours},
+            "harbour": {"kind": "text", "files": ["harbour.txt"], "split": "\n\n\n", **ours},
             "sums": {"kind": "chat", "files": ["sums.jsonl"], **ours},
         },
         "checkpoint": {"every": 6, "keep": 2},
