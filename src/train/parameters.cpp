@@ -139,10 +139,10 @@ Parameter* Parameters::find(std::string_view name) {
 }
 
 void Parameters::refresh(Context& context) {
-  const DType type = copy_type(precision_);
   for (Parameter& p : all_) {
-    if (!has_copies(p)) continue;
-    if (precision_ == Precision::kBF16) {
+    if (!has_copies(p) && p.kind != Kind::kRouter) continue;
+    const DType type = has_copies(p) ? copy_type(precision_) : DType::kF32;
+    if (type == DType::kBF16) {
       p.working.reserve_discarding(static_cast<size_t>(2 * p.size()));
       auto* to = reinterpret_cast<bf16*>(p.working.data());
       for_slices(context, p.size(), [&](int64_t first, int64_t end) {

@@ -37,8 +37,8 @@ struct Parameter {
 
   AlignedArray<float> value;     // [matrices, rows, cols]
   AlignedArray<float> gradient;  // the same; no memory while it is not taught
-  // Made of value by Parameters::refresh(). None for vectors, routers and the patch embedding,
-  // whose products are made in f32.
+  // Made of value by Parameters::refresh(). None for vectors and the patch embedding, which no
+  // gradient passes through. Products of the patch embedding and of routers are made in f32.
   AlignedArray<std::byte> working;     // [matrices, rows, cols] in bf16; with kF32 value serves
   AlignedArray<std::byte> transposed;  // [matrices, cols, rows] in bf16 or f32
 

@@ -101,7 +101,7 @@ class Student {
  public:
   struct How {
     Precision precision = Precision::kF32;
-    int threads = 2;
+    int threads = 1;
     Isa isa = detect_isa();
     PassOptions options = {};
   };
