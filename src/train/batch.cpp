@@ -27,13 +27,16 @@ void repeat(const ModelConfig& config, const Example& example, int64_t first, Tr
     const int64_t end = std::min(begin + chunk, tokens);
     const bool is_filler = std::all_of(example.filler.begin() + begin, example.filler.begin() + end,
                                        [](uint8_t f) { return f != 0; });
+    // Whoever is asked in filler stands in the last copy: the row at its end is then exact.
+    const double copies = is_filler ? example.repeats : 1.0;
+    const double rows = static_cast<double>(end - begin);
+    const auto here = static_cast<int64_t>(position + (copies - 1.0) * rows);
     for (int64_t t = begin; t < end; ++t) {
       const size_t row = static_cast<size_t>(first + t);
-      batch.temperature_positions[row] =
-          static_cast<int64_t>(position) + (t - begin);
+      batch.temperature_positions[row] = here + (t - begin);
       if (is_filler) batch.key_bias[row] = bias;
     }
-    position += static_cast<double>(end - begin) * (is_filler ? example.repeats : 1.0);
+    position += rows * copies;
   }
 }
 
