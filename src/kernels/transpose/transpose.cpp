@@ -22,6 +22,11 @@ const internal::TransposeKernels& transpose_kernels(Isa isa) {
 constexpr int64_t kPieceRows = 64;
 constexpr int64_t kPieceCols = 128;
 
+// An output as large as half of a second-level cache would not stay there until it is read, and its
+// rows, far apart and often by a power of two, fetch badly: past the caches a thread moves 13 GB/s
+// in place of 5 (4096 x 512 to bf16, on a core of a Sapphire Rapids).
+constexpr int64_t kPastCaches = 1 << 20;
+
 // body(t, n, piece) for pieces of x from row t and column n on.
 template <typename Body>
 void run_pieces(Context& context, ConstMatrixView x, const Body& body) {
@@ -42,9 +47,11 @@ void transpose(Context& context, ConstMatrixView x, DType type, std::byte* out) 
   const internal::TransposeKernels& kernels = transpose_kernels(context.isa);
   const auto kernel = type == DType::kF32 ? kernels.to_f32 : kernels.to_bf16;
   const int64_t row_stride = row_bytes(type, x.rows);
+  const bool on_lines = row_stride % 64 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
+  const bool past_caches = on_lines && row_stride * x.cols >= kPastCaches;
   run_pieces(context, x, [&](int64_t t, int64_t n, ConstMatrixView piece) {
     kernel(piece.data, piece.stride, piece.rows, piece.cols,
-           out + n * row_stride + row_bytes(type, t), row_stride);
+           out + n * row_stride + row_bytes(type, t), row_stride, past_caches);
   });
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/aligned.h"
 #include "kernels/matmul/matmul.h"
 #include "tensor/float16.h"
 
@@ -61,6 +62,28 @@ TEST(Transpose, MovesEveryNumberToItsPlace) {
           EXPECT_EQ(floats[size], 0xabcdefu);
           EXPECT_EQ(halves[size], 0xabcd);
         }
+      }
+    }
+  }
+}
+
+// Large enough that lines are written past the caches, with columns that fill no block.
+TEST(Transpose, MovesManyNumbersToTheirPlaces) {
+  constexpr int64_t kRows = 1024, kCols = 521;
+  const AnyBits x(kRows, kCols, 1);
+  AlignedArray<uint32_t> floats(kRows * kCols);
+  AlignedArray<uint16_t> halves(kRows * kCols);
+  for (const Isa isa : available_isas()) {
+    Context context(2, isa);
+    std::fill_n(floats.data(), floats.size(), 0xabcdefu);
+    std::fill_n(halves.data(), halves.size(), 0xabcd);
+    transpose(context, x.view(), DType::kF32, reinterpret_cast<std::byte*>(floats.data()));
+    transpose(context, x.view(), DType::kBF16, reinterpret_cast<std::byte*>(halves.data()));
+    for (int64_t n = 0; n < kCols; ++n) {
+      for (int64_t t = 0; t < kRows; ++t) {
+        const auto i = static_cast<size_t>(n * kRows + t);
+        ASSERT_EQ(floats[i], std::bit_cast<uint32_t>(x.at(t, n))) << isa_name(isa) << ' ' << t;
+        ASSERT_EQ(halves[i], to_bf16(x.at(t, n)).bits) << isa_name(isa) << ' ' << t;
       }
     }
   }
