@@ -135,6 +135,14 @@ bool is_vision_tensor(std::string_view name) {
   return name.starts_with("v.") || name.starts_with("mm.");
 }
 
+Vision make_vision(const VisionConfig& config, const FindTensor& find) {
+  Vision vision{.config = config, .weights = {}};
+  for (const Slot& slot : slots(config, vision.weights)) {
+    fill(vision.weights, slot, find(slot.name, slot.shape));
+  }
+  return vision;
+}
+
 std::vector<ExpectedTensor> expected_vision_tensors(const VisionConfig& config) {
   VisionWeights ignored;
   std::vector<ExpectedTensor> out;

@@ -9,6 +9,7 @@
 #include "base/aligned.h"
 #include "model/tensor_table.h"
 #include "model/vision_config.h"
+#include "model/weights.h"
 #include "tensor/view.h"
 
 namespace drover {
@@ -53,6 +54,9 @@ struct Vision {
   VisionConfig config;
   VisionWeights weights;
 };
+
+// From tensors wherever they are: views of matrices, copies of all else.
+Vision make_vision(const VisionConfig& config, const FindTensor& find);
 
 // From a file for vision alone or a whole model; nothing if there is no vision in it. Every tensor
 // must be there with its shape, and none beside them; kBadData or kUnsupported names the one that

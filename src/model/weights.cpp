@@ -1,7 +1,5 @@
 #include "model/weights.h"
 
-#include <functional>
-
 #include "base/error.h"
 #include "formats/gguf.h"
 #include "formats/huggingface.h"
@@ -11,10 +9,16 @@
 namespace drover {
 namespace {
 
-// Name and shape to the tensor, checked.
-using Find = std::function<NamedTensor(const std::string& name, const std::vector<int64_t>& shape)>;
+void check_multiplies(const std::string& source, std::string_view name, DType type) {
+  if (!dtype_info(type).is_weight) {
+    throw_error(ErrorKind::kUnsupported, "{}: tensor '{}': expected a weight type, got {}", source,
+                printable(name), dtype_name(type));
+  }
+}
 
-Weights build(const ModelConfig& c, const Find& find) {
+}  // namespace
+
+Weights make_weights(const ModelConfig& c, const FindTensor& find) {
   Weights weights;
   const auto get = [&](const std::string& name, std::vector<int64_t> shape) {
     NamedTensor tensor = find(name, shape);
@@ -67,18 +71,9 @@ Weights build(const ModelConfig& c, const Find& find) {
   return weights;
 }
 
-void check_multiplies(const std::string& source, std::string_view name, DType type) {
-  if (!dtype_info(type).is_weight) {
-    throw_error(ErrorKind::kUnsupported, "{}: tensor '{}': expected a weight type, got {}", source,
-                printable(name), dtype_name(type));
-  }
-}
-
-}  // namespace
-
 Weights weights_from_gguf(const GgufFile& file, const ModelConfig& config) {
   std::unordered_map<std::string_view, bool> used;
-  Weights weights = build(config, [&](const std::string& name, const std::vector<int64_t>& shape) {
+  Weights weights = make_weights(config, [&](const std::string& name, const std::vector<int64_t>& shape) {
     const NamedTensor* tensor = file.find_tensor(name);
     if (tensor == nullptr) {
       throw_error(ErrorKind::kBadData, "{}: expected a tensor '{}' {}, got none", file.path(), name,
@@ -113,7 +108,7 @@ Weights weights_from_huggingface(const HuggingfaceFolder& folder, const ModelCon
     sources.emplace(source.name, std::move(source));
   }
   std::vector<AlignedArray<std::byte>> rearranged;
-  Weights weights = build(config, [&](const std::string& name, const std::vector<int64_t>&) {
+  Weights weights = make_weights(config, [&](const std::string& name, const std::vector<int64_t>&) {
     const TensorSource& source = sources.at(name);
     NamedTensor tensor = *source.from;
     if (source.layout == TensorSource::Layout::kAsIs) return tensor;

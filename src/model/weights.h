@@ -4,12 +4,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/aligned.h"
 #include "base/progress.h"
+#include "formats/named_tensor.h"
 #include "model/config.h"
 #include "tensor/view.h"
 
@@ -46,6 +48,14 @@ struct Weights {
   int64_t bytes = 0;  // of all tensors as they are multiplied with
   std::vector<AlignedArray<std::byte>> owned;
 };
+
+// Name in GGUF and shape to the tensor, checked.
+using FindTensor =
+    std::function<NamedTensor(const std::string& name, const std::vector<int64_t>& shape)>;
+
+// From tensors wherever they are: views of matrices, copies of norms. Asks for each tensor once, in
+// file order of GGUF.
+Weights make_weights(const ModelConfig& config, const FindTensor& find);
 
 // Views into the mapped file, which must outlive the result. Norms are widened into own memory.
 // Every tensor that the configuration asks for must be there with its shape and a type that kernels

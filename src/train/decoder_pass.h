@@ -12,6 +12,7 @@
 
 #include "base/aligned.h"
 #include "kernels/context.h"
+#include "kernels/packed_attention/packed_attention.h"
 #include "kernels/rope/rope.h"
 #include "train/batch.h"
 #include "train/linear.h"
@@ -46,10 +47,12 @@ class DecoderPass {
   // Source: Wang et al. 2024, arXiv 2408.15664.
   std::span<float> selection_bias() { return selection_bias_; }
 
-  // Activations, loss of every row, and the gradient of scale * (loss + auxiliary losses) with
-  // respect to the last hidden states. seen: [patch rows, D], what stands in place of the
-  // embeddings of batch.patch_rows; no data without pictures. The auxiliary losses count
-  // batch.weight() times, so that they are means like the loss once scale is 1 / (all weights).
+  // Activations, the loss, and the beginning of the gradient of scale * (loss + auxiliary losses):
+  // that of the output matrix and the final norm. With scale 0 only the loss is wanted, no gradient
+  // is touched, and backward() may not follow.
+  // seen: [patch rows, D], what stands in place of the embeddings of batch.patch_rows; no data
+  // without pictures. Auxiliary losses count batch.weight() times, so that they are means like the
+  // loss once scale is 1 / (all weights).
   PassReport forward(const TrainingBatch& batch, ConstMatrixView seen, float scale);
 
   // After forward() of the same batch: adds to the gradients of the taught parameters. dseen: as
@@ -61,50 +64,58 @@ class DecoderPass {
   std::span<const float> losses() const { return losses_; }
 
  private:
-  // What of a layer the backward pass needs. T rows, S = T k slots of experts behind them.
+  // What of a layer the backward pass needs. T rows; S = T k slots of experts behind them.
   struct Kept {
-    AlignedArray<float> h;        // [T, D], what comes in
-    AlignedArray<float> normed;   // [T, D], of h
-    AlignedArray<float> q, k, v;  // [T, H*d], [T, K*d]: as attention takes them
+    AlignedArray<float> h;                   // [T, D], what comes in
+    AlignedArray<float> normed;              // [T, D], of h
+    AlignedArray<float> q, k, v;             // [T, H*d], [T, K*d]: as attention takes them
     AlignedArray<float> turned_q, turned_k;  // before their norm, where there is one
-    AlignedArray<float> mixed;    // [T, H*d], attention's output
-    AlignedArray<float> log_sums;  // [T, H]
-    AlignedArray<float> middle;   // [T, D], h after attention
-    AlignedArray<float> f;        // [T + S, D], normed middle, then its gated copies by expert
-    AlignedArray<float> gate, up, inner;  // [T + S, F]
-    AlignedArray<float> router;   // [T, E], logits
-    std::vector<int64_t> chosen;  // [T, k], experts, ascending
-    std::vector<int64_t> slots;   // [T, k], rows behind the T
-    std::vector<int64_t> expert_first;  // [E + 1]
+    AlignedArray<float> mixed;               // [T, H*d], attention's output
+    AlignedArray<float> log_sums;            // [T, H]
+    AlignedArray<float> middle;              // [T, D], h after attention
+    AlignedArray<float> f;                   // [T + S, D], normed middle, then gated copies
+    AlignedArray<float> gate, up, inner;     // [T + S, F]
+    AlignedArray<float> router;              // [T, E], logits
+    std::vector<int64_t> chosen;             // [T, k], experts, ascending
+    std::vector<int64_t> slots;              // [T, k], which of the S
+    std::vector<int64_t> first;              // [E + 1], first slot of each expert
   };
 
   void fill_rotations(const TrainingBatch& batch);
   void embed(const TrainingBatch& batch, ConstMatrixView seen);
-  void attention_forward(const TrainingBatch& batch, int64_t layer);
-  void attention_backward(const TrainingBatch& batch, int64_t layer);
+  void embed_backward(const TrainingBatch& batch, MatrixView dseen);
+  PackedAttention how_to_attend(const TrainingBatch& batch, const LayerConfig& layer) const;
+  void attention_block(const TrainingBatch& batch, int64_t layer);
+  void attention_block_backward(const TrainingBatch& batch, int64_t layer);
+  void tune(const TrainingBatch& batch, const LayerConfig& layer, MatrixView q) const;
   void route(int64_t layer);
   void route_backward(int64_t layer);
-  void feed_forward(int64_t layer);
-  void feed_backward(int64_t layer);
-  void read_out(const TrainingBatch& batch, float scale);
+  void feed_forward_block(int64_t layer);
+  void feed_forward_block_backward(int64_t layer);
+  void read_out(const TrainingBatch& batch);
 
   Context& context_;
   Parameters& parameters_;
   const ModelConfig& config_;
   const PassOptions options_;
   LinearMaps maps_;
-  std::vector<float> selection_bias_;
 
   int64_t tokens_ = 0;  // T
-  float scale_ = 1;
+  float scale_ = 0;
   double weight_ = 0;
   RopeTable rope_in_chunk_, rope_absolute_;
-  std::vector<Kept> kept_;
-  std::vector<float> losses_;
+  std::vector<Kept> kept_;            // [L + 1]; of the last one only h
+  std::vector<float> losses_;         // [T]
+  std::vector<float> selection_bias_;  // [L, E]
   PassReport report_;
-  AlignedArray<float> h_;   // [T, D], residual stream
-  AlignedArray<float> dh_;  // [T, D], its gradient
-  AlignedArray<float> out_, dq_, dk_, dv_, dmixed_, dnormed_, df_, dgate_, dup_, drouter_;
+  AlignedArray<float> dh_;  // [T, D], gradient of the residual stream
+  // Scratch of one block.
+  AlignedArray<float> out_;                     // [T + S, D]
+  AlignedArray<float> dnormed_;                 // [T + S, D]
+  AlignedArray<float> dq_, dk_, dv_, dmixed_;   // [T, H*d], [T, K*d]
+  AlignedArray<float> dgate_, dup_;             // [T + S, F]
+  AlignedArray<float> drouter_;                 // [T, E]
+  AlignedArray<float> logits_;                  // [kReadOutRows, V]
 };
 
 }  // namespace drover

@@ -1,0 +1,489 @@
+#include "train/decoder_pass.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "base/error.h"
+#include "kernels/cross_entropy/cross_entropy.h"
+#include "kernels/rms_norm/rms_norm.h"
+#include "kernels/swiglu/swiglu.h"
+
+namespace drover {
+namespace {
+
+// Rows whose logits are there at a time: 16 MB of them at a vocabulary of 4,096.
+constexpr int64_t kReadOutRows = 1024;
+
+MatrixView rows_of(AlignedArray<float>& array, int64_t first, int64_t rows, int64_t cols) {
+  return {array.data() + first * cols, rows, cols, cols};
+}
+
+MatrixView all_of(AlignedArray<float>& array, int64_t rows, int64_t cols) {
+  array.reserve_discarding(static_cast<size_t>(rows * cols));
+  return rows_of(array, 0, rows, cols);
+}
+
+// The gradient of a vector's values, or null while it is frozen.
+float* gradient_of(Parameter& vector) {
+  return vector.taught ? vector.gradient.data() : nullptr;
+}
+
+}  // namespace
+
+DecoderPass::DecoderPass(Context& context, Parameters& parameters, const PassOptions& options)
+    : context_(context),
+      parameters_(parameters),
+      config_(parameters.config()),
+      options_(options),
+      maps_(context),
+      kept_(static_cast<size_t>(config_.layer_count() + 1)),
+      selection_bias_(static_cast<size_t>(config_.layer_count() * config_.experts)) {}
+
+PassReport DecoderPass::forward(const TrainingBatch& batch, ConstMatrixView seen, float scale) {
+  tokens_ = batch.rows();
+  scale_ = scale;
+  weight_ = batch.weight();
+  report_ = {};
+  report_.weight = weight_;
+  report_.expert_tokens.resize(static_cast<size_t>(config_.layer_count() * config_.experts));
+  fill_rotations(batch);
+  embed(batch, seen);
+  for (int64_t layer = 0; layer < config_.layer_count(); ++layer) {
+    attention_block(batch, layer);
+    feed_forward_block(layer);
+  }
+  read_out(batch);
+  const auto moe = std::count_if(config_.layers.begin(), config_.layers.end(),
+                                 [](const LayerConfig& layer) { return layer.moe; });
+  if (moe > 0) report_.balance /= static_cast<double>(moe);
+  return report_;
+}
+
+void DecoderPass::backward(const TrainingBatch& batch, MatrixView dseen) {
+  DROVER_CHECK(batch.rows() == tokens_ && scale_ != 0);
+  for (int64_t layer = config_.layer_count() - 1; layer >= 0; --layer) {
+    feed_forward_block_backward(layer);
+    attention_block_backward(batch, layer);
+  }
+  embed_backward(batch, dseen);
+}
+
+void DecoderPass::fill_rotations(const TrainingBatch& batch) {
+  const auto any = [&](bool chunked) {
+    return std::any_of(config_.layers.begin(), config_.layers.end(), [&](const LayerConfig& l) {
+      return l.rope && l.chunked == chunked;
+    });
+  };
+  if (any(/*chunked=*/false)) rope_absolute_.fill(batch.positions, config_.rope_frequencies);
+  if (any(/*chunked=*/true)) {
+    std::vector<int64_t> in_chunk = batch.positions;
+    for (int64_t& p : in_chunk) p %= config_.chunk;
+    rope_in_chunk_.fill(in_chunk, config_.rope_frequencies);
+  }
+}
+
+// h[0] = the tokens' embeddings, or what is seen where a picture stands.
+void DecoderPass::embed(const TrainingBatch& batch, ConstMatrixView seen) {
+  const int64_t D = config_.hidden;
+  const MatrixView h = all_of(kept_[0].h, tokens_, D);
+  Parameter& table = *parameters_.embedding;
+  context_.threads.run(tokens_, [&](int64_t t, int) {
+    std::copy_n(table.matrix(0) + batch.tokens[static_cast<size_t>(t)] * D, D, h.row(t));
+  });
+  const bool has_eyes = seen.data != nullptr;
+  DROVER_CHECK(batch.patch_rows.empty() ||
+               (has_eyes && seen.rows == static_cast<int64_t>(batch.patch_rows.size())));
+  for (size_t i = 0; i < batch.patch_rows.size(); ++i) {
+    std::copy_n(seen.row(static_cast<int64_t>(i)), D, h.row(batch.patch_rows[i]));
+  }
+}
+
+void DecoderPass::embed_backward(const TrainingBatch& batch, MatrixView dseen) {
+  const int64_t D = config_.hidden;
+  const MatrixView dh = rows_of(dh_, 0, tokens_, D);
+  std::vector<uint8_t> is_patch(static_cast<size_t>(tokens_));
+  for (size_t i = 0; i < batch.patch_rows.size(); ++i) {
+    is_patch[static_cast<size_t>(batch.patch_rows[i])] = 1;
+    if (dseen.data != nullptr) {
+      std::copy_n(dh.row(batch.patch_rows[i]), D, dseen.row(static_cast<int64_t>(i)));
+    }
+  }
+  if (!parameters_.embedding->taught) return;
+  // Rows of one token add up in order: threads share columns, not rows.
+  constexpr int64_t kColumns = 64;
+  float* gradient = parameters_.embedding->gradient.data();
+  context_.threads.run((D + kColumns - 1) / kColumns, [&](int64_t task, int) {
+    const int64_t first = task * kColumns, end = std::min(D, first + kColumns);
+    for (int64_t t = 0; t < tokens_; ++t) {
+      if (is_patch[static_cast<size_t>(t)]) continue;
+      float* to = gradient + batch.tokens[static_cast<size_t>(t)] * D;
+      for (int64_t i = first; i < end; ++i) to[i] += dh.row(t)[i];
+    }
+  });
+}
+
+PackedAttention DecoderPass::how_to_attend(const TrainingBatch& batch,
+                                           const LayerConfig& layer) const {
+  const bool biased = !layer.chunked && !batch.key_bias.empty();
+  return {.heads = config_.heads,
+          .kv_heads = config_.kv_heads,
+          .head_dim = config_.head_dim,
+          .spans = layer.chunked ? batch.chunks : batch.documents,
+          .key_bias = biased ? batch.key_bias.data() : nullptr,
+          .rounded = parameters_.precision() == Precision::kBF16};
+}
+
+// Queries of layers without positions grow with theirs; so do their gradients.
+void DecoderPass::tune(const TrainingBatch& batch, const LayerConfig& layer, MatrixView q) const {
+  if (layer.rope || !config_.temperature_tuning) return;
+  context_.threads.run(q.rows, [&](int64_t t, int) {
+    const float scale =
+        query_temperature(config_, batch.temperature_positions[static_cast<size_t>(t)]);
+    for (int64_t i = 0; i < q.cols; ++i) q.row(t)[i] *= scale;
+  });
+}
+
+// middle = h + Wo attention(Wq a, Wk a, Wv a),  a = norm(h)
+void DecoderPass::attention_block(const TrainingBatch& batch, int64_t index) {
+  const ModelConfig& c = config_;
+  const LayerConfig& layer = c.layers[static_cast<size_t>(index)];
+  const TaughtLayer& w = parameters_.layers[static_cast<size_t>(index)];
+  Kept& kept = kept_[static_cast<size_t>(index)];
+  const int64_t T = tokens_, D = c.hidden, Q = c.heads * c.head_dim, K = c.kv_heads * c.head_dim;
+  const MatrixView h = rows_of(kept.h, 0, T, D), normed = all_of(kept.normed, T, D);
+  const MatrixView q = all_of(kept.q, T, Q), k = all_of(kept.k, T, K), v = all_of(kept.v, T, K);
+  const MatrixView mixed = all_of(kept.mixed, T, Q), middle = all_of(kept.middle, T, D);
+
+  rms_norm(context_, normed, h, w.attention_norm->value.data(), c.norm_eps);
+  const LinearForward inputs[] = {{.w = w.wq, .x = normed, .y = q},
+                                  {.w = w.wk, .x = normed, .y = k},
+                                  {.w = w.wv, .x = normed, .y = v}};
+  maps_.forward(inputs);
+  if (layer.rope) {
+    rope(context_, {q}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
+    rope(context_, {k}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
+    if (c.qk_norm) {
+      std::copy_n(q.data, T * Q, all_of(kept.turned_q, T, Q).data);
+      std::copy_n(k.data, T * K, all_of(kept.turned_k, T, K).data);
+      rms_norm_heads(context_, q, c.head_dim, c.norm_eps);
+      rms_norm_heads(context_, k, c.head_dim, c.norm_eps);
+    }
+  }
+  tune(batch, layer, q);
+  packed_attention(context_, how_to_attend(batch, layer), mixed,
+                   all_of(kept.log_sums, T, c.heads), q, k, v);
+
+  std::copy_n(h.data, T * D, middle.data);
+  const LinearForward output[] = {{.w = w.wo, .x = mixed, .y = middle, .add = true}};
+  maps_.forward(output);
+}
+
+// dh comes in as the gradient of middle and becomes that of h.
+void DecoderPass::attention_block_backward(const TrainingBatch& batch, int64_t index) {
+  const ModelConfig& c = config_;
+  const LayerConfig& layer = c.layers[static_cast<size_t>(index)];
+  const TaughtLayer& w = parameters_.layers[static_cast<size_t>(index)];
+  Kept& kept = kept_[static_cast<size_t>(index)];
+  const int64_t T = tokens_, D = c.hidden, Q = c.heads * c.head_dim, K = c.kv_heads * c.head_dim;
+  const MatrixView dh = rows_of(dh_, 0, T, D), dnormed = all_of(dnormed_, T, D);
+  const MatrixView q = rows_of(kept.q, 0, T, Q), k = rows_of(kept.k, 0, T, K);
+  const MatrixView v = rows_of(kept.v, 0, T, K), mixed = rows_of(kept.mixed, 0, T, Q);
+  const MatrixView normed = rows_of(kept.normed, 0, T, D);
+  const MatrixView dq = all_of(dq_, T, Q), dk = all_of(dk_, T, K), dv = all_of(dv_, T, K);
+  const MatrixView dmixed = all_of(dmixed_, T, Q);
+
+  const LinearBackward output[] = {{.w = w.wo, .x = mixed, .dy = dh, .dx = dmixed}};
+  maps_.backward(output);
+  packed_attention_backward(context_, how_to_attend(batch, layer), dq, dk, dv, dmixed, mixed,
+                            rows_of(kept.log_sums, 0, T, c.heads), q, k, v);
+  tune(batch, layer, dq);
+  if (layer.rope) {
+    if (c.qk_norm) {
+      rms_norm_heads_backward(context_, dq, rows_of(kept.turned_q, 0, T, Q), c.head_dim,
+                              c.norm_eps);
+      rms_norm_heads_backward(context_, dk, rows_of(kept.turned_k, 0, T, K), c.head_dim,
+                              c.norm_eps);
+    }
+    rope_backward(context_, {dq}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
+    rope_backward(context_, {dk}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
+  }
+  const LinearBackward inputs[] = {
+      {.w = w.wq, .x = normed, .dy = dq, .dx = dnormed},
+      {.w = w.wk, .x = normed, .dy = dk, .dx = dnormed, .add = true},
+      {.w = w.wv, .x = normed, .dy = dv, .dx = dnormed, .add = true}};
+  maps_.backward(inputs);
+  rms_norm_backward(context_, dh, gradient_of(*w.attention_norm), dnormed,
+                    rows_of(kept.h, 0, T, D), w.attention_norm->value.data(), c.norm_eps);
+}
+
+// The next layer's h = middle + shared(f) + sum over chosen experts e of expert_e(sigmoid(l_e) f),
+// f = norm(middle). Rows as in model/decoder.cpp: the T normed tokens, then their gated copies by
+// expert.
+void DecoderPass::feed_forward_block(int64_t index) {
+  const ModelConfig& c = config_;
+  const bool moe = c.layers[static_cast<size_t>(index)].moe;
+  const TaughtLayer& w = parameters_.layers[static_cast<size_t>(index)];
+  Kept& kept = kept_[static_cast<size_t>(index)];
+  const int64_t T = tokens_, D = c.hidden, F = moe ? c.expert_width : c.dense_width;
+  const int64_t chosen = moe ? c.experts_used : 0, rows = T * (1 + chosen);
+  const MatrixView middle = rows_of(kept.middle, 0, T, D), f = all_of(kept.f, rows, D);
+  const MatrixView gate = all_of(kept.gate, rows, F), up = all_of(kept.up, rows, F);
+  const MatrixView inner = all_of(kept.inner, rows, F), out = all_of(out_, rows, D);
+  rms_norm(context_, rows_of(kept.f, 0, T, D), middle, w.ffn_norm->value.data(), c.norm_eps);
+  if (moe) route(index);
+
+  std::vector<LinearForward> maps;
+  const auto add = [&](const Parameter* shared, const Parameter* expert, MatrixView x,
+                       MatrixView y) {
+    maps.push_back({.w = shared, .x = {x.data, T, x.cols, x.stride}, .y = {y.data, T, y.cols, y.stride}});
+    for (int64_t e = 0; moe && e < c.experts; ++e) {
+      const int64_t first = T + kept.first[static_cast<size_t>(e)];
+      const int64_t count = T + kept.first[static_cast<size_t>(e + 1)] - first;
+      maps.push_back({.w = expert,
+                      .index = e,
+                      .x = {x.row(first), count, x.cols, x.stride},
+                      .y = {y.row(first), count, y.cols, y.stride}});
+    }
+  };
+  add(w.gate, w.expert_gate, f, gate);
+  add(w.up, w.expert_up, f, up);
+  maps_.forward(maps);
+  swiglu(context_, inner, gate, up);
+  maps.clear();
+  add(w.down, w.expert_down, inner, out);
+  maps_.forward(maps);
+
+  const MatrixView next = all_of(kept_[static_cast<size_t>(index + 1)].h, T, D);
+  context_.threads.run(T, [&](int64_t t, int) {
+    const float* shared = out.row(t);
+    float* to = next.row(t);
+    for (int64_t i = 0; i < D; ++i) to[i] = middle.row(t)[i] + shared[i];
+    for (int64_t j = 0; j < chosen; ++j) {
+      const float* part = out.row(T + kept.slots[static_cast<size_t>(t * chosen + j)]);
+      for (int64_t i = 0; i < D; ++i) to[i] += part[i];
+    }
+  });
+}
+
+// Chooses each token's experts and lays out their inputs, as Decoder::route does.
+void DecoderPass::route(int64_t index) {
+  const ModelConfig& c = config_;
+  const int64_t T = tokens_, D = c.hidden, E = c.experts, chosen = c.experts_used;
+  const TaughtLayer& w = parameters_.layers[static_cast<size_t>(index)];
+  Kept& kept = kept_[static_cast<size_t>(index)];
+  const MatrixView f = rows_of(kept.f, 0, T, D), logits = all_of(kept.router, T, E);
+  const LinearForward scores[] = {{.w = w.router, .x = f, .y = logits}};
+  maps_.forward(scores);
+
+  const float* bias = selection_bias_.data() + index * E;
+  std::vector<int64_t> ranked(static_cast<size_t>(E));
+  kept.chosen.resize(static_cast<size_t>(T * chosen));
+  kept.slots.resize(kept.chosen.size());
+  kept.first.assign(static_cast<size_t>(E + 1), 0);
+  for (int64_t t = 0; t < T; ++t) {
+    const auto score = [&](int64_t e) {
+      const float l = logits.row(t)[e] + bias[e];
+      return std::isnan(l) ? -std::numeric_limits<float>::infinity() : l;
+    };
+    std::iota(ranked.begin(), ranked.end(), 0);
+    std::partial_sort(
+        ranked.begin(), ranked.begin() + chosen, ranked.end(),
+        [&](int64_t a, int64_t b) { return score(a) != score(b) ? score(a) > score(b) : a < b; });
+    const auto mine = kept.chosen.begin() + t * chosen;
+    std::copy_n(ranked.begin(), chosen, mine);
+    std::sort(mine, mine + chosen);
+    for (int64_t j = 0; j < chosen; ++j) ++kept.first[static_cast<size_t>(mine[j] + 1)];
+  }
+  for (int64_t e = 0; e < E; ++e) {
+    report_.expert_tokens[static_cast<size_t>(index * E + e)] += kept.first[static_cast<size_t>(e + 1)];
+    kept.first[static_cast<size_t>(e + 1)] += kept.first[static_cast<size_t>(e)];
+  }
+  std::vector<int64_t> next(kept.first.begin(), kept.first.end() - 1);
+  for (size_t i = 0; i < kept.slots.size(); ++i) {
+    kept.slots[i] = next[static_cast<size_t>(kept.chosen[i])]++;
+  }
+
+  context_.threads.run(T * chosen, [&](int64_t i, int) {
+    const int64_t t = i / chosen, e = kept.chosen[static_cast<size_t>(i)];
+    const float gate = 1.0f / (1.0f + std::exp(-logits.row(t)[e]));
+    float* to = kept.f.data() + (T + kept.slots[static_cast<size_t>(i)]) * D;
+    for (int64_t k = 0; k < D; ++k) to[k] = gate * f.row(t)[k];
+  });
+}
+
+// dh comes in as the gradient of the next layer's h and becomes that of middle.
+void DecoderPass::feed_forward_block_backward(int64_t index) {
+  const ModelConfig& c = config_;
+  const bool moe = c.layers[static_cast<size_t>(index)].moe;
+  const TaughtLayer& w = parameters_.layers[static_cast<size_t>(index)];
+  Kept& kept = kept_[static_cast<size_t>(index)];
+  const int64_t T = tokens_, D = c.hidden, F = moe ? c.expert_width : c.dense_width;
+  const int64_t chosen = moe ? c.experts_used : 0, rows = T * (1 + chosen);
+  const MatrixView dh = rows_of(dh_, 0, T, D), dout = all_of(out_, rows, D);
+  const MatrixView f = rows_of(kept.f, 0, rows, D), df = all_of(dnormed_, rows, D);
+  const MatrixView gate = rows_of(kept.gate, 0, rows, F), up = rows_of(kept.up, 0, rows, F);
+  const MatrixView inner = rows_of(kept.inner, 0, rows, F);
+  const MatrixView dgate = all_of(dgate_, rows, F), dup = all_of(dup_, rows, F);
+  context_.threads.run(T * chosen, [&](int64_t i, int) {
+    std::copy_n(dh.row(i / chosen), D, dout.row(T + kept.slots[static_cast<size_t>(i)]));
+  });
+
+  std::vector<LinearBackward> maps;
+  const auto add = [&](Parameter* shared, Parameter* expert, MatrixView x, MatrixView dy,
+                       MatrixView dx, bool to_sum) {
+    maps.push_back({.w = shared,
+                    .x = {x.data, T, x.cols, x.stride},
+                    .dy = {dy.data, T, dy.cols, dy.stride},
+                    .dx = {dx.data, T, dx.cols, dx.stride},
+                    .add = to_sum});
+    for (int64_t e = 0; moe && e < c.experts; ++e) {
+      const int64_t first = T + kept.first[static_cast<size_t>(e)];
+      const int64_t count = T + kept.first[static_cast<size_t>(e + 1)] - first;
+      maps.push_back({.w = expert,
+                      .index = e,
+                      .x = {x.row(first), count, x.cols, x.stride},
+                      .dy = {dy.row(first), count, dy.cols, dy.stride},
+                      .dx = {dx.row(first), count, dx.cols, dx.stride},
+                      .add = to_sum});
+    }
+  };
+  // The gradient of inner stands where that of gate will.
+  add(w.down, w.expert_down, inner, dout, dgate, /*to_sum=*/false);
+  maps.front().dy = dh;
+  maps_.backward(maps);
+  swiglu_backward(context_, dgate, dup, dgate, gate, up);
+  maps.clear();
+  add(w.gate, w.expert_gate, f, dgate, df, /*to_sum=*/false);
+  add(w.up, w.expert_up, f, dup, df, /*to_sum=*/true);
+  maps_.backward(maps);
+  if (moe) route_backward(index);
+  rms_norm_backward(context_, dh, gradient_of(*w.ffn_norm), rows_of(dnormed_, 0, T, D),
+                    rows_of(kept.middle, 0, T, D), w.ffn_norm->value.data(), c.norm_eps);
+}
+
+// A copy is g f with g = sigmoid(l_e): its gradient dc gives g dc to f, and g (1 - g) dc . f to the
+// router's logit l_e, beside what the auxiliary losses say of all logits.
+void DecoderPass::route_backward(int64_t index) {
+  const ModelConfig& c = config_;
+  const int64_t T = tokens_, D = c.hidden, E = c.experts, chosen = c.experts_used;
+  const TaughtLayer& w = parameters_.layers[static_cast<size_t>(index)];
+  Kept& kept = kept_[static_cast<size_t>(index)];
+  const MatrixView f = rows_of(kept.f, 0, T, D), df = rows_of(dnormed_, 0, T * (1 + chosen), D);
+  const MatrixView logits = rows_of(kept.router, 0, T, E), dlogits = all_of(drouter_, T, E);
+  std::vector<float> share(static_cast<size_t>(E));  // of choices that fell on each expert
+  for (int64_t e = 0; e < E; ++e) {
+    const int64_t count = kept.first[static_cast<size_t>(e + 1)] - kept.first[static_cast<size_t>(e)];
+    share[static_cast<size_t>(e)] = static_cast<float>(count) / static_cast<float>(T * chosen);
+  }
+  const float per_token = scale_ * static_cast<float>(weight_) / static_cast<float>(T);
+  const float balance = options_.balance * static_cast<float>(E) * per_token;
+  const float z = 2.0f * options_.router_z * per_token;
+  context_.threads.run(T, [&](int64_t t, int) {
+    const float* l = logits.row(t);
+    float* d = dlogits.row(t);
+    const float most = *std::max_element(l, l + E);
+    float sum = 0, mean_share = 0;
+    for (int64_t e = 0; e < E; ++e) sum += d[e] = std::exp(l[e] - most);
+    for (int64_t e = 0; e < E; ++e) {
+      d[e] /= sum;  // softmax
+      mean_share += d[e] * share[static_cast<size_t>(e)];
+    }
+    const float log_sum = most + std::log(sum);
+    for (int64_t e = 0; e < E; ++e) {
+      d[e] *= balance * (share[static_cast<size_t>(e)] - mean_share) + z * log_sum;
+    }
+    for (int64_t j = 0; j < chosen; ++j) {
+      const size_t i = static_cast<size_t>(t * chosen + j);
+      const float* dcopy = df.row(T + kept.slots[i]);
+      const float gate = 1.0f / (1.0f + std::exp(-l[kept.chosen[i]]));
+      float dot = 0;
+      for (int64_t k = 0; k < D; ++k) {
+        dot += dcopy[k] * f.row(t)[k];
+        df.row(t)[k] += gate * dcopy[k];
+      }
+      d[kept.chosen[i]] += gate * (1.0f - gate) * dot;
+    }
+  });
+  const LinearBackward scores[] = {{.w = w.router,
+                                    .x = f,
+                                    .dy = dlogits,
+                                    .dx = {df.data, T, D, D},
+                                    .add = true}};
+  maps_.backward(scores);
+}
+
+// The loss of rows that count, and the gradient of the last h: a few rows at a time, since a row of
+// logits is longer than anything else.
+void DecoderPass::read_out(const TrainingBatch& batch) {
+  const ModelConfig& c = config_;
+  const int64_t T = tokens_, D = c.hidden, V = c.vocab, L = c.layer_count();
+  AlignedArray<float>& h = kept_[static_cast<size_t>(L)].h;
+  const bool learns = scale_ != 0;
+  losses_.assign(static_cast<size_t>(T), 0.0f);
+  if (learns) std::fill_n(all_of(dh_, T, D).data, T * D, 0.0f);
+
+  // Auxiliary losses are reported of what the layers kept.
+  for (int64_t index = 0; index < L; ++index) {
+    if (!c.layers[static_cast<size_t>(index)].moe) continue;
+    Kept& kept = kept_[static_cast<size_t>(index)];
+    const MatrixView logits = rows_of(kept.router, 0, T, c.experts);
+    std::vector<double> mean(static_cast<size_t>(c.experts));
+    for (int64_t t = 0; t < T; ++t) {
+      const float* l = logits.row(t);
+      const double most = *std::max_element(l, l + c.experts);
+      double sum = 0;
+      for (int64_t e = 0; e < c.experts; ++e) sum += std::exp(l[e] - most);
+      for (int64_t e = 0; e < c.experts; ++e) {
+        mean[static_cast<size_t>(e)] += std::exp(l[e] - most) / sum / static_cast<double>(T);
+      }
+    }
+    for (int64_t e = 0; e < c.experts; ++e) {
+      const int64_t count =
+          kept.first[static_cast<size_t>(e + 1)] - kept.first[static_cast<size_t>(e)];
+      report_.balance += static_cast<double>(c.experts) * mean[static_cast<size_t>(e)] *
+                         static_cast<double>(count) / static_cast<double>(T * c.experts_used);
+    }
+  }
+
+  std::vector<int64_t> rows;
+  for (int64_t t = 0; t < T; ++t) {
+    if (batch.weights[static_cast<size_t>(t)] != 0) rows.push_back(t);
+  }
+  for (size_t begin = 0; begin < rows.size(); begin += kReadOutRows) {
+    const int64_t n = std::min<int64_t>(kReadOutRows, static_cast<int64_t>(rows.size() - begin));
+    const int64_t* const at = rows.data() + begin;
+    const MatrixView last = all_of(out_, 3 * n, D);
+    const MatrixView taken{last.row(0), n, D, D}, normed{last.row(n), n, D, D};
+    const MatrixView dtaken{last.row(2 * n), n, D, D}, dnormed = all_of(dnormed_, n, D);
+    const MatrixView logits = all_of(logits_, n, V);
+    std::vector<Token> targets(static_cast<size_t>(n)), best(static_cast<size_t>(n));
+    std::vector<float> weights(static_cast<size_t>(n)), losses(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) {
+      std::copy_n(h.data() + at[i] * D, D, taken.row(i));
+      targets[static_cast<size_t>(i)] = batch.targets[static_cast<size_t>(at[i])];
+      weights[static_cast<size_t>(i)] = scale_ * batch.weights[static_cast<size_t>(at[i])];
+    }
+    rms_norm(context_, normed, taken, parameters_.output_norm->value.data(), c.norm_eps);
+    const LinearForward output[] = {{.w = parameters_.output, .x = normed, .y = logits}};
+    maps_.forward(output);
+    cross_entropy(context_, logits, targets, weights, losses, best);
+    for (int64_t i = 0; i < n; ++i) {
+      const double weight = batch.weights[static_cast<size_t>(at[i])];
+      losses_[static_cast<size_t>(at[i])] = losses[static_cast<size_t>(i)];
+      report_.loss += weight * losses[static_cast<size_t>(i)];
+      if (best[static_cast<size_t>(i)] == targets[static_cast<size_t>(i)]) report_.correct += weight;
+    }
+    if (!learns) continue;
+    const LinearBackward doutput[] = {
+        {.w = parameters_.output, .x = normed, .dy = logits, .dx = dnormed}};
+    maps_.backward(doutput);
+    std::fill_n(dtaken.data, n * D, 0.0f);
+    rms_norm_backward(context_, dtaken, gradient_of(*parameters_.output_norm), dnormed, taken,
+                      parameters_.output_norm->value.data(), c.norm_eps);
+    for (int64_t i = 0; i < n; ++i) std::copy_n(dtaken.row(i), D, dh_.data() + at[i] * D);
+  }
+}
+
+}  // namespace drover
