@@ -114,34 +114,38 @@ template <int64_t kRows, int64_t kCols>
 }
 
 template <typename Cell>
-void transpose_piece(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out,
-                     int64_t out_stride, bool past_caches) {
+void transpose_piece(const TransposePiece& piece) {
   constexpr int64_t kRows = kBlock * Cell::kRows, kBytes = kLine / kRows;
-  for (int64_t t = 0; t < rows; t += kRows) {
-    for (int64_t n = 0; n < cols; n += kBlock) {
-      const float* const from = x + t * stride + n;
-      std::byte* const to = out + n * out_stride + t * kBytes;
-      const int64_t there = rows - t, columns = cols - n < kBlock ? cols - n : kBlock;
-      if (there >= kRows && columns == kBlock) {
-        if (past_caches) {
-          transpose_block<Cell, true>(from, stride, to, out_stride);
-        } else {
-          transpose_block<Cell, false>(from, stride, to, out_stride);
-        }
-        continue;
-      }
+  for (int64_t t = 0; t < piece.out_cols; t += kRows) {
+    for (int64_t n = 0; n < piece.cols; n += kBlock) {
+      const int64_t rows = piece.rows - t, cols = piece.cols - n;
+      const float* x = piece.x + t * piece.stride + n;
+      int64_t stride = piece.stride;
       float corner[kRows * kBlock];
-      std::byte turned[kBlock * kLine];
-      fill_up<kRows, kBlock>(from, stride, there, columns, corner);
-      transpose_block<Cell, false>(corner, kBlock, turned, kLine);
-      const int64_t bytes = (there < kRows ? there : kRows) * kBytes;
-      for (int64_t i = 0; i < columns; ++i) {
-        __builtin_memcpy(to + i * out_stride, turned + i * kLine, static_cast<size_t>(bytes));
+      if (rows < kRows || cols < kBlock) {
+        fill_up<kRows, kBlock>(x, stride, rows, cols, corner);
+        x = corner;
+        stride = kBlock;
+      }
+      std::byte* const out = piece.out + n * piece.out_stride + t * kBytes;
+      const int64_t out_cols = piece.out_cols - t;
+      if (out_cols < kRows || cols < kBlock) {
+        std::byte turned[kBlock * kLine];
+        transpose_block<Cell, false>(x, stride, turned, kLine);
+        const int64_t bytes = (out_cols < kRows ? out_cols : kRows) * kBytes;
+        for (int64_t i = 0; i < (cols < kBlock ? cols : kBlock); ++i) {
+          __builtin_memcpy(out + i * piece.out_stride, turned + i * kLine,
+                           static_cast<size_t>(bytes));
+        }
+      } else if (piece.past_caches) {
+        transpose_block<Cell, true>(x, stride, out, piece.out_stride);
+      } else {
+        transpose_block<Cell, false>(x, stride, out, piece.out_stride);
       }
     }
   }
 #if DROVER_VECTOR_FLOATS > 4
-  if (past_caches) _mm_sfence();  // before another thread may learn that they are written
+  if (piece.past_caches) _mm_sfence();  // before another thread may learn that they are written
 #endif
 }
 

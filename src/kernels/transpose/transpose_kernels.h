@@ -7,15 +7,21 @@
 
 namespace drover::internal {
 
-// A piece of x: its rows are `stride` floats apart, those of out `out_stride` bytes. Row n of out
-// gets `rows` numbers, column n < cols of x. With past_caches whole lines are written past them,
-// where the set can; then out and out_stride must be multiples of a line of 64 bytes.
-using TransposePiece = void(const float* x, int64_t stride, int64_t rows, int64_t cols,
-                            std::byte* out, int64_t out_stride, bool past_caches);
+// Row n of out gets column n of x and zeros after it.
+struct TransposePiece {
+  const float* x;
+  int64_t stride;      // floats
+  int64_t rows, cols;  // of x
+  std::byte* out;
+  int64_t out_stride;  // bytes
+  int64_t out_cols;    // at least rows
+  bool past_caches;    // whole lines are written past them, where the set can; out and out_stride
+                       // are multiples of a line of 64 bytes then
+};
 
 struct TransposeKernels {
-  TransposePiece* to_f32;
-  TransposePiece* to_bf16;
+  void (*to_f32)(const TransposePiece& piece);
+  void (*to_bf16)(const TransposePiece& piece);
   // At most 32 rows and 32 columns, to a block of RoundedRows; zeros for those that are not there.
   void (*to_block)(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out);
 };
