@@ -140,7 +140,7 @@ std::vector<Operation> transposes(int64_t t, int64_t n) {
       {"transpose_f32", t, n, 2, 2,
        [=](Context& c, Views& m) { transpose(c, m[0], DType::kF32, bytes(m[1])); }},
       {"transpose_bf16", t, n, 2, 1.5,
-       [=](Context& c, Views& m) { transpose(c, m[0], DType::kBF16, bytes(m[1])); }},
+       [=](Context& c, Views& m) { transpose(c, m[0], DType::kBF16, bytes(m[1]), on_lines(t)); }},
       {"transpose_rounded", t, n, 1, 1.5,
        [](Context& c, Views& m) {
          static std::vector<RoundedRows> out(64);
