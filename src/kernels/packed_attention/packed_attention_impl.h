@@ -145,48 +145,40 @@ template <typename F>
   for (int64_t row = 0; row < rows; row += 16) f(Constant<16 / W>{}, row);
 }
 
-// to[c, r] = from[r, c] * scale
-void turn(const float* from, int64_t from_stride, int64_t rows, int64_t cols, float scale,
-          float* to, int64_t to_stride) {
-  typedef float Four __attribute__((vector_size(16)));
-  typedef int32_t Places __attribute__((vector_size(16)));
-  const auto single = [&](int64_t r, int64_t c) {
-    to[c * to_stride + r] = from[r * from_stride + c] * scale;
-  };
-  const int64_t whole_cols = cols / 4 * 4;
-  int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    for (int64_t c = 0; c < whole_cols; c += 4) {
-      Four x[4];
-      for (int i = 0; i < 4; ++i) x[i] = load_as<Four>(from + (r + i) * from_stride + c) * scale;
-      const Four low01 = __builtin_shuffle(x[0], x[1], Places{0, 4, 1, 5});
-      const Four low23 = __builtin_shuffle(x[2], x[3], Places{0, 4, 1, 5});
-      const Four high01 = __builtin_shuffle(x[0], x[1], Places{2, 6, 3, 7});
-      const Four high23 = __builtin_shuffle(x[2], x[3], Places{2, 6, 3, 7});
-      const Four y[4] = {__builtin_shuffle(low01, low23, Places{0, 1, 4, 5}),
-                         __builtin_shuffle(low01, low23, Places{2, 3, 6, 7}),
-                         __builtin_shuffle(high01, high23, Places{0, 1, 4, 5}),
-                         __builtin_shuffle(high01, high23, Places{2, 3, 6, 7})};
-      for (int i = 0; i < 4; ++i) {
-        __builtin_memcpy(to + (c + i) * to_stride + r, &y[i], sizeof(Four));
-      }
+// Lane l of vector v goes to lane v of vector l: squares of one, two, ... vectors and lanes change
+// places with their neighbours.
+[[gnu::always_inline]] inline void turn_square(V (&x)[W]) {
+  I lane;
+  for (int l = 0; l < W; ++l) lane[l] = l;
+#pragma GCC unroll 4
+  for (int step = 1; step < W; step *= 2) {
+    const I upper = (lane & step) != 0;
+    const I to_low = upper ? lane - step + W : lane, to_high = upper ? lane + W : lane + step;
+#pragma GCC unroll 16
+    for (int v = 0; v < W; ++v) {
+      if ((v & step) != 0) continue;
+      const V low = x[v], high = x[v + step];
+      x[v] = __builtin_shuffle(low, high, to_low);
+      x[v + step] = __builtin_shuffle(low, high, to_high);
     }
-    for (int64_t c = whole_cols; c < cols; ++c) {
-      for (int i = 0; i < 4; ++i) single(r + i, c);
-    }
-  }
-  for (; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; ++c) single(r, c);
   }
 }
 
-// Asks for rows that are wanted next, to read or to write, while there is something else to do. The
-// processor's own prefetchers do not foresee pieces of rows.
-template <bool kToWrite>
-void expect(const float* from, int64_t stride, int64_t rows, int64_t cols) {
+// to[c, r] = from[r, c] * scale
+void turn(const float* from, int64_t from_stride, int64_t rows, int64_t cols, float scale,
+          float* to, int64_t to_stride) {
+  const int64_t whole_rows = rows / W * W, whole_cols = cols / W * W;
+  for (int64_t r = 0; r < whole_rows; r += W) {
+    for (int64_t c = 0; c < whole_cols; c += W) {
+      V x[W];
+      for (int i = 0; i < W; ++i) x[i] = load(from + (r + i) * from_stride + c) * scale;
+      turn_square(x);
+      for (int i = 0; i < W; ++i) store(to + (c + i) * to_stride + r, x[i]);
+    }
+  }
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < cols; i += 16) {
-      __builtin_prefetch(from + r * stride + i, kToWrite, /*L2*/ 2);
+    for (int64_t c = r < whole_rows ? whole_cols : 0; c < cols; ++c) {
+      to[c * to_stride + r] = from[r * from_stride + c] * scale;
     }
   }
 }
@@ -255,25 +247,19 @@ struct Forward {
     float* reference = from.take<float>(kBlockRows);
     return {q, mixed, reference, from.take<float>(kBlockRows)};
   }
-  // Calls f(state, block, next block) for each block; the last is followed by itself.
+  // Calls f(state, block) for each block.
   template <typename F>
   void for_blocks(F f) const {
     Scratch states = scratch;
-    const auto block = [&](int64_t row, int64_t head) {
-      return Block{row, least(kBlockRows, task.end - row), head};
-    };
     for (int64_t row = task.begin; row < task.end; row += kBlockRows) {
       for (int64_t head = 0; head < span.group; ++head) {
-        const bool is_last_head = head + 1 == span.group;
-        const int64_t next = is_last_head ? row + kBlockRows : row;
-        f(take_state(states), block(row, head),
-          next < task.end ? block(next, is_last_head ? 0 : head + 1) : block(row, head));
+        f(take_state(states), Block{row, least(kBlockRows, task.end - row), head});
       }
     }
   }
 
   // A block takes its queries when it meets the first keys, and gives its result after the last it
-  // sees: memory brings what the next one needs while the unit works for this one.
+  // sees.
   void run() {
     const int64_t seen = span.causal ? task.end : span.count;
     for (int64_t p = 0; p < seen; p += kBlockKeys) {
@@ -281,32 +267,23 @@ struct Forward {
       keys.take({span.k.data + p * span.k.stride, span.k.stride}, n);
       values.take({span.v.data + p * span.v.stride, span.v.stride}, n);
       take_bias(span.key_bias != nullptr ? span.key_bias + p : nullptr, n, bias);
-      for_blocks([&](State s, const Block& b, const Block& next) {
+      for_blocks([&](State s, const Block& b) {
         const Meeting m(b.rows, n, span.causal, b.row - p);
         if (m.keys == 0) return;
-        if (p == 0) {
-          expect</*kToWrite=*/false>(queries(next), span.q.stride, next.rows, d);
-          start(s, b);
-        }
-        const bool is_last = p + kBlockKeys >= (span.causal ? b.row + b.rows : seen);
-        if (is_last) expect</*kToWrite=*/true>(out(b), task.out.stride, b.rows, d);
+        if (p == 0) start(s, b);
         Unit::scores(keys, 0, s.q, m, weights.scores);
         for_lanes(up_to(b.rows, Unit::kStep), [&](auto vectors, int64_t first) {
           weigh<decltype(vectors)::value>(s, m, first);
         });
         Unit::add_keys(values, 0, weights, m, s.mixed);
-        if (is_last) finish(s, b);
+        if (p + kBlockKeys >= (span.causal ? b.row + b.rows : seen)) finish(s, b);
       });
     }
   }
 
-  const float* queries(const Block& b) const {
-    return span.q.data + b.row * span.q.stride + b.head * d;
-  }
-  float* out(const Block& b) const { return task.out.data + b.row * task.out.stride + b.head * d; }
-
   void start(State& s, const Block& b) const {
-    s.q.take({queries(b), span.q.stride}, b.rows, score_scale(span) * kLog2E);
+    s.q.take({span.q.data + b.row * span.q.stride + b.head * d, span.q.stride}, b.rows,
+             score_scale(span) * kLog2E);
     clear(s.mixed, padded * kBlockRows);
     clear(s.sum, kBlockRows);
     for (int64_t r = 0; r < kBlockRows; ++r) s.reference[r] = kLowest;
@@ -320,7 +297,8 @@ struct Forward {
     for (int64_t lane = 0; lane < b.rows; lane += W) {
       multiply_lanes(s, lane, all(1.0f) / load(s.sum + lane));
     }
-    turn(s.mixed, kBlockRows, d, b.rows, 1.0f, out(b), task.out.stride);
+    turn(s.mixed, kBlockRows, d, b.rows, 1.0f, task.out.data + b.row * task.out.stride + b.head * d,
+         task.out.stride);
   }
 
   void multiply_lanes(const State& s, int64_t lane, V scale) const {
@@ -433,12 +411,6 @@ struct Backward {
       for (int64_t head = 0; head < span.group; ++head) {
         float* const to = task.dq.data + (row - first) * task.dq.stride + head * d;
         take_rows(row, rows, head);
-        expect</*kToWrite=*/true>(to, task.dq.stride, rows, d);
-        if (head + 1 < span.group) {
-          expect_rows(row, head + 1);
-        } else {
-          expect_rows(row + kBlockRows, 0);
-        }
         for (int64_t p = 0; p < n; p += kBlockKeys) {
           const Meeting m(rows, least(kBlockKeys, n - p), span.causal, row - (task.begin + p));
           if (m.keys == 0) break;  // nor any later ones
@@ -452,14 +424,6 @@ struct Backward {
       float* const to_v = task.dv.data + (task.begin + p) * task.dv.stride;
       for (int64_t i = 0; i < d; ++i) to_k[i] = dk[p * padded + i] * kLn2;
       for (int64_t i = 0; i < d; ++i) to_v[i] = dv[p * padded + i];
-    }
-  }
-
-  void expect_rows(int64_t row, int64_t head) const {
-    const PackedRows from[] = {span.q, task.dout, task.out};
-    for (const PackedRows& x : from) {
-      expect</*kToWrite=*/false>(x.data + row * x.stride + head * d, x.stride,
-                                 least(kBlockRows, span.count - row), d);
     }
   }
 
