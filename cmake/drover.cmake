@@ -68,8 +68,9 @@ function(drover_avx512)
     "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni;-mavx2;-mfma;-mf16c")
 endfunction()
 function(drover_amx)
-  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS
-    "-mamx-tile;-mamx-bf16;-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx2;-mfma;-mf16c")
+  set(flags -mamx-tile -mamx-bf16 -mavx512bf16 -mavx512f -mavx512bw -mavx512vl -mavx512dq
+    -mavx2 -mfma -mf16c)
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "${flags}")
 endfunction()
 
 # drover_test(gguf SOURCES gguf_test.cpp DEPS formats) makes and registers the test gguf_test.

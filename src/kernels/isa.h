@@ -13,9 +13,10 @@ enum class Isa {
   kAvx2,     // AVX2, FMA, F16C
   kAvxVnni,  // the same and AVX-VNNI: 8-bit dots without AVX-512
   kAvx512,   // AVX-512 F, BW, VL, DQ, VNNI
-  kAmx,      // the same and AMX bf16: a matrix unit, for bf16 weights and where a caller allows
-             // rounding. Results of these differ in their last bits, or as far as is allowed, from
-             // those of the others (kernels/matmul/matmul.h, kernels/attention/attention.h)
+  kAmx,      // the same, AVX-512 bf16, AMX bf16: a matrix unit, for bf16 weights and where a caller
+             // allows rounding. Results of these differ in their last bits, or as far as is
+             // allowed, from those of the others (kernels/matmul/matmul.h,
+             // kernels/attention/attention.h)
 };
 
 std::string_view isa_name(Isa isa);

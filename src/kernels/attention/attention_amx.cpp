@@ -14,6 +14,7 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include "kernels/attention/attention_impl.h"
+#include "kernels/matmul/matrix_unit.h"
 
 namespace drover::DROVER_ATTENTION_ISA {
 namespace {
@@ -21,41 +22,6 @@ namespace {
 constexpr int64_t kLine = 64;               // bytes of a row of a tile
 constexpr int64_t kTileValues = 16 * 32;    // bf16 in one
 constexpr int64_t kPair = 2 * kTileValues;  // two tiles, 32 columns of 32 numbers
-
-// Tile registers: four sums; two of rows; two of columns.
-constexpr int kRowTile = 4, kColumnTile = 6;
-
-// The unit's instructions by register number, which the compiler's own intrinsics want as a
-// literal. They reach memory behind its back, so they say so here.
-template <int kTile>
-[[gnu::always_inline]] inline void load_tile(const Bf16* p, int64_t stride) {
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(stride), "i"(kTile) : "memory");
-}
-template <int kTile>
-[[gnu::always_inline]] inline void store_tile(float* p, int64_t stride) {
-  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(stride), "i"(kTile) : "memory");
-}
-template <int kTile>
-[[gnu::always_inline]] inline void zero_tile() {
-  asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
-}
-template <int kSum, int kA, int kB>
-[[gnu::always_inline]] inline void multiply_tiles() {
-  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
-}
-
-void configure_tiles() {
-  struct alignas(kLine) {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {};
-    uint8_t rows[16] = {};
-  } config;
-  for (int tile = 0; tile < 8; ++tile) {
-    config.row_bytes[tile] = kLine;
-    config.rows[tile] = 16;
-  }
-  asm volatile("ldtilecfg %0" : : "m"(config));
-}
 
 // 32 rows times 32 columns, summed over 32 * steps numbers. Strides are of rows.
 void multiply(const Bf16* a, int64_t a_stride, const Bf16* b, int64_t steps, float* to,
@@ -219,7 +185,7 @@ struct RoundedTile {
 void attend_rounded(const AttentionTask& task) {
   configure_tiles();
   RoundedTile(task).run();
-  asm volatile("tilerelease");
+  release_tiles();
 }
 
 }  // namespace drover::DROVER_ATTENTION_ISA

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/row/row_blocks.h"
 #include "kernels/row/row_kernels.h"
 
 namespace drover {
@@ -9,8 +10,8 @@ namespace drover {
 void layer_norm(Context& context, MatrixView out, ConstMatrixView x, const float* weight,
                 const float* bias, float eps) {
   const auto norm_row = internal::row_kernels(context.isa).layer_norm;
-  context.threads.run(
-      x.rows, [&](int64_t t, int) { norm_row(x.row(t), x.cols, weight, bias, eps, out.row(t)); });
+  internal::run_rows(context, x.rows, x.cols,
+                     [&](int64_t t) { norm_row(x.row(t), x.cols, weight, bias, eps, out.row(t)); });
 }
 
 void layer_norm(Context& context, RoundedRows& out, ConstMatrixView x, const float* weight,
@@ -25,6 +26,18 @@ void layer_norm(Context& context, RoundedRows& out, ConstMatrixView x, const flo
     }
     out.put(first, {normed, rows, x.cols, x.cols});
   });
+}
+
+void layer_norm_backward(Context& context, MatrixView dx, float* dweight, float* dbias,
+                         ConstMatrixView dy, ConstMatrixView x, const float* weight, float eps) {
+  const auto row = internal::row_kernels(context.isa).layer_norm_backward;
+  internal::add_over_rows(
+      context, x.rows, x.cols, {dweight, dbias}, [&](int64_t first, int64_t end, float* sums) {
+        float* const bias_sums = sums == nullptr ? nullptr : sums + x.cols;
+        for (int64_t t = first; t < end; ++t) {
+          row(dy.row(t), x.row(t), x.cols, weight, eps, dx.row(t), sums, bias_sums);
+        }
+      });
 }
 
 }  // namespace drover

@@ -21,6 +21,21 @@ template <typename F, typename U>
 
 [[gnu::always_inline]] inline float gelu_of(float x) { return gelu_of<float, uint32_t>(x); }
 
+// gelu'(x) = P(normal < x) + x e^(-x^2 / 2) / sqrt(2 pi), of which the tail has the exponential
+// already. Beyond 13 either way it is 1 or 0. NaN gives NaN.
+template <typename F, typename U>
+[[gnu::always_inline]] inline F gelu_slope_of(F x) {
+  const F a = x < 0 ? -x : x;
+  const F bell = exp_of<F, U>(x * x * -0.5f);
+  const F tail = a > 13.0f ? F{} : bell * normal_tail_ratio_of<F>(a);
+  const F bend = a > 13.0f ? F{} : x * (bell * 0.398942280401432678f);
+  return (x < 0 ? tail : 1.0f - tail) + bend;
+}
+
+[[gnu::always_inline]] inline float gelu_slope_of(float x) {
+  return gelu_slope_of<float, uint32_t>(x);
+}
+
 // gelu(x) for a result that will be rounded to bf16, of which it is a sixteenth of half a unit: in
 // a third of the time, without a division and with fused steps, fma(a, b, c) = a b + c.
 //

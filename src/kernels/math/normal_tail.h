@@ -16,8 +16,9 @@
 
 namespace drover {
 
-template <typename F, typename U>
-[[gnu::always_inline]] inline F normal_tail_of(F x) {
+// p(x) / q(x), the tail over e^(-x^2 / 2).
+template <typename F>
+[[gnu::always_inline]] inline F normal_tail_ratio_of(F x) {
   F p = x * 0.003751831785f + 0.03826694411f;
   p = p * x + 0.1763609785f;
   p = p * x + 0.4292484558f;
@@ -27,7 +28,12 @@ template <typename F, typename U>
   q = q * x + 1.174322525f;
   q = q * x + 1.656381485f;
   q = q * x + 1.0f;
-  const F tail = exp_of<F, U>(x * x * -0.5f) * (p / q);
+  return p / q;
+}
+
+template <typename F, typename U>
+[[gnu::always_inline]] inline F normal_tail_of(F x) {
+  const F tail = exp_of<F, U>(x * x * -0.5f) * normal_tail_ratio_of<F>(x);
   return x > 13.0f ? F{} : tail;
 }
 

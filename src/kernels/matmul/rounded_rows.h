@@ -29,6 +29,11 @@ class RoundedRows {
   // two are a block of 2 KB, two tiles side by side; see PackedTokens.
   std::byte* unit(int64_t row) { return data_.data() + row / 32 * kUnitBytes; }
   const std::byte* unit(int64_t row) const { return data_.data() + row / 32 * kUnitBytes; }
+  // The block with this row and column, which are multiples of 32.
+  std::byte* block(int64_t row, int64_t col) {
+    return unit(row) + col / 256 * panel_bytes() + col % 256 / 32 * kBlockBytes;
+  }
+  static constexpr int64_t kBlockBytes = 32 * 32 * 2;
   int64_t panel_bytes() const { return (rows_ + 31) / 32 * kUnitBytes; }
 
  private:

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/row/row_blocks.h"
 #include "kernels/row/row_kernels.h"
 
 namespace drover {
@@ -39,15 +40,28 @@ void RopeTable::set(int64_t t, int64_t pair, int64_t position, std::span<const f
   }
 }
 
-void rope(Context& context, std::initializer_list<MatrixView> xs, const RopeTable& table) {
-  const auto rotate = internal::row_kernels(context.isa).rotate;
-  const int64_t d = table.head_dim(), rows = xs.begin()->rows;
-  context.threads.run(rows, [&](int64_t t, int) {
+namespace {
+
+void rotate_rows(Context& context, std::initializer_list<MatrixView> xs, const RopeTable& table,
+                 decltype(internal::RowKernels::rotate) rotate) {
+  int64_t cols = 0;
+  for (const MatrixView& x : xs) cols += x.cols;
+  internal::run_rows(context, xs.begin()->rows, cols, [&](int64_t t) {
     const int64_t of_table = t % table.tokens();
     for (const MatrixView& x : xs) {
-      rotate(x.row(t), x.cols, d, table.cosines(of_table), table.sines(of_table));
+      rotate(x.row(t), x.cols, table.head_dim(), table.cosines(of_table), table.sines(of_table));
     }
   });
+}
+
+}  // namespace
+
+void rope(Context& context, std::initializer_list<MatrixView> xs, const RopeTable& table) {
+  rotate_rows(context, xs, table, internal::row_kernels(context.isa).rotate);
+}
+
+void rope_backward(Context& context, std::initializer_list<MatrixView> ds, const RopeTable& table) {
+  rotate_rows(context, ds, table, internal::row_kernels(context.isa).rotate_back);
 }
 
 }  // namespace drover

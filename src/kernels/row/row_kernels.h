@@ -1,6 +1,6 @@
-// What the operations on single rows (norms, rotation, gate) do to one, by instruction set. Every
-// set gives the same bits: elements go through the same operations, unfused, and sums run in 16
-// partial sums (component i to sum i mod 16), added up as a tree.
+// What the operations on single rows (norms, rotation, gate, loss, and their gradients) do to one,
+// by instruction set. Every set gives the same bits: elements go through the same operations,
+// unfused, and sums run in 16 partial sums (component i to sum i mod 16), added up as a tree.
 //
 // Plain data, since files with instruction-set flags include it. Thread-safe.
 #pragma once
@@ -13,6 +13,11 @@ enum class Isa;
 
 namespace drover::internal {
 
+struct Largest {
+  float value;
+  int32_t index;  // the lowest of equal ones
+};
+
 struct RowKernels {
   // 1 / sqrt(mean(x^2) + eps) of n components.
   float (*inverse_rms)(const float* x, int64_t n, float eps);
@@ -24,8 +29,28 @@ struct RowKernels {
   // Rotates the pairs (x[2k], x[2k+1]) of each head of d components, of n in all: component i
   // becomes x[i] * cosine[i] + x[i ^ 1] * sine[i] of its place in the head.
   void (*rotate)(float* x, int64_t n, int64_t d, const float* cosine, const float* sine);
-  // gate = silu(gate) * up
-  void (*swiglu)(float* gate, const float* up, int64_t n);
+  // to = silu(gate) * up. to may be gate.
+  void (*swiglu)(const float* gate, const float* up, int64_t n, float* to);
+
+  // The gradients, as the headers of the operations have them. dx, dweight and dbias are added to;
+  // dweight, and dbias with it, may be null.
+  void (*rms_norm_backward)(const float* dy, const float* x, int64_t n, const float* weight,
+                            float eps, float* dx, float* dweight);
+  void (*rms_norm_head_backward)(float* d, const float* x, int64_t n, float eps);
+  void (*layer_norm_backward)(const float* dy, const float* x, int64_t n, const float* weight,
+                              float eps, float* dx, float* dweight, float* dbias);
+  void (*rotate_back)(float* x, int64_t n, int64_t d, const float* cosine, const float* sine);
+  // dgate may be dout.
+  void (*swiglu_backward)(const float* dout, const float* gate, const float* up, int64_t n,
+                          float* dgate, float* dup);
+  // to may be x, dx may be dy.
+  void (*gelu)(const float* x, int64_t n, float* to);
+  void (*gelu_backward)(const float* dy, const float* x, int64_t n, float* dx);
+
+  // Of numbers that are not NaN; (-infinity, 0) where there are none above it.
+  Largest (*largest)(const float* x, int64_t n);
+  // x = e^(x - shift); the sum of these.
+  float (*exponentials)(float* x, int64_t n, float shift);
 };
 
 extern const RowKernels kRowPlain, kRowAvx2, kRowAvx512;

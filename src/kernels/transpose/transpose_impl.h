@@ -1,0 +1,148 @@
+// The bodies of the transposes, written once over a vector of W floats and compiled once per
+// instruction set. The including file sets DROVER_TRANSPOSE_KERNELS, their table's name, and
+// DROVER_VECTOR_FLOATS = W. See row_vector.h for what may not stand here.
+//
+// What moves is a cell of 32 bits: a float, or a pair of bf16 of two rows of x, which stand beside
+// each other in a row of the output. A block of 16 x 16 cells is a cache line of each row on either
+// side, so that no line is read twice or written by halves.
+
+#include "kernels/row/row_vector.h"
+#include "kernels/transpose/transpose_kernels.h"
+
+namespace drover::internal {
+namespace {
+
+constexpr int64_t kBlock = 16;
+constexpr int64_t kLine = 64;  // bytes of 16 cells
+
+// Floats to the nearest bf16, ties to even, in their upper halves: to_bf16 (tensor/float16.h).
+[[gnu::always_inline]] inline U round_to_bf16(V v) {
+  const U u = __builtin_bit_cast(U, v);
+  const U rounded = u + 0x7fff + ((u >> 16) & 1);
+  return v == v ? rounded : u | 0x400000;  // a NaN stays one
+}
+
+struct Floats {
+  static constexpr int64_t kRows = 1;
+  [[gnu::always_inline]] static U cells(const float* x, int64_t) {
+    return __builtin_bit_cast(U, load(x));
+  }
+};
+struct Pairs {
+  static constexpr int64_t kRows = 2;
+  [[gnu::always_inline]] static U cells(const float* x, int64_t stride) {
+    return (round_to_bf16(load(x)) >> 16) | (round_to_bf16(load(x + stride)) & 0xffff0000);
+  }
+};
+
+template <int... kLanes>
+struct Lanes {
+  // Two lines, kStep apart in a square of lines, exchange what is off the square's diagonal.
+  template <int kStep>
+  [[gnu::always_inline]] static void exchange(U& a, U& b) {
+    constexpr I kLow = {(kLanes & kStep ? W + kLanes - kStep : kLanes)...};
+    constexpr I kHigh = {(kLanes & kStep ? W + kLanes : kLanes + kStep)...};
+    const U low = __builtin_shuffle(a, b, kLow);
+    b = __builtin_shuffle(a, b, kHigh);
+    a = low;
+  }
+};
+
+// W vectors of W lanes: lane l of vector v goes to lane v of vector l. Halves of the square are
+// exchanged, then halves of its quarters, and so on.
+template <int kStep = W / 2>
+[[gnu::always_inline]] inline void turn(U (&lines)[W]) {
+  if constexpr (kStep > 0) {
+#pragma GCC unroll 16
+    for (int v = 0; v < W; ++v) {
+      if (v & kStep) continue;
+      Lanes<__integer_pack(W)...>::template exchange<kStep>(lines[v], lines[v + kStep]);
+    }
+    turn<kStep / 2>(lines);
+  }
+}
+
+// 16 cells of 16 columns of x.
+template <typename Cell>
+[[gnu::always_inline]] inline void transpose_block(const float* x, int64_t stride, std::byte* out,
+                                                   int64_t out_stride) {
+  for (int64_t col = 0; col < kBlock; col += W) {
+    for (int64_t cell = 0; cell < kBlock; cell += W) {
+      U lines[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) {
+        lines[i] = Cell::cells(x + (cell + i) * Cell::kRows * stride + col, stride);
+      }
+      turn(lines);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) {
+        __builtin_memcpy(out + (col + i) * out_stride + 4 * cell, &lines[i], sizeof(U));
+      }
+    }
+  }
+}
+
+// The corner of x that is there, in kRows x kCols floats with zeros.
+template <int64_t kRows, int64_t kCols>
+[[gnu::always_inline]] inline void fill_up(const float* x, int64_t stride, int64_t rows,
+                                           int64_t cols, float* to) {
+  for (int64_t t = 0; t < kRows; ++t) {
+    for (int64_t n = 0; n < kCols; ++n) {
+      to[t * kCols + n] = t < rows && n < cols ? x[t * stride + n] : 0.0f;
+    }
+  }
+}
+
+template <typename Cell>
+void transpose_piece(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out,
+                     int64_t out_stride) {
+  constexpr int64_t kRows = kBlock * Cell::kRows, kBytes = kLine / kRows;
+  for (int64_t n = 0; n < cols; n += kBlock) {
+    for (int64_t t = 0; t < rows; t += kRows) {
+      const float* const from = x + t * stride + n;
+      std::byte* const to = out + n * out_stride + t * kBytes;
+      const int64_t there = rows - t, columns = cols - n < kBlock ? cols - n : kBlock;
+      if (there >= kRows && columns == kBlock) {
+        transpose_block<Cell>(from, stride, to, out_stride);
+        continue;
+      }
+      float corner[kRows * kBlock];
+      std::byte turned[kBlock * kLine];
+      fill_up<kRows, kBlock>(from, stride, there, columns, corner);
+      transpose_block<Cell>(corner, kBlock, turned, kLine);
+      const int64_t bytes = (there < kRows ? there : kRows) * kBytes;
+      for (int64_t i = 0; i < columns; ++i) {
+        __builtin_memcpy(to + i * out_stride, turned + i * kLine, static_cast<size_t>(bytes));
+      }
+    }
+  }
+}
+
+// The form has a pair of bf16 of two columns for each row, as x has them in two rows: there is
+// nothing to transpose but pairs.
+void to_block(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out) {
+  constexpr int64_t kSide = 2 * kBlock;
+  float corner[kSide * kSide];
+  if (rows < kSide || cols < kSide) {
+    fill_up<kSide, kSide>(x, stride, rows, cols, corner);
+    x = corner;
+    stride = kSide;
+  }
+  for (int64_t pair = 0; pair < kBlock; ++pair) {
+    for (int64_t n = 0; n < kSide; n += W) {
+      const U cells = Pairs::cells(x + 2 * pair * stride + n, stride);
+      std::byte* const tile = out + n / kBlock * kBlock * kLine;
+      __builtin_memcpy(tile + pair * kLine + n % kBlock * 4, &cells, sizeof(U));
+    }
+  }
+}
+
+}  // namespace
+
+const TransposeKernels DROVER_TRANSPOSE_KERNELS = {
+    .to_f32 = transpose_piece<Floats>,
+    .to_bf16 = transpose_piece<Pairs>,
+    .to_block = to_block,
+};
+
+}  // namespace drover::internal

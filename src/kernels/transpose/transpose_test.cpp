@@ -1,0 +1,146 @@
+// Transposes against their definition, to the bit.
+#include "kernels/transpose/transpose.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "kernels/matmul/matmul.h"
+#include "tensor/float16.h"
+
+namespace drover {
+namespace {
+
+// Floats of any bits at all: ties, subnormals, infinities and every NaN among them.
+struct AnyBits {
+  int64_t rows, cols;
+  std::vector<float> data;
+
+  AnyBits(int64_t rows, int64_t cols, uint32_t seed)
+      : rows(rows), cols(cols), data(static_cast<size_t>(1 + rows * (cols + 5))) {
+    std::mt19937 random(seed);
+    for (float& x : data) {
+      uint32_t bits = random();
+      if (random() % 4 == 0) bits = (bits & 0xffff0000) | 0x8000;  // half-way
+      if (random() % 16 == 0) bits |= 0x7f800000;
+      x = std::bit_cast<float>(bits);
+    }
+  }
+  ConstMatrixView view() const { return {data.data() + 1, rows, cols, cols + 5}; }
+  float at(int64_t t, int64_t n) const { return view().row(t)[n]; }
+};
+
+constexpr int64_t kSizes[] = {1, 2, 15, 16, 17, 31, 32, 33, 47, 64, 65, 129, 200};
+
+TEST(Transpose, MovesEveryNumberToItsPlace) {
+  for (const Isa isa : available_isas()) {
+    for (const int threads : {1, 2}) {
+      Context context(threads, isa);
+      for (const int64_t rows : kSizes) {
+        for (const int64_t cols : kSizes) {
+          const AnyBits x(rows, cols, static_cast<uint32_t>(1000 * rows + cols));
+          const auto size = static_cast<size_t>(rows * cols);
+          std::vector<uint32_t> floats(size + 1, 0xabcdefu);
+          std::vector<uint16_t> halves(size + 1, 0xabcd);
+          transpose(context, x.view(), DType::kF32, reinterpret_cast<std::byte*>(floats.data()));
+          transpose(context, x.view(), DType::kBF16, reinterpret_cast<std::byte*>(halves.data()));
+          for (int64_t n = 0; n < cols; ++n) {
+            for (int64_t t = 0; t < rows; ++t) {
+              const auto i = static_cast<size_t>(n * rows + t);
+              ASSERT_EQ(floats[i], std::bit_cast<uint32_t>(x.at(t, n)))
+                  << isa_name(isa) << ", [" << rows << ", " << cols << "] at " << t << ", " << n;
+              ASSERT_EQ(halves[i], to_bf16(x.at(t, n)).bits)
+                  << isa_name(isa) << ", [" << rows << ", " << cols << "] at " << t << ", " << n;
+            }
+          }
+          EXPECT_EQ(floats[size], 0xabcdefu);
+          EXPECT_EQ(halves[size], 0xabcd);
+        }
+      }
+    }
+  }
+}
+
+// What a block of rounded rows holds, as matmul_kernels.h describes the form.
+uint16_t number_of(RoundedRows& rounded, int64_t row, int64_t col) {
+  const std::byte* block = rounded.block(row / 32 * 32, col / 32 * 32);
+  uint16_t bits;
+  std::memcpy(&bits, block + row % 32 / 16 * 1024 + col % 32 / 2 * 64 + row % 16 * 4 + col % 2 * 2,
+              sizeof(bits));
+  return bits;
+}
+
+TEST(Transpose, IntoRoundedRowsFillsWholeBlocksUpWithZeros) {
+  for (const Isa isa : available_isas()) {
+    Context context(2, isa);
+    RoundedRows rounded;
+    for (const int64_t rows : {1, 2, 31, 32, 33, 64, 200, 256, 257, 300}) {
+      for (const int64_t cols : {1, 15, 16, 17, 32, 40, 64, 129}) {
+        const AnyBits x(rows, cols, static_cast<uint32_t>(1000 * rows + cols));
+        rounded.resize(cols, rows);
+        const auto all = static_cast<size_t>((rows + 255) / 256 * rounded.panel_bytes());
+        std::memset(rounded.unit(0), 0xff, all);
+        transpose(context, x.view(), rounded);
+        ASSERT_EQ(rounded.rows(), cols);
+        ASSERT_EQ(rounded.cols(), rows);
+        for (int64_t n = 0; n < (cols + 31) / 32 * 32; ++n) {
+          for (int64_t t = 0; t < (rows + 31) / 32 * 32; ++t) {
+            const bool there = n < cols && t < rows;
+            ASSERT_EQ(number_of(rounded, n, t), there ? to_bf16(x.at(t, n)).bits : 0)
+                << isa_name(isa) << ", [" << rows << ", " << cols << "] at " << t << ", " << n;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Transpose, IntoRoundedRowsIsWhatRoundingTheTransposeMakes) {
+  if (!takes_rounded(detect_isa(), DType::kBF16)) {
+    GTEST_SKIP() << "this processor has no unit for rounded rows";
+  }
+  Context context(2);
+  for (const int64_t rows : {1, 33, 300}) {
+    for (const int64_t cols : {5, 16, 40, 100}) {
+      const AnyBits x(rows, cols, static_cast<uint32_t>(1000 * rows + cols));
+      std::vector<float> turned(static_cast<size_t>(rows * cols));
+      transpose(context, x.view(), DType::kF32, reinterpret_cast<std::byte*>(turned.data()));
+      RoundedRows got, expected;
+      transpose(context, x.view(), got);
+      expected.resize(cols, rows);
+      for (int64_t n = 0; n < cols; n += RoundedRows::kGroup) {
+        expected.put(
+            n, {turned.data() + n * rows, std::min(RoundedRows::kGroup, cols - n), rows, rows});
+      }
+      for (int64_t n = 0; n < (cols + 31) / 32 * 32; n += 32) {
+        for (int64_t t = 0; t < rows; t += 32) {
+          ASSERT_EQ(std::memcmp(got.block(n, t), expected.block(n, t), RoundedRows::kBlockBytes), 0)
+              << "[" << rows << ", " << cols << "] at " << t << ", " << n;
+        }
+      }
+    }
+  }
+}
+
+TEST(Transpose, OfNothingIsNothing) {
+  Context context(2);
+  std::byte untouched{7};
+  RoundedRows rounded;
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{0, 5}, {5, 0}, {0, 0}}) {
+    const ConstMatrixView x(nullptr, rows, cols, cols);
+    transpose(context, x, DType::kF32, &untouched);
+    transpose(context, x, DType::kBF16, &untouched);
+    transpose(context, x, rounded);
+    EXPECT_EQ(untouched, std::byte{7});
+    EXPECT_EQ(rounded.rows(), cols);
+    EXPECT_EQ(rounded.cols(), rows);
+  }
+}
+
+}  // namespace
+}  // namespace drover
