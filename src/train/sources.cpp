@@ -8,6 +8,7 @@
 #include "formats/json.h"
 #include "train/data/files.h"
 #include "train/data/kinds.h"
+#include "train/generators/generators.h"
 
 namespace drover {
 namespace {
@@ -16,7 +17,16 @@ using Kinds = std::map<std::string, MakeSource*, std::less<>>;
 
 Kinds& kinds() {
   static Kinds all = {
+      {"bars", make_bars},
       {"chat", make_chat_source},
+      {"emoji", make_emoji},
+      {"fashion_mnist", make_fashion_mnist},
+      {"needles", make_needles},
+      {"printed_words", make_printed_words},
+      {"recall", make_recall},
+      {"repeats", make_repeats},
+      {"shapes", make_shapes},
+      {"small_world", make_small_world},
       {"table", make_table_source},
       {"text", make_text_source},
   };
