@@ -21,8 +21,8 @@ namespace fs = std::filesystem;
 namespace json = boost::json;
 using namespace testing;
 
-// Float32 sums in another order: the goldens, which differ from float64 by less than 4e-6 in as many
-// products, have the same tolerance.
+// Float32 sums in another order: the goldens, which differ from float64 by less than 4e-6 in as
+// many products, have the same tolerance.
 constexpr double kRounding = 2e-5;
 
 const Golden& golden(std::string_view name) {
@@ -97,9 +97,7 @@ INSTANTIATE_TEST_SUITE_P(Models, AdapterTest,
 
 class AdapterFile : public ::testing::Test {
  protected:
-  AdapterFile() {
-    write_random_adapter(path(), config(), 2, 1);
-  }
+  AdapterFile() { write_random_adapter(path(), config(), 2, 1); }
   static ModelConfig config(std::string_view name = "scout") {
     const auto folder = HuggingfaceFolder::open_config_only(golden(name).folder());
     return config_from_huggingface(folder.config, "config.json");
@@ -142,9 +140,8 @@ class AdapterFile : public ::testing::Test {
 };
 
 TEST_F(AdapterFile, OfAnotherShapeIsRefusedWithBothShapes) {
-  expect_error(ErrorKind::kBadData, "expected factors of [", [&] {
-    read_peft(path(), config("wide_heads"));
-  });
+  expect_error(ErrorKind::kBadData, "expected factors of [",
+               [&] { read_peft(path(), config("wide_heads")); });
   // The experts alone differ.
   ModelConfig other = config();
   ++other.experts;

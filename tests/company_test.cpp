@@ -64,7 +64,8 @@ class Company : public ::testing::TestWithParam<Case> {
     if (c.adapted) {
       adapters.push_back((folder_ / "adapter").string());
       const auto folder = HuggingfaceFolder::open_config_only(source);
-      write_random_adapter(adapters[0], config_from_huggingface(folder.config, "config.json"), 3, 1);
+      write_random_adapter(adapters[0], config_from_huggingface(folder.config, "config.json"), 3,
+                           1);
     }
     model_ = Model::load(path.string(), {}, {}, adapters);
   }

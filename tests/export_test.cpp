@@ -73,6 +73,7 @@ TEST_P(ExportTest, AFolderWrittenAgainIsTheSameModel) {
   EXPECT_EQ(again->config().context, source.model().config().context);
   EXPECT_EQ(again->generation().temperature, source.model().generation().temperature);
   EXPECT_EQ(again->generation().top_p, source.model().generation().top_p);
+  EXPECT_EQ(again->advised_stops(), source.model().advised_stops());
 }
 
 TEST_P(ExportTest, AGgufFileOfTheSamePartsComputesTheSame) {

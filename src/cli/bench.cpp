@@ -430,7 +430,8 @@ void add_bench(CLI::App& app) {
   list("--parallel", bench->parallel, "Sequences that generate together")->default_str("1");
   list("--tiles", bench->tiles,
        "Measure the vision encoder of a GGUF file instead, with so many tiles at once");
-  add_adapters(*command, bench->lora, "With an adapter, whose work the limits leave out; repeatable");
+  add_adapters(*command, bench->lora,
+               "With an adapter, whose work the limits leave out; repeatable");
   command->add_option("-r,--repeat", bench->repeat, "Repeats of every test, after one to warm up")
       ->capture_default_str();
   command->add_option("-s,--seed", bench->seed, "Of the random tokens, and of --make's weights")

@@ -112,9 +112,7 @@ void ModelFlags::add_mmproj(CLI::App& command) {
 
 void add_adapters(CLI::App& command, std::vector<std::string>& folders,
                   const std::string& description) {
-  command.add_option("--lora", folders, description)
-      ->type_name("FOLDER")
-      ->allow_extra_args(false);
+  command.add_option("--lora", folders, description)->type_name("FOLDER")->allow_extra_args(false);
 }
 
 void ModelFlags::add_lora(CLI::App& command) {

@@ -47,11 +47,13 @@ class Adapter {
   void merge(const Factors& factors, int64_t index, int64_t first, int64_t count,
              std::span<float> values) const;
 
-  // From now on add() knows these weights' maps, which must outlive it. kInternal if one is missing.
+  // From now on add() knows these weights' maps, which must outlive it. kInternal if one is
+  // missing.
   void bind(const Weights& weights);
 
-  // out += B (A x) for those of the jobs whose map is adapted, after matmul() has done them. A row's
-  // result depends on the row alone, as there. scratch: memory to use, grown where it must be.
+  // out += B (A x) for those of the jobs whose map is adapted, after matmul() has done them. A
+  // row's result depends on the row alone, as there. scratch: memory to use, grown where it must
+  // be.
   void add(Context& context, std::span<const MatmulJob> jobs, AlignedArray<float>& scratch) const;
 
  private:

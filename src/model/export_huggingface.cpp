@@ -56,7 +56,8 @@ std::string_view torch_name(DType type) {
     case DType::kBF16:
       return "bfloat16";
     default:
-      throw_error(ErrorKind::kUsage, "type of a Hugging Face folder: expected f32, f16 or bf16, got {}",
+      throw_error(ErrorKind::kUsage,
+                  "type of a Hugging Face folder: expected f32, f16 or bf16, got {}",
                   dtype_name(type));
   }
 }
@@ -267,8 +268,9 @@ std::vector<float> values_of(const NamedTensor& tensor, int64_t index, int64_t r
   std::vector<float> out(static_cast<size_t>(rows * cols));
   const int64_t bytes = row_bytes(tensor.type, cols);
   for (int64_t r = 0; r < rows; ++r) {
-    dequantize_row(tensor.type, tensor.data + (index * rows + r) * bytes,
-                   std::span(out).subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols)));
+    dequantize_row(
+        tensor.type, tensor.data + (index * rows + r) * bytes,
+        std::span(out).subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols)));
   }
   return out;
 }
@@ -365,13 +367,12 @@ class FolderTensors {
 }  // namespace
 
 ModelNotes notes_of(const Model& model) {
-  ModelNotes notes{model.config().name, model.licence(), model.generation()};
+  ModelNotes notes{model.config().name, model.licence(), model.generation(), model.advised_stops()};
   if (notes.name.empty()) {
     fs::path path = model.path().lexically_normal();
     if (!path.has_filename()) path = path.parent_path();  // "folder/"
     notes.name = (model.gguf() != nullptr ? path.stem() : path.filename()).string();
   }
-  if (model.has_tokenizer()) notes.stops = model.stop_tokens(model.chat_format());
   return notes;
 }
 

@@ -84,6 +84,8 @@ class Model {
   ChatFormat chat_format() const { return chat_format_; }
   const GenerationDefaults& generation() const { return generation_; }
   const LicenceNote& licence() const { return licence_; }
+  // Where the makers stop, beside what the tokenizer says (generation_stops).
+  const std::vector<Token>& advised_stops() const { return generation_stops_; }
 
   // Tokens that end an answer: the chat format's, and the file's.
   std::vector<Token> stop_tokens(ChatFormat format) const;

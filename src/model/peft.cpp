@@ -54,7 +54,8 @@ class AdapterConfig {
   explicit AdapterConfig(const fs::path& path)
       : object_(read_json_object(path)), fields_(object_, printable(path.string(), 300)) {
     const std::string_view kind = fields_.required_text("peft_type");
-    if (kind != "LORA") unsupported("peft_type", fmt::format("expected LORA, got {}", printable(kind)));
+    if (kind != "LORA")
+      unsupported("peft_type", fmt::format("expected LORA, got {}", printable(kind)));
     if (fields_.text("bias").value_or("none") != "none") unsupported("bias", "expected none");
     for (const std::string_view key :
          {"use_dora", "fan_in_fan_out", "lora_bias", "use_qalora", "use_bdlora", "modules_to_save",
@@ -79,7 +80,8 @@ class AdapterConfig {
     if (patterns_) {
       for (const auto& [key, value] : patterns_->object()) {
         const std::string_view name = key;
-        if (name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.") !=
+        if (name.find_first_not_of(
+                "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.") !=
             std::string_view::npos) {
           unsupported("alpha_pattern", fmt::format("expected names, got '{}'", printable(name)));
         }
@@ -186,8 +188,9 @@ std::vector<float> floats_of(const NamedTensor& tensor) {
   const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
   std::vector<float> out(static_cast<size_t>(rows * cols));
   for (int64_t r = 0; r < rows; ++r) {
-    dequantize_row(tensor.type, tensor.data + r * row_bytes(tensor.type, cols),
-                   std::span(out).subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols)));
+    dequantize_row(
+        tensor.type, tensor.data + r * row_bytes(tensor.type, cols),
+        std::span(out).subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols)));
   }
   return out;
 }
@@ -230,8 +233,8 @@ LowRank take(const AdapterTarget& target, const Pair& pair, Fit fit, const Model
   return out;
 }
 
-// Which of the experts' parameters each pair of their module is, and in which form. The shapes tell,
-// but for square ones: those PEFT's version tells.
+// Which of the experts' parameters each pair of their module is, and in which form. The shapes
+// tell, but for square ones: those PEFT's version tells.
 void take_experts(std::span<const AdapterTarget* const> targets, std::span<const Pair> pairs,
                   const AdapterConfig& settings, const ModelConfig& config,
                   const std::string& source, std::vector<LowRank>& out) {
@@ -253,12 +256,12 @@ void take_experts(std::span<const AdapterTarget* const> targets, std::span<const
     return;
   }
   const Pair& pair = pairs.front();
-  throw Error(ErrorKind::kBadData,
-              fmt::format("{}: '{}': expected factors of {} experts of {} and {}, got {} and {}",
-                          source, targets.front()->module, targets.front()->matrices,
-                          config.hidden, config.expert_width, shape_text(pair.a->shape),
-                          shape_text(pair.b->shape)),
-              "the adapter belongs to a model of another shape");
+  throw Error(
+      ErrorKind::kBadData,
+      fmt::format("{}: '{}': expected factors of {} experts of {} and {}, got {} and {}", source,
+                  targets.front()->module, targets.front()->matrices, config.hidden,
+                  config.expert_width, shape_text(pair.a->shape), shape_text(pair.b->shape)),
+      "the adapter belongs to a model of another shape");
 }
 
 }  // namespace
@@ -344,8 +347,8 @@ std::vector<LowRank> read_peft(const fs::path& folder, const ModelConfig& config
 
 // --- Writing -------------------------------------------------------------------------------------
 
-void write_peft(std::span<const LowRank> adapters, const PeftNotes& notes, const ModelConfig& config,
-                const fs::path& folder, DType type) {
+void write_peft(std::span<const LowRank> adapters, const PeftNotes& notes,
+                const ModelConfig& config, const fs::path& folder, DType type) {
   const std::string prefix = notes.multimodal ? "language_model.model." : "model.";
   const auto class_name = [&](std::string_view module) {
     if (module != "lm_head") return prefix + std::string(module);
@@ -373,7 +376,8 @@ void write_peft(std::span<const LowRank> adapters, const PeftNotes& notes, const
     }
     const int64_t in = experts ? target.rows : target.cols;
     const int64_t out = experts ? target.cols : target.rows;
-    std::vector<float> a(static_cast<size_t>(E * rank * in)), b(static_cast<size_t>(out * rank * E));
+    std::vector<float> a(static_cast<size_t>(E * rank * in)),
+        b(static_cast<size_t>(out * rank * E));
     for (int64_t e = 0; e < E; ++e) {
       for (int64_t k = 0; k < rank; ++k) {
         const auto ours_a = [&](int64_t i) {
@@ -408,17 +412,18 @@ void write_peft(std::span<const LowRank> adapters, const PeftNotes& notes, const
                       quantize_row(type, values[i], bytes.data());
                       sink(bytes);
                     });
-  json::object settings = {{"peft_type", "LORA"},
-                           {"peft_version", kPeftVersion},
-                           {"task_type", "CAUSAL_LM"},
-                           {"base_model_name_or_path",
-                            notes.base_model.empty() ? json::value() : json::value(notes.base_model)},
-                           {"inference_mode", true},
-                           {"r", notes.rank},
-                           {"lora_dropout", 0.0},
-                           {"bias", "none"},
-                           {"fan_in_fan_out", false},
-                           {"target_modules", std::move(modules)}};
+  json::object settings = {
+      {"peft_type", "LORA"},
+      {"peft_version", kPeftVersion},
+      {"task_type", "CAUSAL_LM"},
+      {"base_model_name_or_path",
+       notes.base_model.empty() ? json::value() : json::value(notes.base_model)},
+      {"inference_mode", true},
+      {"r", notes.rank},
+      {"lora_dropout", 0.0},
+      {"bias", "none"},
+      {"fan_in_fan_out", false},
+      {"target_modules", std::move(modules)}};
   // A whole number in PEFT's class.
   if (notes.alpha == std::floor(notes.alpha)) {
     settings["lora_alpha"] = static_cast<int64_t>(notes.alpha);

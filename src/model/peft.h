@@ -56,15 +56,16 @@ std::vector<LowRank> read_peft(const std::filesystem::path& folder, const ModelC
 // What an adapter's configuration says, the same for all targets.
 struct PeftNotes {
   int64_t rank = 0;
-  double alpha = 0;        // scale = alpha / rank
-  std::string base_model;  // where the model is, for PEFT; may be empty
-  bool multimodal = false; // the model's class is Llama4ForConditionalGeneration
+  double alpha = 0;         // scale = alpha / rank
+  std::string base_model;   // where the model is, for PEFT; may be empty
+  bool multimodal = false;  // the model's class is Llama4ForConditionalGeneration
 };
 
 // Writes a folder that PEFT loads onto the model in transformers. All of `adapters` must have the
 // notes' rank. Experts are in the form of PEFT 0.19.1 and later, which takes the last axis of
 // [E, in, out] for the input. type: f32, f16 or bf16. Each file is the old or the new one.
-void write_peft(std::span<const LowRank> adapters, const PeftNotes& notes, const ModelConfig& config,
-                const std::filesystem::path& folder, DType type = DType::kF32);
+void write_peft(std::span<const LowRank> adapters, const PeftNotes& notes,
+                const ModelConfig& config, const std::filesystem::path& folder,
+                DType type = DType::kF32);
 
 }  // namespace drover

@@ -34,8 +34,8 @@ std::vector<ExpectedTensor> expected_tensors(const ModelConfig& c) {
   for (int64_t i = 0; i < c.layer_count(); ++i) {
     const auto add = [&](std::string_view part, std::vector<int64_t> shape, std::string_view other,
                          Layout layout = Layout::kAsIs) {
-      out.push_back({layer_tensor(i, part), std::move(shape), fmt::format("layers.{}.{}", i, other),
-                     layout});
+      out.push_back(
+          {layer_tensor(i, part), std::move(shape), fmt::format("layers.{}.{}", i, other), layout});
     };
     add("attn_norm", {D}, "input_layernorm.weight");
     add("attn_q", {c.heads * c.head_dim, D}, "self_attn.q_proj.weight", rotated);
@@ -92,10 +92,8 @@ std::vector<TensorSource> decoder_tensors(const HuggingfaceFolder& folder, const
       throw_error(ErrorKind::kBadData, "{}: expected a tensor '{}' {}, got none",
                   folder.path.string(), name, shape_text(expected.shape));
     }
-    TensorSource source{.name = expected.name,
-                        .shape = expected.shape,
-                        .from = tensor,
-                        .layout = expected.layout};
+    TensorSource source{
+        .name = expected.name, .shape = expected.shape, .from = tensor, .layout = expected.layout};
     if (source.layout == Layout::kHalfSplit) source.heads = source.shape[0] / c.head_dim;
     if (source.name.ends_with("ffn_up_exps.weight")) source.first_column = c.expert_width;
     if (const auto stored = expected.huggingface_shape(); tensor->shape != stored) {

@@ -28,7 +28,8 @@ void add_scaled(float* y, const float* x, float weight, int64_t count) {
 Lora::Lora(Parameters& parameters, const LoraOptions& options)
     : parameters_(parameters),
       options_(options),
-      scale_(static_cast<float>(options.alpha / static_cast<double>(std::max<int64_t>(1, options.rank)))) {
+      scale_(static_cast<float>(options.alpha /
+                                static_cast<double>(std::max<int64_t>(1, options.rank)))) {
   if (options.rank < 1 || options.rank > 4096) {
     throw_error(ErrorKind::kUsage, "rank: expected 1 to 4096, got {}", options.rank);
   }

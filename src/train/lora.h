@@ -1,5 +1,5 @@
-// Low-rank adapters for teaching: of each adapted matrix W only the factors of s B A are taught, and
-// passes see W + s B A in place of W and know nothing of it.
+// Low-rank adapters for teaching: of each adapted matrix W only the factors of s B A are taught,
+// and passes see W + s B A in place of W and know nothing of it.
 //
 // So an adapter costs the memory of a gradient and of a copy of every matrix that it adapts: it is
 // for models that fit so, and its worth is a small file and a base that others share, not memory.

@@ -36,7 +36,8 @@ std::vector<NamedTensor> tensors_of(const Parameters& parameters) {
 ModelParts parts_of(const Parameters& parameters, std::span<const NamedTensor> tensors,
                     const ModelNotes& notes, const Vocabulary& vocabulary) {
   const auto& vision = parameters.vision_config();
-  return {parameters.config(), vision ? &*vision : nullptr, tensors, notes, &vocabulary};
+  return {parameters.config(), vision ? &*vision : nullptr, tensors, notes,
+          vocabulary.tokens.empty() ? nullptr : &vocabulary};
 }
 
 }  // namespace

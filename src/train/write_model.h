@@ -16,7 +16,8 @@ namespace drover {
 
 // Values become what the mixture says; norms and routers stay f32. Eyes, where there are any, go
 // into the same file. Throws what writing throws; the old file stays then. Where the vocabulary has
-// no chat template but the control tokens of Llama 4, the plain one goes along.
+// no chat template but the control tokens of Llama 4, the plain one goes along. An empty vocabulary
+// is none.
 void write_gguf(Context& context, const Parameters& parameters, const ModelNotes& notes,
                 const Vocabulary& vocabulary, const std::filesystem::path& path,
                 const Mixture& mixture = DType::kBF16, const Progress& progress = {});
