@@ -106,7 +106,6 @@ void Adapter::bind(const Weights& weights) {
     part(moe ? "ffn_gate_shexp" : "ffn_gate", w.gate);
     part(moe ? "ffn_up_shexp" : "ffn_up", w.up);
     part(moe ? "ffn_down_shexp" : "ffn_down", w.down);
-    part("ffn_gate_inp", w.router);
     part("ffn_gate_exps", w.expert_gate);
     part("ffn_up_exps", w.expert_up);
     part("ffn_down_exps", w.expert_down);

@@ -269,7 +269,10 @@ void take_experts(std::span<const AdapterTarget* const> targets, std::span<const
 std::vector<AdapterTarget> adapter_targets(const ModelConfig& config) {
   std::vector<AdapterTarget> out;
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
-    if (tensor.shape.size() < 2 || tensor.huggingface == "embed_tokens.weight") continue;
+    if (tensor.shape.size() < 2 || tensor.huggingface == "embed_tokens.weight" ||
+        tensor.huggingface.ends_with(".router.weight")) {
+      continue;
+    }
     std::string module = tensor.huggingface;
     if (module.ends_with(".weight")) module.resize(module.size() - std::string(".weight").size());
     const int64_t rows = tensor.shape[tensor.shape.size() - 2];

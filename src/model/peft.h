@@ -31,8 +31,9 @@ struct AdapterTarget {
   bool has_experts() const { return layout == TensorSource::Layout::kExperts; }
 };
 
-// Every linear map of the decoder: attention, dense and shared networks, routers, experts, and the
-// output matrix unless it is the embedding too.
+// Every linear map of the decoder that PEFT can wrap: attention, dense and shared networks, experts,
+// and the output matrix unless it is the embedding too. The router is none: its module in
+// transformers gives more than a product.
 std::vector<AdapterTarget> adapter_targets(const ModelConfig& config);
 
 // Each matrix W of the target becomes W + scale * B A. Owns its memory.

@@ -474,7 +474,7 @@ class Adapters(CliTest):
         self.good("bench", self.scout, *flags)
 
     def test_what_does_not_fit_is_refused(self):
-        self.bad(4, "adapter_config.json", "run", self.scout, "a", "--lora", self.folder / "no")
+        self.bad(66, "adapter_config.json", "run", self.scout, "a", "--lora", self.folder / "no")
         other = harness.write_adapter(
             self.folder / "other",
             {
@@ -482,7 +482,7 @@ class Adapters(CliTest):
                 "layers.0.self_attn.q_proj.lora_B": ([32, 1], [0.0] * 32),
             },
         )
-        self.bad(5, "expected factors of [32, 32]", "run", self.scout, "a", "--lora", other)
+        self.bad(65, "expected factors of [32, 32]", "run", self.scout, "a", "--lora", other)
 
 
 class Quantize(CliTest):

@@ -128,7 +128,7 @@ def judge_theirs(out):
         case, dense = GOLDENS / name, name.startswith("llama")
         tokens, eyes = tokens_of(case), name == "multimodal"
         text = r".*language_model.*\.({})" if eyes else r".*\.({})"
-        choices = {"all": dict(target_modules=text.format("|".join(linear + [] if dense else linear + ["router"])))}
+        choices = {"all": dict(target_modules=text.format("|".join(linear)))}
         choices["attention"] = dict(target_modules=text.format("q_proj|v_proj"), use_rslora=True)
         if not dense:
             choices["all"]["target_parameters"] = experts
