@@ -6,7 +6,10 @@
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
+#include <cstring>
+#include <map>
 
+#include "base/file_writer.h"
 #include "formats/safetensors.h"
 #include "model/export_gguf.h"
 #include "model/fingerprint.h"

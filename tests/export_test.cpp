@@ -123,8 +123,9 @@ TEST(ExportWithATokenizer, KeepsItAndKnowsHowToTalk) {
   vocabulary.add_bos = true;
   find_stops(vocabulary);
   ASSERT_TRUE(vocabulary.chat_template.empty());
-  source.notes().licence = {.id = "apache-2.0"};
-  source.notes().generation = {.temperature = 0.5, .top_k = 7};
+  source.notes().licence.id = "apache-2.0";
+  source.notes().generation.temperature = 0.5;
+  source.notes().generation.top_k = 7;
 
   Context context(1);
   export_huggingface(source.parts(&vocabulary), text, folder / "again", DType::kF32);
