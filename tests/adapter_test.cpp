@@ -60,7 +60,7 @@ class AdapterTest : public ::testing::TestWithParam<std::string> {
   }
 
   TempFolder folder_;
-  Context context_{2};
+  Context context_{1};
 };
 
 TEST_P(AdapterTest, BesideTheWeightsItGivesTheLogitsOfMergedOnes) {
