@@ -214,6 +214,9 @@ TEST_F(AdapterFile, ScalesAsItsConfigurationSays) {
   EXPECT_EQ(scale_of("layers.0.self_attn.q_proj"), 4.0f);
   EXPECT_EQ(scale_of("layers.1.self_attn.q_proj"), 5.0f);
   EXPECT_EQ(scale_of("layers.2.self_attn.o_proj"), 3.0f);
+  set("lora_alpha", 1e300);
+  expect_error(ErrorKind::kBadData, "lora_alpha", [&] { read_peft(path(), config()); });
+  set("lora_alpha", 8);
   set("use_rslora", true);
   EXPECT_EQ(scale_of("layers.0.self_attn.q_proj"), static_cast<float>(8 / std::sqrt(2.0)));
 }

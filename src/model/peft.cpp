@@ -91,7 +91,13 @@ class AdapterConfig {
       }
     }
     const double r = static_cast<double>(rank);
-    return alpha / (root_ ? std::sqrt(r) : r);
+    const double scale = alpha / (root_ ? std::sqrt(r) : r);
+    if (!std::isfinite(static_cast<float>(scale))) {
+      throw_error(ErrorKind::kBadData,
+                  "{}: 'lora_alpha': expected a scale that a float holds, got {}", fields_.where(),
+                  scale);
+    }
+    return scale;
   }
 
   // Whether PEFT took the last axis of experts for the input when it wrote this, as it does since
