@@ -200,6 +200,13 @@ TEST_F(AdapterFile, WithHalfOfAPairOrAnotherTensorIsRefused) {
     }
   });
   expect_error(ErrorKind::kUnsupported, "lora_embedding_A", [&] { read_peft(path(), config()); });
+  rewrite([](Changed& tensor) {
+    if (tensor.name.ends_with("lora_embedding_A")) {
+      tensor.name = "base_model.model.lm_head.base_layer.weight";
+    }
+  });
+  expect_error(ErrorKind::kUnsupported, "save_embedding_layers",
+               [&] { read_peft(path(), config()); });
 }
 
 // What PEFT computes from alpha, rank and their exceptions.
