@@ -126,6 +126,8 @@ void add_bench(CLI::App& app);
 void add_batch(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_needle(CLI::App& app);
+void add_train(CLI::App& app);
+void add_tune(CLI::App& app);
 void add_man(CLI::App& app);
 void add_completion(CLI::App& app);
 

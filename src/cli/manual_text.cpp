@@ -6,7 +6,7 @@ namespace {
 const std::vector<ManualText>& texts() {
   static const std::vector<ManualText> kTexts = {
       {"drover",
-       "drover runs, serves, checks and measures models of the Llama 4 family, mixtures of experts "
+       "drover runs, serves, checks, measures and teaches models of the Llama 4 family, mixtures of experts "
        "that read text and pictures, and their dense relatives, on CPUs.\n\n"
        "MODEL is a GGUF file, a Hugging Face folder, or the name of a model in the local model "
        "folder.",
@@ -101,6 +101,22 @@ const std::vector<ManualText>& texts() {
        {{"Draw a map:", "drover needle MODEL --lengths 8K,128K,1M --svg map.svg"},
         {"Ask a server instead:",
          "drover needle NAME --endpoint http://host:8000/v1 --lengths 8K,32K"}}},
+      {"train",
+       "Teaches a model by a recipe: from nothing, or from a model that is there. It says first what "
+       "it teaches, then how it goes, and writes to the recipe's folder: metrics.jsonl with a line "
+       "for every step, loss.svg, checkpoints, and at the end the model as a GGUF file and as a "
+       "Hugging Face folder.\n\n"
+       "Ctrl-C and SIGTERM stop it with a checkpoint; a second signal ends it at once. With --resume "
+       "it goes on, and its losses are those of a training that was never stopped, to the bit.",
+       {{"Teach:", "drover train recipe.json"},
+        {"Go on after a stop, however it came:", "drover train recipe.json --resume"}}},
+      {"tune",
+       "Teaches a model that is there from conversations. What is learnt are the assistant's turns; "
+       "a part of the conversations is held out, and asked about on the way.",
+       {{"Teach a model your answers:", "drover tune MODEL conversations.jsonl --out tuned"},
+        {"Leave most of it as it is:",
+         "drover tune MODEL conversations.jsonl --out tuned --freeze 'token_embd*' --freeze "
+         "'blk.[0-9].*'"}}},
       {"man",
        "Prints a manual page in roff: of the program, or of one of its commands.",
        {{"Read one that is not installed:", "drover man serve | man -l -"}}},
