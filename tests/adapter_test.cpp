@@ -6,7 +6,10 @@
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
+#include <cstring>
+#include <map>
 
+#include "base/file_writer.h"
 #include "formats/safetensors.h"
 #include "model/export_gguf.h"
 #include "model/fingerprint.h"
@@ -57,7 +60,7 @@ class AdapterTest : public ::testing::TestWithParam<std::string> {
   }
 
   TempFolder folder_;
-  Context context_{2};
+  Context context_{1};
 };
 
 TEST_P(AdapterTest, BesideTheWeightsItGivesTheLogitsOfMergedOnes) {
@@ -197,6 +200,13 @@ TEST_F(AdapterFile, WithHalfOfAPairOrAnotherTensorIsRefused) {
     }
   });
   expect_error(ErrorKind::kUnsupported, "lora_embedding_A", [&] { read_peft(path(), config()); });
+  rewrite([](Changed& tensor) {
+    if (tensor.name.ends_with("lora_embedding_A")) {
+      tensor.name = "base_model.model.lm_head.base_layer.weight";
+    }
+  });
+  expect_error(ErrorKind::kUnsupported, "save_embedding_layers",
+               [&] { read_peft(path(), config()); });
 }
 
 // What PEFT computes from alpha, rank and their exceptions.
@@ -211,6 +221,9 @@ TEST_F(AdapterFile, ScalesAsItsConfigurationSays) {
   EXPECT_EQ(scale_of("layers.0.self_attn.q_proj"), 4.0f);
   EXPECT_EQ(scale_of("layers.1.self_attn.q_proj"), 5.0f);
   EXPECT_EQ(scale_of("layers.2.self_attn.o_proj"), 3.0f);
+  set("lora_alpha", 1e300);
+  expect_error(ErrorKind::kBadData, "lora_alpha", [&] { read_peft(path(), config()); });
+  set("lora_alpha", 8);
   set("use_rslora", true);
   EXPECT_EQ(scale_of("layers.0.self_attn.q_proj"), static_cast<float>(8 / std::sqrt(2.0)));
 }

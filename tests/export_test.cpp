@@ -123,8 +123,9 @@ TEST(ExportWithATokenizer, KeepsItAndKnowsHowToTalk) {
   vocabulary.add_bos = true;
   find_stops(vocabulary);
   ASSERT_TRUE(vocabulary.chat_template.empty());
-  source.notes().licence = {.id = "apache-2.0"};
-  source.notes().generation = {.temperature = 0.5, .top_k = 7};
+  source.notes().licence.id = "apache-2.0";
+  source.notes().generation.temperature = 0.5;
+  source.notes().generation.top_k = 7;
 
   Context context(1);
   export_huggingface(source.parts(&vocabulary), text, folder / "again", DType::kF32);
@@ -132,7 +133,12 @@ TEST(ExportWithATokenizer, KeepsItAndKnowsHowToTalk) {
       .write(context, folder / "again.gguf");
   for (const char* name : {"again", "again.gguf"}) {
     const auto model = Model::load((folder / name).string());
-    EXPECT_EQ(fingerprint(model->tokenizer().vocabulary()), fingerprint(vocabulary)) << name;
+    // GGUF has as many tokens as there are embeddings; those behind ours mean nothing.
+    Vocabulary theirs = model->tokenizer().vocabulary();
+    ASSERT_GE(theirs.tokens.size(), vocabulary.tokens.size());
+    theirs.tokens.resize(vocabulary.tokens.size());
+    theirs.kinds.resize(vocabulary.kinds.size());
+    EXPECT_EQ(fingerprint(theirs), fingerprint(vocabulary)) << name;
     EXPECT_EQ(model->chat_format(), ChatFormat::kLlama4) << name;
     EXPECT_EQ(model->licence().id, "apache-2.0") << name;
     EXPECT_EQ(model->generation().temperature, 0.5) << name;

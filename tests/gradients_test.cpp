@@ -135,8 +135,8 @@ TEST_P(Gradients, AreTheSlopesOfTheLoss) {
     loss_at(0);
     const double mean = norm(gradients[i]) * norm(direction) / std::sqrt(p.size());
     const double difference = std::abs(slope - dot(gradients[i], direction));
-    // The loss is a mean of float sums: good to some 1e-7, which the step divides.
-    EXPECT_LE(difference, 0.02 * mean + 2e-4) << p.name << ": slope " << slope;
+    // The step divides the rounding of the loss, some 1e-7: up to 4e-3 of the mean.
+    EXPECT_LE(difference, 0.02 * mean) << p.name << ": slope " << slope;
     worst = std::max(worst, difference / mean);
   }
   RecordProperty("worst_slope", std::to_string(worst));

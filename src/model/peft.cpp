@@ -91,7 +91,13 @@ class AdapterConfig {
       }
     }
     const double r = static_cast<double>(rank);
-    return alpha / (root_ ? std::sqrt(r) : r);
+    const double scale = alpha / (root_ ? std::sqrt(r) : r);
+    if (!std::isfinite(static_cast<float>(scale))) {
+      throw_error(ErrorKind::kBadData,
+                  "{}: 'lora_alpha': expected a scale that a float holds, got {}", fields_.where(),
+                  scale);
+    }
+    return scale;
   }
 
   // Whether PEFT took the last axis of experts for the input when it wrote this, as it does since
@@ -151,9 +157,14 @@ std::multimap<std::string, Pair, std::less<>> pairs_of(const SafetensorsFile& fi
     std::string_view name = tensor.name;
     const bool is_a = name.ends_with(kSuffixA), is_b = name.ends_with(kSuffixB);
     if (!is_a && !is_b) {
-      throw_error(ErrorKind::kUnsupported,
-                  "{}: tensor '{}': expected lora_A or lora_B of a linear map", file.path(),
-                  printable(name));
+      const bool whole =
+          name.ends_with(".base_layer.weight") || name.ends_with("embed_tokens.weight");
+      throw Error(ErrorKind::kUnsupported,
+                  fmt::format("{}: tensor '{}': expected lora_A or lora_B of a linear map",
+                              file.path(), printable(name)),
+                  whole ? "PEFT leaves the model's own matrices out with save_pretrained(..., "
+                          "save_embedding_layers=False)"
+                        : "");
     }
     if (tensor.shape.size() != 2 || tensor.bytes == 0 || !dtype_info(tensor.type).is_weight) {
       throw_error(ErrorKind::kBadData, "{}: tensor '{}': expected a matrix of floats, got {} {}",

@@ -31,8 +31,8 @@ struct AdapterTarget {
   bool has_experts() const { return layout == TensorSource::Layout::kExperts; }
 };
 
-// Every linear map of the decoder that PEFT can wrap: attention, dense and shared networks, experts,
-// and the output matrix unless it is the embedding too. The router is none: its module in
+// Every linear map of the decoder that PEFT can wrap: attention, dense and shared networks,
+// experts, and the output matrix unless it is the embedding too. The router is none: its module in
 // transformers gives more than a product.
 std::vector<AdapterTarget> adapter_targets(const ModelConfig& config);
 
@@ -41,8 +41,8 @@ struct LowRank {
   AdapterTarget target;
   int64_t rank = 0;
   float scale = 1;
-  std::vector<float> a;  // [matrices, rank, cols]
-  std::vector<float> b;  // [matrices, rows, rank], rows in GGUF's order
+  std::vector<float> a = {};  // [matrices, rank, cols]
+  std::vector<float> b = {};  // [matrices, rows, rank], rows in GGUF's order
 };
 
 // The adapters of a folder, in the order of adapter_targets(). rank_pattern counts as the file's
@@ -57,9 +57,9 @@ std::vector<LowRank> read_peft(const std::filesystem::path& folder, const ModelC
 // What an adapter's configuration says, the same for all targets.
 struct PeftNotes {
   int64_t rank = 0;
-  double alpha = 0;         // scale = alpha / rank
-  std::string base_model;   // where the model is, for PEFT; may be empty
-  bool multimodal = false;  // the model's class is Llama4ForConditionalGeneration
+  double alpha = 0;             // scale = alpha / rank
+  std::string base_model = {};  // where the model is, for PEFT; may be empty
+  bool multimodal = false;      // the model's class is Llama4ForConditionalGeneration
 };
 
 // Writes a folder that PEFT loads onto the model in transformers. All of `adapters` must have the

@@ -23,17 +23,16 @@ Kind kind_of(const std::string& name, const std::vector<int64_t>& shape) {
   return shape.size() == 1 ? Kind::kVector : Kind::kMatrix;
 }
 
-// Whether products take copies of it in the precision at hand. The rest stays in f32: what is no
-// factor of a product, the router, whose choices should not hang on rounding, and the patch
-// embedding, which every reader of such models multiplies in f32.
-bool has_copies(const Parameter& p) {
+// Whether products take it in the precision at hand. The rest stays in f32: the router, whose
+// choices should not hang on rounding, and the patch embedding, which every reader of such models
+// multiplies in f32.
+bool may_round(const Parameter& p) {
   return (p.kind == Kind::kMatrix && p.name != "v.patch_embd.weight") || p.kind == Kind::kOutput ||
          p.name == "token_embd.weight";
 }
 
-DType copy_type(Precision precision) {
-  return precision == Precision::kBF16 ? DType::kBF16 : DType::kF32;
-}
+// Whether a gradient goes through it to what it reads; pixels want none.
+bool is_passed(const Parameter& p) { return may_round(p) || p.kind == Kind::kRouter; }
 
 // What of a tensor's bytes products of each kind read.
 const std::byte* bytes_of(const AlignedArray<float>& values) {
@@ -140,9 +139,10 @@ Parameter* Parameters::find(std::string_view name) {
 
 void Parameters::refresh(Context& context) {
   for (Parameter& p : all_) {
-    if (!has_copies(p) && p.kind != Kind::kRouter) continue;
-    const DType type = has_copies(p) ? copy_type(precision_) : DType::kF32;
-    if (type == DType::kBF16) {
+    if (!is_passed(p)) continue;
+    const bool rounds = precision_ == Precision::kBF16 && may_round(p);
+    const DType type = rounds ? DType::kBF16 : DType::kF32;
+    if (rounds) {
       p.working.reserve_discarding(static_cast<size_t>(2 * p.size()));
       auto* to = reinterpret_cast<bf16*>(p.working.data());
       for_slices(context, p.size(), [&](int64_t first, int64_t end) {

@@ -37,10 +37,11 @@ struct Parameter {
 
   AlignedArray<float> value;     // [matrices, rows, cols]
   AlignedArray<float> gradient;  // the same; no memory while it is not taught
-  // Made of value by Parameters::refresh(). None for vectors and the patch embedding, which no
-  // gradient passes through. Products of the patch embedding and of routers are made in f32.
-  AlignedArray<std::byte> working;     // [matrices, rows, cols] in bf16; with kF32 value serves
-  AlignedArray<std::byte> transposed;  // [matrices, cols, rows] in bf16 or f32
+  // Made of value by Parameters::refresh(), for products and for their gradients. Without the first
+  // value serves: with kF32, and for vectors, routers and the patch embedding always. Vectors and
+  // the patch embedding, whose input is not taught, have neither.
+  AlignedArray<std::byte> working;     // [matrices, rows, cols] in bf16
+  AlignedArray<std::byte> transposed;  // [matrices, cols, rows] in the type of what serves
 
   int64_t size() const { return matrices * rows * cols; }
   float* matrix(int64_t i) { return value.data() + i * rows * cols; }
