@@ -106,6 +106,8 @@ def served(options, server, streams):
         load = Load(
             options.load, server.port, chats(options, streams), options.folder,
             clients=streams, requests=options.turns * streams, path="/v1/chat/completions",
+            # llama.cpp's server promises to keep a connection and closes it after a stream.
+            reconnect="true",
         )  # fmt: skip
         report = load.report()
     if set(report["ends"]) != {"done"}:

@@ -49,6 +49,7 @@ struct Flags {
   int64_t requests = 0;
   double seconds = 0, warm = 0, pause = 0, patience = 300;
   Manner manner = Manner::kSteady;
+  bool reconnect = false;
   uint64_t seed = 1;
 };
 
@@ -168,7 +169,8 @@ class Client {
       const std::string& body = load_.next_body();
       const std::string how = co_await ask(body);
       load_.ended(how, status_);
-      if (how != "done" && how != "whole" && how != "refused") drop();
+      const bool stays = how == "done" || how == "whole" || how == "refused";
+      if (!stays || load_.flags().reconnect) drop();
       if (status_ == 429 && load_.flags().pause > 0) co_await sleep(load_.flags().pause);
     }
     drop();
@@ -503,6 +505,8 @@ int run(int argc, char** argv) {
   app.add_option("--warm", flags.warm, "Seconds before texts are counted")->capture_default_str();
   app.add_option("--pause", flags.pause, "Seconds to wait after a 429")->capture_default_str();
   app.add_option("--patience", flags.patience, "Seconds for one request")->capture_default_str();
+  app.add_option("--reconnect", flags.reconnect, "true: a connection for each request")
+      ->capture_default_str();
   app.add_option("--seed", flags.seed, "Of when clients leave")->capture_default_str();
   const std::map<std::string, Manner> manners = {
       {"steady", Manner::kSteady},      {"leave", Manner::kLeave},

@@ -8,6 +8,7 @@
 
 #include "model/export_gguf.h"
 #include "tests/support/goldens.h"
+#include "tests/support/random_adapter.h"
 #include "tests/support/random_model.h"
 
 namespace drover {
@@ -23,9 +24,10 @@ constexpr std::string_view kRandom = "random_256";
 struct Case {
   std::string golden;
   DType type;
+  bool adapted = false;
 
   friend void PrintTo(const Case& c, std::ostream* out) {
-    *out << c.golden << " " << dtype_name(c.type);
+    *out << c.golden << " " << dtype_name(c.type) << (c.adapted ? " adapted" : "");
   }
 };
 
@@ -58,7 +60,14 @@ class Company : public ::testing::TestWithParam<Case> {
     Context context(2);
     const auto path = folder_ / "model.gguf";
     export_gguf(context, HuggingfaceFolder::open(source), path, c.type);
-    model_ = Model::load(path.string());
+    std::vector<std::string> adapters;
+    if (c.adapted) {
+      adapters.push_back((folder_ / "adapter").string());
+      const auto folder = HuggingfaceFolder::open_config_only(source);
+      write_random_adapter(adapters[0], config_from_huggingface(folder.config, "config.json"), 3,
+                           1);
+    }
+    model_ = Model::load(path.string(), {}, {}, adapters);
   }
 
   // The bits that every run on this instruction set must have: those of the whole prompt on one
@@ -250,9 +259,12 @@ INSTANTIATE_TEST_SUITE_P(
         Case{std::string(kRandom), DType::kQ4_K}, Case{std::string(kRandom), DType::kQ5_K},
         Case{std::string(kRandom), DType::kQ6_K}, Case{std::string(kRandom), DType::kQ2_K},
         Case{std::string(kRandom), DType::kQ3_K}, Case{"bf16", DType::kIQ4_NL},
-        Case{std::string(kRandom), DType::kIQ4_XS}, Case{"bf16", DType::kMXFP4}),
+        Case{std::string(kRandom), DType::kIQ4_XS}, Case{"bf16", DType::kMXFP4},
+        Case{"top_2", DType::kF32, true}, Case{"maverick", DType::kBF16, true},
+        Case{"bf16", DType::kQ8_0, true}),
     [](const auto& info) {
-      return info.param.golden + "_" + std::string(dtype_name(info.param.type));
+      return info.param.golden + "_" + std::string(dtype_name(info.param.type)) +
+             (info.param.adapted ? "_adapted" : "");
     });
 
 }  // namespace

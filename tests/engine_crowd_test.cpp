@@ -331,6 +331,29 @@ TEST_F(EngineCompany, ALongPromptNeverStopsAnswers) {
   EXPECT_LE(steps, 2000 / 16 + 10);
 }
 
+// 512 tokens of short prompts in a step: who asks beside answers hears a first token after the step
+// that reads it, and not when its share of the time has come.
+TEST_F(EngineCompany, ABurstOfShortPromptsIsReadAtOnce) {
+  std::mt19937 random(17);
+  Play play(model(kReuse), context_, {.batch = 1024, .cache_memory = 64 << 20, .parallel = 32});
+  play.ask({.prompt = {random_tokens(random, 10)}, .options = greedy(1000)});
+  while (play.rows.seen.size() < 5) play.step();
+  constexpr int kBurst = 16;
+  int heard = 0;
+  for (int i = 0; i < kBurst; ++i) {
+    Events events;
+    events.token = [&heard, first = true](const DrawnToken&) mutable {
+      heard += first;
+      first = false;
+    };
+    play.ask({.prompt = {random_tokens(random, 64)}, .options = greedy(100)}, events);
+  }
+  play.step();
+  EXPECT_EQ(heard, kBurst / 2);  // the first 512 tokens
+  play.step();
+  EXPECT_EQ(heard, kBurst);
+}
+
 TEST_F(EngineCompany, ScoresDoNotTakeWhatWasPromised) {
   std::mt19937 random(14);
   const CacheLayout layout = model(kDense).config().cache_layout(DType::kBF16);

@@ -14,6 +14,7 @@
 #include "kernels/matmul/matmul.h"
 #include "model/export_gguf.h"
 #include "tests/support/goldens.h"
+#include "tests/support/mixed_bits.h"
 #include "tests/support/sanitized.h"
 
 namespace drover {
@@ -225,15 +226,6 @@ TEST(VisionMmproj, AFileByAnotherWriterSeesTheSame) {
 }
 
 // ---- One layer and the adapter at the released sizes ----
-
-// 64 well mixed bits for element i of a tensor: splitmix64's step and finaliser, as the script that
-// made the golden has it.
-uint64_t mix(uint64_t tensor, uint64_t i) {
-  uint64_t z = (i + 1 + (tensor << 40)) * 0x9e3779b97f4a7c15;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
 
 // centre + radius * u, u in steps of 2^-23 in [-1, 1).
 float value(uint64_t tensor, uint64_t i, float centre, float radius) {

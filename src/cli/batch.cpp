@@ -347,6 +347,7 @@ void add_batch(CLI::App& app) {
       ->required()
       ->type_name("OUT.jsonl");
   batch->model_flags.add_mmproj(*command);
+  batch->model_flags.add_lora(*command);
   command->add_option("--chat-format", batch->chat_format,
                       "llama4, llama3, chatml or none; what the model's file says if unset");
   command->add_option("--parallel", batch->parallel, "Answers that are written at the same time")

@@ -44,6 +44,7 @@ struct Bench {
   bool both = false;
   int64_t batch = EngineOptions().batch;
   std::string cache_type;
+  std::vector<std::string> lora;
   int64_t repeat = 5;
   uint64_t seed = 1;
   bool force = false, json = false, step = false;
@@ -246,7 +247,7 @@ void Bench::measure() const {
   for (const int n : threads) contexts.push_back(context(n));
 
   const auto start = Clock::now();
-  const auto loaded = Model::load(model);
+  const auto loaded = Model::load(model, {}, {}, lora);
   const double load_seconds = seconds_since(start);
   const ModelConfig& config = loaded->config();
 
@@ -397,6 +398,9 @@ void Bench::operator()() const {
   if (!tiles.empty() && model.empty()) {
     throw_error(ErrorKind::kUsage, "tiles: expected a MODEL to measure");
   }
+  if (!lora.empty() && (model.empty() || !tiles.empty())) {
+    throw_error(ErrorKind::kUsage, "lora: expected a MODEL whose decoder is measured");
+  }
   if (!make.empty()) return make_model();
   if (!compare.empty()) return compare_models();
   const std::filesystem::path path = locate_model(model);
@@ -426,6 +430,8 @@ void add_bench(CLI::App& app) {
   list("--parallel", bench->parallel, "Sequences that generate together")->default_str("1");
   list("--tiles", bench->tiles,
        "Measure the vision encoder of a GGUF file instead, with so many tiles at once");
+  add_adapters(*command, bench->lora,
+               "With an adapter, whose work the limits leave out; repeatable");
   command->add_option("-r,--repeat", bench->repeat, "Repeats of every test, after one to warm up")
       ->capture_default_str();
   command->add_option("-s,--seed", bench->seed, "Of the random tokens, and of --make's weights")

@@ -356,6 +356,7 @@ void add_chat(CLI::App& app) {
   CLI::App* command = app.add_subcommand("chat", "Talk with a model");
   flags->model_flags.add_model(*command);
   flags->model_flags.add_mmproj(*command);
+  flags->model_flags.add_lora(*command);
   command->add_option("--system", flags->system, "What the model is told first");
   command->add_option("--chat-format", flags->chat_format,
                       "llama4, llama3 or chatml; what the model's file says if unset");

@@ -110,9 +110,20 @@ void ModelFlags::add_mmproj(CLI::App& command) {
       ->type_name("FILE");
 }
 
+void add_adapters(CLI::App& command, std::vector<std::string>& folders,
+                  const std::string& description) {
+  command.add_option("--lora", folders, description)->type_name("FOLDER")->allow_extra_args(false);
+}
+
+void ModelFlags::add_lora(CLI::App& command) {
+  add_adapters(command, lora,
+               "An adapter as PEFT writes it, whose part is added to the model's; may be given\n"
+               "several times");
+}
+
 std::unique_ptr<Model> ModelFlags::load() const {
   ProgressBar bar("loading", "bytes");
-  return Model::load(model, cancellable(bar.callback()), mmproj);
+  return Model::load(model, cancellable(bar.callback()), mmproj, lora);
 }
 
 std::unique_ptr<Context> ModelFlags::make_context() const {

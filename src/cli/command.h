@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/engine.h"
 #include "kernels/context.h"
@@ -23,6 +24,7 @@ namespace drover {
 struct ModelFlags {
   std::string model;
   std::string mmproj;
+  std::vector<std::string> lora;
   int threads = 0;  // 0: the physical cores
   std::string isa;  // empty: the best there is
   int64_t context = 0;
@@ -39,11 +41,16 @@ struct ModelFlags {
   void add_machine(CLI::App& command);  // --threads, --isa
   void add_engine(CLI::App& command);   // --context, --batch, the cache, the shortcuts
   void add_mmproj(CLI::App& command);   // --mmproj
+  void add_lora(CLI::App& command);     // --lora
 
   std::unique_ptr<Model> load() const;  // with a progress bar
   std::unique_ptr<Context> make_context() const;
   EngineOptions engine_options() const;
 };
+
+// --lora FOLDER, which may be given several times.
+void add_adapters(CLI::App& command, std::vector<std::string>& folders,
+                  const std::string& description);
 
 // The flags of sampling. What the user does not set comes from the model's own advice, then from
 // the family's.
@@ -111,6 +118,7 @@ void add_serve(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_detokenize(CLI::App& app);
+void add_tokenizer(CLI::App& app);
 void add_score(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_quantize(CLI::App& app);
@@ -118,6 +126,8 @@ void add_bench(CLI::App& app);
 void add_batch(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_needle(CLI::App& app);
+void add_train(CLI::App& app);
+void add_tune(CLI::App& app);
 void add_man(CLI::App& app);
 void add_completion(CLI::App& app);
 

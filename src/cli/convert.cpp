@@ -39,6 +39,7 @@ struct Export {
   std::vector<std::string> rules;
   std::string importance_file;
   std::string mmproj;
+  std::vector<std::string> lora;
   bool no_vision = false;
   bool force = false;
   bool json = false;
@@ -77,6 +78,8 @@ void Export::add_options(CLI::App& command) {
           .add_option("--mmproj", mmproj,
                       "Write the vision encoder to a file of its own, as llama.cpp wants it")
           ->type_name("FILE");
+  add_adapters(command, lora,
+               "Merge an adapter, as PEFT writes it, into the weights; may be given several times");
   command.add_flag("--no-vision", no_vision, "Leave the vision encoder out")->excludes(apart);
   command.add_flag("--force", force, "Write over an existing file");
   command.footer(
@@ -177,6 +180,13 @@ void Export::operator()() const {
     folder = HuggingfaceFolder::open(source);
   } else {
     file = GgufFile::open(source);
+  }
+  Adapter adapter;
+  if (!lora.empty()) {
+    adapter = read_adapter(
+        lora, folder ? config_from_huggingface(folder->config, (source / "config.json").string())
+                     : config_from_gguf(*file));
+    chosen.adapter = &adapter;
   }
   // All is decided and checked before the first byte is written.
   std::optional<GgufExport> model, vision;

@@ -6,7 +6,7 @@ namespace {
 const std::vector<ManualText>& texts() {
   static const std::vector<ManualText> kTexts = {
       {"drover",
-       "drover runs, serves, checks and measures models of the Llama 4 family, mixtures of experts "
+       "drover runs, serves, checks, measures and teaches models of the Llama 4 family, mixtures of experts "
        "that read text and pictures, and their dense relatives, on CPUs.\n\n"
        "MODEL is a GGUF file, a Hugging Face folder, or the name of a model in the local model "
        "folder.",
@@ -58,6 +58,17 @@ const std::vector<ManualText>& texts() {
       {"detokenize",
        "Shows the text of tokens, given as numbers.",
        {{"Back to text:", "drover detokenize MODEL 791 9180 382"}}},
+      {"tokenizer",
+       "Makes a vocabulary of one's own: `drover tokenizer train` counts the words of texts and "
+       "joins "
+       "what stands together most often, from bytes up, until there are as many tokens as asked "
+       "for "
+       "(byte-level BPE). The same texts give the same vocabulary on every machine. The file is "
+       "read "
+       "by Drover and by the tokenizers library of Hugging Face.",
+       {{"4,096 tokens for a small model:",
+         "drover tokenizer train books/*.txt --vocab 4096 --out tokenizer.json"},
+        {"See what becomes of a text:", "drover tokenize tokenizer.json \"Hello there\" --json"}}},
       {"score",
        "Measures how well a model predicts a text, as perplexity; or writes the logits after given "
        "tokens; or finds out how much each input of its matrices matters, for drover-quantize(1).",
@@ -90,6 +101,22 @@ const std::vector<ManualText>& texts() {
        {{"Draw a map:", "drover needle MODEL --lengths 8K,128K,1M --svg map.svg"},
         {"Ask a server instead:",
          "drover needle NAME --endpoint http://host:8000/v1 --lengths 8K,32K"}}},
+      {"train",
+       "Teaches a model by a recipe: from nothing, or from a model that is there. It says first what "
+       "it teaches, then how it goes, and writes to the recipe's folder: metrics.jsonl with a line "
+       "for every step, loss.svg, checkpoints, and at the end the model as a GGUF file and as a "
+       "Hugging Face folder.\n\n"
+       "Ctrl-C and SIGTERM stop it with a checkpoint; a second signal ends it at once. With --resume "
+       "it goes on, and its losses are those of a training that was never stopped, to the bit.",
+       {{"Teach:", "drover train recipe.json"},
+        {"Go on after a stop, however it came:", "drover train recipe.json --resume"}}},
+      {"tune",
+       "Teaches a model that is there from conversations. What is learnt are the assistant's turns; "
+       "a part of the conversations is held out, and asked about on the way.",
+       {{"Teach a model your answers:", "drover tune MODEL conversations.jsonl --out tuned"},
+        {"Leave most of it as it is:",
+         "drover tune MODEL conversations.jsonl --out tuned --freeze 'token_embd*' --freeze "
+         "'blk.[0-9].*'"}}},
       {"man",
        "Prints a manual page in roff: of the program, or of one of its commands.",
        {{"Read one that is not installed:", "drover man serve | man -l -"}}},

@@ -5,7 +5,7 @@
 
 namespace drover {
 
-Program::Program() : app_("Runs, serves and measures models of the Llama 4 family.", "drover") {
+Program::Program() : app_("Runs, serves, measures and teaches models of the Llama 4 family.", "drover") {
   app_.formatter(std::make_shared<HelpFormatter>());
   app_.get_formatter()->column_width(34);
   app_.set_version_flag("--version", DROVER_VERSION, "Print the version and exit");
@@ -18,12 +18,15 @@ Program::Program() : app_("Runs, serves and measures models of the Llama 4 famil
   add_inspect(app_);
   add_tokenize(app_);
   add_detokenize(app_);
+  add_tokenizer(app_);
   add_score(app_);
   add_convert(app_);
   add_quantize(app_);
   add_bench(app_);
   add_plan(app_);
   add_needle(app_);
+  add_train(app_);
+  add_tune(app_);
   add_man(app_);
   add_completion(app_);
   settings_.emplace(app_);

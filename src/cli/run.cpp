@@ -250,6 +250,7 @@ void add_run(CLI::App& app) {
       "A picture (JPEG, PNG, WebP; - is standard input), before the prompt or at its <image>;\n"
       "repeatable");
   run->model_flags.add_mmproj(*command);
+  run->model_flags.add_lora(*command);
   command->add_option("--system", run->system, "What the model is told before the prompt");
   command->add_flag("--raw", run->raw, "Continue the text as it is, without a chat format");
   command->add_option("--chat-format", run->chat_format,

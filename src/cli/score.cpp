@@ -183,6 +183,7 @@ void add_score(CLI::App& app) {
              "A picture, before the text, at its <image>, or at the patch tokens of --tokens;\n"
              "repeatable");
   score->model_flags.add_mmproj(*command);
+  score->model_flags.add_lora(*command);
   command->add_flag("--json", score->json, "Print one JSON object");
   score->model_flags.add_machine(*command);
   score->model_flags.add_engine(*command);

@@ -167,6 +167,7 @@ void add_serve(CLI::App& app) {
   command.add_flag("--without-model", serve->without_model,
                    "Where no model is named, run and answer 503 instead of ending");
   serve->model_flags.add_mmproj(command);
+  serve->model_flags.add_lora(command);
   command.add_option("--chat-format", serve->chat_format,
                      "llama4, llama3, chatml or none; what the model's file says if unset");
 

@@ -24,6 +24,13 @@ constexpr int64_t kDefaultContext = 32768;
 
 // The part of a step's time that prompts may take from answers that are being written.
 constexpr double kPromptShare = 0.45;
+// Seconds beyond that share that short prompts may take: a burst of questions is read
+// at once, so that each of them hears its first token soon, and no crowd of them holds up answers
+// for longer. What was taken comes back while prompts take less than their share.
+constexpr double kHeadStart = 3;
+// Of these so many tokens in a step: enough to be read as fast as any, and few enough that answers
+// come forward between them, the first of the burst's among them.
+constexpr int64_t kAheadInStep = 512;
 // Tokens of prompts in a step, at least: a prompt always comes forward.
 constexpr int64_t kSmallestSlice = 16;
 // Logits of a large vocabulary are the largest thing in sight: so many bytes of them for prompts in
@@ -193,6 +200,7 @@ Scheduler::Scheduler(const Model& model, Context& context, const EngineOptions& 
                     options.shortcuts.positions_in_chunk && tree_.chunks_stand_alone() &&
                     model.config().chunks_stand_alone()),
       decoder_(context, model.config(), model.weights(), options.shortcuts) {
+  head_start_ = kHeadStart;
   decoder_.observe(options.observer);
   decoder_.choose(options.choice);
   if (options.batch < 1) {
@@ -458,8 +466,21 @@ int64_t Scheduler::prompt_budget(int64_t answers) const {
                   options_.batch);
 }
 
+// Tokens of prompts that may go ahead of answers beyond that.
+int64_t Scheduler::ahead() const {
+  if (token_seconds_ <= 0) return kAheadInStep;
+  return static_cast<int64_t>(
+      std::min(head_start_ / token_seconds_, static_cast<double>(kAheadInStep)));
+}
+
 void Scheduler::learn(int64_t answers, int64_t prompt_tokens, double seconds) {
   ++steps_since_;
+  if (answers == 0) {
+    head_start_ = kHeadStart;
+  } else {
+    const double prompts = prompt_tokens > 0 ? std::max(seconds - answers_seconds_, 0.0) : 0.0;
+    head_start_ = std::clamp(head_start_ + kPromptShare * seconds - prompts, 0.0, kHeadStart);
+  }
   if (prompt_tokens == 0) {
     answers_seconds_ = seconds;
     answers_then_ = answers;
@@ -488,7 +509,7 @@ bool Scheduler::step() {
   const int64_t answers =
       std::count_if(running_.begin(), running_.end(), [](const auto& s) { return !s->reading(); });
   const int64_t room = std::max<int64_t>(options_.batch - answers, 1);
-  int64_t budget = std::min(prompt_budget(answers), room);
+  int64_t budget = prompt_budget(answers), ahead = this->ahead(), left = room;
   std::vector<Sequence*> batch;
   std::vector<SequenceSlice> slices;
   int64_t prompt_tokens = 0, rows = 0;
@@ -499,11 +520,14 @@ bool Scheduler::step() {
     SequenceSlice slice{&s.cache, {}, 1};
     slice.visits = &s.answer.visits;
     if (s.reading()) {
-      if (budget == 0 || (s.job->scores() && scored == 0)) continue;
+      const int64_t unread = s.job->prompt() - s.cache.length();
+      const bool goes_ahead = unread <= std::min(ahead, left);
+      if ((budget == 0 && !goes_ahead) || left == 0) continue;
+      if (s.job->scores() && scored == 0) continue;
       s.cache.leave_shared_ring();
       skip_known_chunks(s);
       const int64_t first = s.cache.length(), prompt = s.job->prompt();
-      int64_t n = std::min(budget, prompt - first);
+      int64_t n = goes_ahead ? prompt - first : std::min({budget, left, prompt - first});
       if (s.job->scores()) n = std::min(n, scored);
       slice.live = s.job->wants_all() ? 0 : prompt - 1;
       // Where a ring's pages are shared, or will be, its chunk is left before the next begins: so
@@ -534,7 +558,8 @@ bool Scheduler::step() {
         slice.embeddings = std::span(s.job->embeddings)
                                .subspan(static_cast<size_t>(first), static_cast<size_t>(n));
       }
-      budget -= n;
+      (goes_ahead ? ahead : budget) -= n;
+      left -= n;
       prompt_tokens += n;
     } else {
       s.cache.leave_shared_ring();

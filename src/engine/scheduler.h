@@ -124,6 +124,7 @@ class Scheduler {
   void end(const std::shared_ptr<Job>& job, FinishReason reason);
   bool admit(Job& job);
   int64_t prompt_budget(int64_t answers) const;
+  int64_t ahead() const;
   void learn(int64_t answers, int64_t prompt_tokens, double seconds);
   void skip_known_chunks(Sequence& sequence);
   void take_room(std::span<const SequenceSlice> slices);
@@ -160,6 +161,7 @@ class Scheduler {
   // Seconds of a step of answers alone, and of one more token of a prompt.
   double answers_seconds_ = 0;
   double token_seconds_ = 0;
+  double head_start_ = 0;  // left of it
   int64_t answers_then_ = 0;
   int64_t steps_since_ = 0;
 };

@@ -13,10 +13,6 @@
 namespace drover {
 namespace {
 
-constexpr std::string_view kBefore =
-    "Somewhere in the text below stands what the question at its end asks for. Read the text and "
-    "remember the numbers in it.\n\n";
-
 constexpr std::string_view kWho[] = {
     "The baker",        "A tired sailor",   "Our neighbour",   "The old teacher",
     "A young gardener", "The night porter", "His sister",      "The clockmaker",
@@ -53,25 +49,6 @@ std::string made_up_text(uint64_t seed, int64_t sentences) {
     out += i % 8 == 0 ? ".\n\n" : ". ";
   }
   return out;
-}
-
-struct Frame {
-  std::vector<Token> head, tail;
-};
-
-// What stands before and after the haystack: what two prompts with different ones share. Both words
-// are as long as a token of byte_layout().
-Frame frame_of(const PromptLayout& layout, const NeedleTask& task) {
-  const auto with = [&](std::string_view body) {
-    return layout.render(fmt::format("{}{}\n\n{}", kBefore, body, task.question));
-  };
-  const std::vector<Token> a = with("Wood"), b = with("Zinc");
-  const size_t shorter = std::min(a.size(), b.size());
-  size_t head = 0, tail = 0;
-  while (head < shorter && a[head] == b[head]) ++head;
-  while (tail < shorter - head && a[a.size() - 1 - tail] == b[b.size() - 1 - tail]) ++tail;
-  return {{a.begin(), a.begin() + static_cast<int64_t>(head)},
-          {a.end() - static_cast<int64_t>(tail), a.end()}};
 }
 
 // FNV-1a: tells files apart that were not made to be alike.
@@ -143,6 +120,21 @@ class Places {
 
 }  // namespace
 
+// What two prompts with different texts share. Both words are as long as a token of byte_layout().
+PromptFrame frame_of(const PromptLayout& layout, std::string_view preface,
+                     std::string_view question) {
+  const auto with = [&](std::string_view body) {
+    return layout.render(fmt::format("{}{}\n\n{}", preface, body, question));
+  };
+  const std::vector<Token> a = with("Wood"), b = with("Zinc");
+  const size_t shorter = std::min(a.size(), b.size());
+  size_t head = 0, tail = 0;
+  while (head < shorter && a[head] == b[head]) ++head;
+  while (tail < shorter - head && a[a.size() - 1 - tail] == b[b.size() - 1 - tail]) ++tail;
+  return {{a.begin(), a.begin() + static_cast<int64_t>(head)},
+          {a.end() - static_cast<int64_t>(tail), a.end()}};
+}
+
 PromptLayout byte_layout() {
   constexpr size_t kBytes = sizeof(Token);
   PromptLayout out;
@@ -203,7 +195,7 @@ int64_t needle_room(int64_t length) { return std::clamp<int64_t>(length / 4 / 32
 
 NeedlePrompt lay_out(const PromptLayout& layout, Haystack& haystack, const NeedleTask& task,
                      int64_t length, bool across_border) {
-  const Frame frame = frame_of(layout, task);
+  const PromptFrame frame = frame_of(layout, kNeedlePreface, task.question);
   const auto head = static_cast<int64_t>(frame.head.size());
   const int64_t max_tokens = answer_tokens(task);
   const int64_t body = length - head - static_cast<int64_t>(frame.tail.size()) - max_tokens;
@@ -255,7 +247,7 @@ NeedlePrompt lay_out(const PromptLayout& layout, Haystack& haystack, const Needl
   out.tokens = frame.head;
   out.tokens.insert(out.tokens.end(), hay.begin(), hay.end());
   out.tokens.insert(out.tokens.end(), frame.tail.begin(), frame.tail.end());
-  out.content = fmt::format("{}{}\n\n{}", kBefore, layout.decode(hay), task.question);
+  out.content = fmt::format("{}{}\n\n{}", kNeedlePreface, layout.decode(hay), task.question);
   DROVER_CHECK(static_cast<int64_t>(out.tokens.size()) + max_tokens == length);
   return out;
 }

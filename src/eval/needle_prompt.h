@@ -30,6 +30,19 @@ struct PromptLayout {
 // may cut a character.
 PromptLayout byte_layout();
 
+// What a prompt with needles begins with.
+inline constexpr std::string_view kNeedlePreface =
+    "Somewhere in the text below stands what the question at its end asks for. Read the text and "
+    "remember the numbers in it.\n\n";
+
+// What stands before and after a long text that a user's turn consists of, between a preface and a
+// question.
+struct PromptFrame {
+  std::vector<Token> head, tail;
+};
+PromptFrame frame_of(const PromptLayout& layout, std::string_view preface,
+                     std::string_view question);
+
 // A text without end, as tokens. Not thread-safe.
 class Haystack {
  public:

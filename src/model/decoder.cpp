@@ -67,6 +67,11 @@ MatmulJob Decoder::job(ConstMatrixView x, int64_t first, WeightView w, MatrixVie
   return {x, is_quantized(w.type) ? &int8_ : nullptr, first, w, out};
 }
 
+void Decoder::multiply_all(std::span<const MatmulJob> jobs) {
+  matmul(context_, jobs);
+  weights_.adapter.add(context_, jobs, adapted_);
+}
+
 // Checks the slices, takes cache memory, and cuts each slice at chunk borders. A chunked layer runs
 // wave after wave: the ring of a sequence must give up one chunk before it can hold the next.
 void Decoder::plan(std::span<const SequenceSlice> slices) {
@@ -232,7 +237,7 @@ void Decoder::attention_block(std::span<const SequenceSlice> slices, int64_t ind
     if (quantized) quantize_rows(context_, normed(), int8_);
     std::vector<MatmulJob> jobs;
     for (const auto& [map, out] : maps) jobs.push_back(job(normed(), 0, *map, out));
-    matmul(context_, jobs);
+    multiply_all(jobs);
   };
   const auto rotate = [&](MatrixView x) {
     if (!layer.rope) return;
@@ -265,7 +270,7 @@ void Decoder::attention_block(std::span<const SequenceSlice> slices, int64_t ind
   const MatrixView out = rows_of(out_, 0, tokens_, c.hidden);
   if (is_quantized(w.wo.type)) quantize_rows(context_, mixed, int8_);
   const MatmulJob output[] = {job(mixed, 0, w.wo, out)};
-  matmul(context_, output);
+  multiply_all(output);
   add(context_, rows_of(h_, 0, tokens_, c.hidden), out);
 }
 
@@ -371,7 +376,7 @@ void Decoder::feed_forward_block(int64_t index) {
     multiply(f, tokens_ + expert_first_[e], expert_rows(e), w.expert_gate.expert(e), gate);
     multiply(f, tokens_ + expert_first_[e], expert_rows(e), w.expert_up.expert(e), up);
   }
-  matmul(context_, jobs);
+  multiply_all(jobs);
   swiglu(context_, gate, up);
 
   jobs.clear();
@@ -380,7 +385,7 @@ void Decoder::feed_forward_block(int64_t index) {
   for (int64_t e = 0; e < experts; ++e) {
     multiply(gate, tokens_ + expert_first_[e], expert_rows(e), w.expert_down.expert(e), out);
   }
-  matmul(context_, jobs);
+  multiply_all(jobs);
 
   context_.threads.run(tokens_, [&](int64_t t, int) {
     float* sum = out.row(t);
@@ -401,7 +406,7 @@ void Decoder::route(const LayerWeights& w) {
   const MatrixView logits = rows_of(router_, 0, tokens_, experts);
   if (is_quantized(w.router.type)) quantize_rows(context_, f, int8_);
   const MatmulJob scores[] = {job(f, 0, w.router, logits)};
-  matmul(context_, scores);
+  multiply_all(scores);
 
   ranked_.resize(experts);
   chosen_.resize(tokens_ * chosen);
@@ -458,7 +463,7 @@ void Decoder::read_out(std::span<const SequenceSlice> slices, MatrixView logits)
            config_.norm_eps);
   if (is_quantized(weights_.output.type)) quantize_rows(context_, last, int8_);
   const MatmulJob output[] = {job(last, 0, weights_.output, logits)};
-  matmul(context_, output);
+  multiply_all(output);
 }
 
 }  // namespace drover

@@ -107,6 +107,8 @@ class Decoder {
   };
   using Waves = std::vector<std::vector<Segment>>;
 
+  // All jobs, with what an adapter adds to them.
+  void multiply_all(std::span<const MatmulJob> jobs);
   // The product of x, whose 8-bit form is in int8_ from row `first` on if w needs it, and w.
   MatmulJob job(ConstMatrixView x, int64_t first, WeightView w, MatrixView out) const;
   void plan(std::span<const SequenceSlice> slices);
@@ -152,6 +154,7 @@ class Decoder {
   AlignedArray<float> up_;      // [T(1+k), F] or [T, M]
   AlignedArray<float> out_;     // [T(1+k), D] output of a block, added to h
   AlignedArray<float> router_;  // [T, E]
+  AlignedArray<float> adapted_;  // products with an adapter's A
   Int8Rows int8_;               // 8-bit form of the rows that are about to be multiplied
 
   // Routing of the layer at hand. A slot is the gated copy of a token for one of its experts.

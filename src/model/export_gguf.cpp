@@ -15,16 +15,19 @@
 namespace drover {
 namespace {
 
-// Converts `count` rows of one matrix to `type`. Each worker takes a stripe of rows.
-// importance: one number per column, or none.
-void convert_rows(Context& context, const TensorSource& tensor, int64_t index, int64_t first,
-                  int64_t count, DType type, std::span<const float> importance, std::byte* out) {
+// Converts `count` rows of one matrix to its type. Each worker takes a stripe of rows.
+// importance: one number per column, or none. adapter: of the tensor's factors, if it has any.
+void convert_rows(Context& context, const GgufExport::Tensor& planned, const Adapter* adapter,
+                  int64_t index, int64_t first, int64_t count, std::span<const float> importance,
+                  std::byte* out) {
+  const TensorSource& tensor = planned.source;
+  const DType type = planned.type;
   const int64_t cols = tensor.cols(), bytes = row_bytes(type, cols);
   const int64_t source_bytes = row_bytes(tensor.from->type, cols);
   constexpr int64_t kStripe = 32;  // the squares that read_rows transposes
   context.threads.run((count + kStripe - 1) / kStripe, [&](int64_t stripe, int worker) {
     const int64_t row = stripe * kStripe, n = std::min(kStripe, count - row);
-    if (tensor.from->type == type) {
+    if (tensor.from->type == type && planned.factors == nullptr) {
       return read_rows(tensor, index, first + row, n, out + row * bytes);
     }
     float* values = context.scratch<float>(worker, cols + (n * source_bytes + 3) / 4);
@@ -33,6 +36,9 @@ void convert_rows(Context& context, const TensorSource& tensor, int64_t index, i
     for (int64_t r = 0; r < n; ++r) {
       const std::span<float> floats(values, static_cast<size_t>(cols));
       dequantize_row(tensor.from->type, source + r * source_bytes, floats);
+      if (planned.factors != nullptr) {
+        adapter->merge(*planned.factors, index, first + row + r, 1, floats);
+      }
       quantize_row(type, floats, out + (row + r) * bytes, importance);
     }
   });
@@ -94,16 +100,7 @@ GgufExport::GgufExport(const HuggingfaceFolder& folder, const ExportOptions& opt
   } else {
     write_folder_metadata(out_, folder, config);
   }
-  if (config.rope_scaling.kind == RopeScaling::Kind::kLlama3) {
-    divisors_ = rope_divisors(config);
-    const auto bytes = std::as_bytes(std::span(divisors_));
-    rope_freqs_ = {"rope_freqs.weight",
-                   DType::kF32,
-                   {static_cast<int64_t>(divisors_.size())},
-                   bytes.data(),
-                   static_cast<int64_t>(bytes.size())};
-    sources.push_back({std::string(rope_freqs_->name), rope_freqs_->shape, &*rope_freqs_});
-  }
+  add_rope_freqs(config, sources);
   if (vision) {
     write_vision_config(out_, vision->config);
     for (TensorSource& source : vision_tensors(folder, vision->config)) {
@@ -143,10 +140,43 @@ GgufExport::GgufExport(const GgufFile& file, const ExportOptions& options) {
   plan(config, std::move(sources), /*keeps_floats=*/true, options);
 }
 
+GgufExport::GgufExport(const ModelParts& model, const ExportOptions& options) : mapped_(false) {
+  const ModelConfig& config = model.config;
+  write_general(out_, config.architecture, "model", model.notes.name, model.notes.licence);
+  write_config(out_, config);
+  write_advice(out_, model.notes.generation, model.notes.stops);
+  if (model.vocabulary != nullptr) {
+    write_vocabulary(out_, *model.vocabulary, config.vocab);
+    const std::string_view chat_template = chat_template_of(*model.vocabulary);
+    if (!chat_template.empty()) out_.set("tokenizer.chat_template", chat_template);
+  }
+  if (model.vision != nullptr) write_vision_config(out_, *model.vision);
+  std::vector<TensorSource> sources;
+  for (const NamedTensor& tensor : model.tensors) {
+    sources.push_back({std::string(tensor.name), tensor.shape, &tensor});
+  }
+  add_rope_freqs(config, sources);
+  plan(config, std::move(sources), /*keeps_floats=*/false, options);
+}
+
+void GgufExport::add_rope_freqs(const ModelConfig& config, std::vector<TensorSource>& sources) {
+  const RopeScaling::Kind kind = config.rope_scaling.kind;
+  if (kind != RopeScaling::Kind::kLlama3 && kind != RopeScaling::Kind::kFactors) return;
+  divisors_ = rope_divisors(config);
+  const auto bytes = std::as_bytes(std::span(divisors_));
+  rope_freqs_ = {"rope_freqs.weight",
+                 DType::kF32,
+                 {static_cast<int64_t>(divisors_.size())},
+                 bytes.data(),
+                 static_cast<int64_t>(bytes.size())};
+  sources.push_back({std::string(rope_freqs_->name), rope_freqs_->shape, &*rope_freqs_});
+}
+
 // Decides the type of every tensor, and says what is to be said about it.
 void GgufExport::plan(const ModelConfig& config, std::vector<TensorSource> sources,
                       bool keeps_floats, const ExportOptions& options) {
   const Importance* importance = options.importance;
+  adapter_ = options.adapter;
   std::vector<bool> used(options.rules.size());
   int64_t unfit = 0, rounded_twice = 0, guided = 0, unknown = 0;
   std::string twice_from;
@@ -175,6 +205,7 @@ void GgufExport::plan(const ModelConfig& config, std::vector<TensorSource> sourc
       }
     }
     if (other_part) continue;
+    if (adapter_ != nullptr) tensor.factors = adapter_->find(source.name);
     out_.add_tensor(source.name, tensor.type, source.shape);
     tensor.source = std::move(source);
     tensors_.push_back(std::move(tensor));
@@ -257,7 +288,8 @@ void GgufExport::write(Context& context, const std::filesystem::path& path,
   out_.write(
       path,
       [&](size_t number, const TensorSink& sink) {
-        const auto& [source, type, statistics] = tensors_[number];
+        const Tensor& tensor = tensors_[number];
+        const auto& [source, type, statistics, factors] = tensor;
         const int64_t bytes = row_bytes(type, source.cols());
         // 16 MB at a time, of what is read or written: enough for all threads, little beside the
         // model.
@@ -272,10 +304,10 @@ void GgufExport::write(Context& context, const std::filesystem::path& path,
           }
           for (int64_t first = 0; first < source.rows(); first += rows) {
             const int64_t n = std::min(rows, source.rows() - first);
-            convert_rows(context, source, index, first, n, type, weights, buffer.data());
+            convert_rows(context, tensor, adapter_, index, first, n, weights, buffer.data());
             sink({buffer.data(), static_cast<size_t>(n * bytes)});
-            // The divisors are our own memory: only what is mapped can be read again.
-            const bool own = rope_freqs_ && source.from == &*rope_freqs_;
+            // Only what is mapped can be read again; the divisors are our own memory.
+            const bool own = !mapped_ || (rope_freqs_ && source.from == &*rope_freqs_);
             if (!own) MappedFile::forget(finished_bytes(source, index, first, n));
           }
         }

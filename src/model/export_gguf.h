@@ -15,6 +15,8 @@
 #include "formats/gguf_writer.h"
 #include "formats/huggingface.h"
 #include "kernels/context.h"
+#include "model/adapter.h"
+#include "model/export_huggingface.h"
 #include "model/importance.h"
 #include "model/quantize_mixture.h"
 #include "model/tensor_table.h"
@@ -40,6 +42,7 @@ struct ExportOptions {
   std::vector<TensorRule> rules = {};      // against the mixture; of several that match, the last
   const Importance* importance = nullptr;  // steers the rounding; must outlive the export
   ExportPart part = ExportPart::kWhole;
+  const Adapter* adapter = nullptr;  // is merged into the weights; must outlive the export
 };
 
 // A model about to be written: all is decided and checked before a byte is computed.
@@ -50,6 +53,7 @@ class GgufExport {
     TensorSource source = {};
     DType type = DType::kF32;
     const InputStatistics* statistics = nullptr;  // of its inputs, or none
+    const Adapter::Factors* factors = nullptr;    // of the adapter that is merged, or none
 
     int64_t bytes() const {
       return source.matrices() * source.rows() * row_bytes(type, source.cols());
@@ -64,6 +68,8 @@ class GgufExport {
   // part of a model without one. A file for vision alone has no other part.
   GgufExport(const HuggingfaceFolder& folder, const ExportOptions& options);
   GgufExport(const GgufFile& file, const ExportOptions& options);
+  // Its tensors must be those of its configuration; norms and routers become f32.
+  GgufExport(const ModelParts& model, const ExportOptions& options);
   GgufExport(const GgufExport&) = delete;
   GgufExport& operator=(const GgufExport&) = delete;
 
@@ -83,8 +89,12 @@ class GgufExport {
             const ExportOptions& options);
   const InputStatistics* find_statistics(const TensorSource& source, const Importance& importance);
 
+  void add_rope_freqs(const ModelConfig& config, std::vector<TensorSource>& sources);
+
   GgufWriter out_;
-  std::vector<float> divisors_;             // of rope_freqs.weight, where a folder needs it
+  const Adapter* adapter_ = nullptr;
+  bool mapped_ = true;                      // what is read can be forgotten and read again
+  std::vector<float> divisors_;             // of rope_freqs.weight, where a file needs it
   std::optional<NamedTensor> rope_freqs_;   // a view of them
   std::deque<InputStatistics> rearranged_;  // made from the importance matrix
   std::vector<Tensor> tensors_;

@@ -16,31 +16,6 @@ std::vector<bool> per_layer(const ModelConfig& c, bool LayerConfig::*member) {
   return out;
 }
 
-// The makers' advice on sampling and on where to stop, under the keys that other writers use.
-void write_advice(GgufWriter& out, const HuggingfaceFolder& folder) {
-  const boost::json::object& advice =
-      folder.generation_config ? *folder.generation_config : folder.config;
-  const auto number = [&](std::string_view from, const std::string& key) {
-    const boost::json::value* value = advice.if_contains(from);
-    if (value != nullptr && value->is_number()) out.set(key, value->to_number<float>());
-  };
-  const boost::json::value* sample = advice.if_contains("do_sample");
-  if (sample != nullptr && sample->is_bool() && !sample->get_bool()) {
-    out.set("general.sampling.temp", 0.0f);
-  } else {
-    number("temperature", "general.sampling.temp");
-  }
-  number("top_p", "general.sampling.top_p");
-  number("min_p", "general.sampling.min_p");
-  number("repetition_penalty", "general.sampling.penalty_repeat");
-  const boost::json::value* k = advice.if_contains("top_k");
-  if (k != nullptr && k->is_int64() && k->get_int64() >= 0 && k->get_int64() < (1 << 30)) {
-    out.set("general.sampling.top_k", static_cast<int32_t>(k->get_int64()));
-  }
-  const std::vector<Token> stops = generation_stops(advice);
-  if (!stops.empty()) out.set(kStopTokensKey, std::vector<int32_t>(stops.begin(), stops.end()));
-}
-
 std::string_view gguf_pre_name(PreTokenizer pre) {
   switch (pre) {
     case PreTokenizer::kLlama4:
@@ -56,6 +31,19 @@ std::string_view gguf_pre_name(PreTokenizer pre) {
 }
 
 }  // namespace
+
+void write_advice(GgufWriter& out, const GenerationDefaults& advice,
+                  const std::vector<Token>& stops) {
+  const auto number = [&](std::string_view key, std::optional<double> value) {
+    if (value) out.set(key, static_cast<float>(*value));
+  };
+  number("general.sampling.temp", advice.greedy ? 0.0 : advice.temperature);
+  number("general.sampling.top_p", advice.top_p);
+  number("general.sampling.min_p", advice.min_p);
+  number("general.sampling.penalty_repeat", advice.repeat_penalty);
+  if (advice.top_k) out.set("general.sampling.top_k", static_cast<int32_t>(*advice.top_k));
+  if (!stops.empty()) out.set(kStopTokensKey, std::vector<int32_t>(stops.begin(), stops.end()));
+}
 
 void write_config(GgufWriter& out, const ModelConfig& c) {
   const std::string prefix = c.architecture + ".";
@@ -157,7 +145,9 @@ void write_folder_metadata(GgufWriter& out, const HuggingfaceFolder& folder,
                            const ModelConfig& config) {
   write_general(out, config.architecture, "model", folder_name(folder), licence_of(folder));
   write_config(out, config);
-  write_advice(out, folder);
+  const boost::json::object& advice =
+      folder.generation_config ? *folder.generation_config : folder.config;
+  write_advice(out, generation_advice(advice), generation_stops(advice));
   try {
     write_vocabulary(out, vocabulary_of(folder), config.vocab);
   } catch (const Error& error) {

@@ -19,6 +19,10 @@ namespace drover {
 // defaults.
 void write_config(GgufWriter& out, const ModelConfig& config);
 
+// The makers' advice on sampling and on where to stop, under the keys that other writers use.
+void write_advice(GgufWriter& out, const GenerationDefaults& advice,
+                  const std::vector<Token>& stops);
+
 // The tokenizer as spec section 9.2 has it. Ids up to `tokens` that the vocabulary leaves out are
 // padded, since other readers want as many tokens as there are embeddings.
 void write_vocabulary(GgufWriter& out, const Vocabulary& vocabulary, int64_t tokens);

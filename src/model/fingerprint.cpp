@@ -114,6 +114,11 @@ void add(Print& print, const ModelConfig& c, const Weights& w) {
   }
   print.floats("output_norm", w.output_norm, c.hidden);
   print.matrix("output", w.output);
+  for (const auto& [tensor, factors] : w.adapter.factors()) {
+    print.text("adapted", tensor);
+    print.experts("a", factors.a);
+    print.experts("b", factors.b);
+  }
 }
 
 void add(Print& print, const VisionConfig& c) {

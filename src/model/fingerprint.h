@@ -13,7 +13,8 @@ namespace drover {
 
 // The mathematics of the configuration, and of every tensor as it is multiplied with, by the
 // paper's names: type, shape, and 32 blocks of 4 KiB of its data, evenly spread from the first to
-// the last (all of a tensor that is no larger than these). With a vision encoder, the same of it.
+// the last (all of a tensor that is no larger than these). With a vision encoder or an adapter, the
+// same of it.
 //
 // The same weights in another file (a Hugging Face folder and its conversion of equal types,
 // another file name, a renamed model) have the same fingerprint, for they compute the same.

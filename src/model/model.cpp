@@ -14,26 +14,6 @@ namespace {
 namespace fs = std::filesystem;
 namespace json = boost::json;
 
-// Numbers that are of the wrong type or out of all reason are as good as absent: they are advice.
-GenerationDefaults generation_defaults(const json::object& config) {
-  const auto number = [&](std::string_view key) -> std::optional<double> {
-    const json::value* value = config.if_contains(key);
-    if (value == nullptr || !value->is_number()) return std::nullopt;
-    return value->to_number<double>();
-  };
-  GenerationDefaults out;
-  out.temperature = number("temperature");
-  out.top_p = number("top_p");
-  out.min_p = number("min_p");
-  out.repeat_penalty = number("repetition_penalty");
-  if (const auto k = number("top_k"); k && *k >= 0 && *k < 1e9)
-    out.top_k = static_cast<int64_t>(*k);
-  if (const json::value* sample = config.if_contains("do_sample")) {
-    out.greedy = sample->is_bool() && !sample->get_bool();
-  }
-  return out;
-}
-
 // A value out of range is as good as absent: some writers put -1 for "off".
 GenerationDefaults sensible(GenerationDefaults d) {
   const auto drop = [](auto& value, bool good) {
@@ -59,6 +39,26 @@ GenerationDefaults generation_defaults(const GgufFile& file) {
 }
 
 }  // namespace
+
+// Numbers that are of the wrong type or out of all reason are as good as absent: they are advice.
+GenerationDefaults generation_advice(const json::object& config) {
+  const auto number = [&](std::string_view key) -> std::optional<double> {
+    const json::value* value = config.if_contains(key);
+    if (value == nullptr || !value->is_number()) return std::nullopt;
+    return value->to_number<double>();
+  };
+  GenerationDefaults out;
+  out.temperature = number("temperature");
+  out.top_p = number("top_p");
+  out.min_p = number("min_p");
+  out.repeat_penalty = number("repetition_penalty");
+  if (const auto k = number("top_k"); k && *k >= 0 && *k < 1e9)
+    out.top_k = static_cast<int64_t>(*k);
+  if (const json::value* sample = config.if_contains("do_sample")) {
+    out.greedy = sample->is_bool() && !sample->get_bool();
+  }
+  return out;
+}
 
 std::vector<Token> generation_stops(const json::object& config) {
   std::vector<Token> out;
@@ -146,7 +146,8 @@ fs::path locate_model(const std::string& name) {
 }
 
 std::unique_ptr<Model> Model::load(const std::string& name, const Progress& progress,
-                                   const std::string& mmproj) {
+                                   const std::string& mmproj,
+                                   std::span<const std::string> adapters) {
   std::unique_ptr<Model> model(new Model());
   model->path_ = locate_model(name);
   std::optional<Vocabulary> vocabulary;
@@ -185,8 +186,14 @@ std::unique_ptr<Model> Model::load(const std::string& name, const Progress& prog
     model->licence_ = licence_of(folder);
     const json::object& advice =
         folder.generation_config ? *folder.generation_config : folder.config;
-    model->generation_ = sensible(generation_defaults(advice));
+    model->generation_ = sensible(generation_advice(advice));
     model->generation_stops_ = generation_stops(advice);
+  }
+  if (!adapters.empty()) {
+    Weights& weights = model->weights_;
+    weights.adapter = read_adapter(adapters, model->config_);
+    weights.adapter.bind(weights);
+    weights.bytes += weights.adapter.bytes();
   }
   if (!mmproj.empty()) {
     model->mmproj_ = GgufFile::open(locate_model(mmproj));

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -42,6 +43,9 @@ struct LicenceNote {
 LicenceNote licence_of(const GgufFile& file);             // general.license and its kin
 LicenceNote licence_of(const HuggingfaceFolder& folder);  // the front matter of README.md
 
+// The advice in a generation_config.json; what is of another type than it should be is left out.
+GenerationDefaults generation_advice(const boost::json::object& generation_config);
+
 // The tokens at which the makers' generation_config.json stops (its eos_token_id, one or a list).
 std::vector<Token> generation_stops(const boost::json::object& generation_config);
 
@@ -59,9 +63,11 @@ class Model {
  public:
   // Throws what the readers throw. A vocabulary of a kind that Drover does not know is no error
   // until someone asks for the tokenizer; a damaged one is. mmproj: a GGUF file with the vision
-  // encoder, if that is not in the model's own; it goes before one that is.
+  // encoder, if that is not in the model's own; it goes before one that is. adapters: folders as
+  // PEFT writes them, which change what the model computes (Weights::adapter).
   static std::unique_ptr<Model> load(const std::string& name, const Progress& progress = {},
-                                     const std::string& mmproj = {});
+                                     const std::string& mmproj = {},
+                                     std::span<const std::string> adapters = {});
 
   const std::filesystem::path& path() const { return path_; }
   const ModelConfig& config() const { return config_; }
@@ -78,6 +84,8 @@ class Model {
   ChatFormat chat_format() const { return chat_format_; }
   const GenerationDefaults& generation() const { return generation_; }
   const LicenceNote& licence() const { return licence_; }
+  // Where the makers stop, beside what the tokenizer says (generation_stops).
+  const std::vector<Token>& advised_stops() const { return generation_stops_; }
 
   // Tokens that end an answer: the chat format's, and the file's.
   std::vector<Token> stop_tokens(ChatFormat format) const;

@@ -8,48 +8,8 @@
 #include "formats/huggingface.h"
 
 namespace drover {
-namespace {
 
 using Layout = TensorSource::Layout;
-
-// Where a tensor of a decoder layer is found in a Hugging Face checkpoint. The name follows
-// "model.layers.N."; the layout may depend on the architecture.
-struct LayerName {
-  std::string_view gguf;
-  std::string_view huggingface;
-  Layout layout = Layout::kAsIs;
-};
-
-constexpr LayerName kEveryLayer[] = {
-    {"attn_norm", "input_layernorm.weight"},    {"attn_q", "self_attn.q_proj.weight"},
-    {"attn_k", "self_attn.k_proj.weight"},      {"attn_v", "self_attn.v_proj.weight"},
-    {"attn_output", "self_attn.o_proj.weight"}, {"ffn_norm", "post_attention_layernorm.weight"},
-};
-constexpr LayerName kLlama4Dense[] = {
-    {"ffn_gate", "feed_forward.gate_proj.weight"},
-    {"ffn_up", "feed_forward.up_proj.weight"},
-    {"ffn_down", "feed_forward.down_proj.weight"},
-};
-constexpr LayerName kLlamaDense[] = {
-    {"ffn_gate", "mlp.gate_proj.weight"},
-    {"ffn_up", "mlp.up_proj.weight"},
-    {"ffn_down", "mlp.down_proj.weight"},
-};
-constexpr LayerName kMoe[] = {
-    {"ffn_gate_inp", "feed_forward.router.weight"},
-    {"ffn_gate_exps", "feed_forward.experts.gate_up_proj", Layout::kExperts},
-    {"ffn_up_exps", "feed_forward.experts.gate_up_proj", Layout::kExperts},
-    {"ffn_down_exps", "feed_forward.experts.down_proj", Layout::kExperts},
-    {"ffn_gate_shexp", "feed_forward.shared_expert.gate_proj.weight"},
-    {"ffn_up_shexp", "feed_forward.shared_expert.up_proj.weight"},
-    {"ffn_down_shexp", "feed_forward.shared_expert.down_proj.weight"},
-};
-
-// Prefixes of the decoder's tensors, as the classes of the reference have written them.
-constexpr std::string_view kPrefixes[] = {"language_model.model.", "model.language_model.",
-                                          "model."};
-
-}  // namespace
 
 std::string layer_tensor(int64_t layer, std::string_view part) {
   return fmt::format("blk.{}.{}.weight", layer, part);
@@ -59,42 +19,56 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
+std::vector<int64_t> ExpectedTensor::huggingface_shape() const {
+  if (layout != Layout::kExperts) return shape;
+  // Gate and up are one tensor.
+  const int64_t joined = huggingface.ends_with("gate_up_proj") ? 2 : 1;
+  return {shape[0], shape[2], joined * shape[1]};
+}
+
 std::vector<ExpectedTensor> expected_tensors(const ModelConfig& c) {
   const int64_t D = c.hidden, F = c.expert_width, M = c.dense_width, E = c.experts;
-  std::vector<ExpectedTensor> out = {{"token_embd.weight", {c.vocab, D}}};
+  const bool llama = c.architecture == "llama";
+  const Layout rotated = llama ? Layout::kHalfSplit : Layout::kAsIs;
+  std::vector<ExpectedTensor> out = {{"token_embd.weight", {c.vocab, D}, "embed_tokens.weight"}};
   for (int64_t i = 0; i < c.layer_count(); ++i) {
-    const auto add = [&](std::string_view part, std::vector<int64_t> shape) {
-      out.push_back({layer_tensor(i, part), std::move(shape)});
+    const auto add = [&](std::string_view part, std::vector<int64_t> shape, std::string_view other,
+                         Layout layout = Layout::kAsIs) {
+      out.push_back(
+          {layer_tensor(i, part), std::move(shape), fmt::format("layers.{}.{}", i, other), layout});
     };
-    add("attn_norm", {D});
-    add("attn_q", {c.heads * c.head_dim, D});
-    add("attn_k", {c.kv_heads * c.head_dim, D});
-    add("attn_v", {c.kv_heads * c.head_dim, D});
-    add("attn_output", {D, c.heads * c.head_dim});
-    add("ffn_norm", {D});
+    add("attn_norm", {D}, "input_layernorm.weight");
+    add("attn_q", {c.heads * c.head_dim, D}, "self_attn.q_proj.weight", rotated);
+    add("attn_k", {c.kv_heads * c.head_dim, D}, "self_attn.k_proj.weight", rotated);
+    add("attn_v", {c.kv_heads * c.head_dim, D}, "self_attn.v_proj.weight");
+    add("attn_output", {D, c.heads * c.head_dim}, "self_attn.o_proj.weight");
+    add("ffn_norm", {D}, "post_attention_layernorm.weight");
     if (c.layers[i].moe) {
-      add("ffn_gate_inp", {E, D});
-      add("ffn_gate_exps", {E, F, D});
-      add("ffn_up_exps", {E, F, D});
-      add("ffn_down_exps", {E, D, F});
-      add("ffn_gate_shexp", {F, D});
-      add("ffn_up_shexp", {F, D});
-      add("ffn_down_shexp", {D, F});
+      add("ffn_gate_inp", {E, D}, "feed_forward.router.weight");
+      add("ffn_gate_exps", {E, F, D}, "feed_forward.experts.gate_up_proj", Layout::kExperts);
+      add("ffn_up_exps", {E, F, D}, "feed_forward.experts.gate_up_proj", Layout::kExperts);
+      add("ffn_down_exps", {E, D, F}, "feed_forward.experts.down_proj", Layout::kExperts);
+      add("ffn_gate_shexp", {F, D}, "feed_forward.shared_expert.gate_proj.weight");
+      add("ffn_up_shexp", {F, D}, "feed_forward.shared_expert.up_proj.weight");
+      add("ffn_down_shexp", {D, F}, "feed_forward.shared_expert.down_proj.weight");
     } else {
-      add("ffn_gate", {M, D});
-      add("ffn_up", {M, D});
-      add("ffn_down", {D, M});
+      const std::string network = llama ? "mlp." : "feed_forward.";
+      add("ffn_gate", {M, D}, network + "gate_proj.weight");
+      add("ffn_up", {M, D}, network + "up_proj.weight");
+      add("ffn_down", {D, M}, network + "down_proj.weight");
     }
   }
-  out.push_back({"output_norm.weight", {D}});
-  if (!c.tied_embeddings) out.push_back({"output.weight", {c.vocab, D}});
+  out.push_back({"output_norm.weight", {D}, "norm.weight"});
+  if (!c.tied_embeddings) {
+    out.push_back({std::string(kOutputTensor), {c.vocab, D}, "lm_head.weight"});
+  }
   return out;
 }
 
 std::vector<TensorSource> decoder_tensors(const HuggingfaceFolder& folder, const ModelConfig& c) {
   std::string_view prefix;
   const NamedTensor* embedding = nullptr;
-  for (const std::string_view candidate : kPrefixes) {
+  for (const std::string_view candidate : kDecoderPrefixes) {
     embedding = folder.weights.find(std::string(candidate) + "embed_tokens.weight");
     prefix = candidate;
     if (embedding != nullptr) break;
@@ -104,63 +78,25 @@ std::vector<TensorSource> decoder_tensors(const HuggingfaceFolder& folder, const
                 folder.path.string());
   }
 
-  // GGUF name -> name in the folder and layout.
-  struct Found {
-    std::string name;
-    Layout layout;
-  };
-  std::unordered_map<std::string, Found> names;
-  names["token_embd.weight"] = {std::string(prefix) + "embed_tokens.weight", Layout::kAsIs};
-  names["output_norm.weight"] = {std::string(prefix) + "norm.weight", Layout::kAsIs};
-  for (const std::string_view head : {"lm_head.weight", "language_model.lm_head.weight"}) {
-    if (folder.weights.find(head) != nullptr)
-      names["output.weight"] = {std::string(head), Layout::kAsIs};
-  }
-  const bool half_split = c.architecture == "llama";
-  for (int64_t i = 0; i < c.layer_count(); ++i) {
-    const auto add = [&](std::span<const LayerName> table) {
-      for (const LayerName& name : table) {
-        Layout layout = name.layout;
-        if (half_split && (name.gguf == "attn_q" || name.gguf == "attn_k"))
-          layout = Layout::kHalfSplit;
-        names[layer_tensor(i, name.gguf)] = {
-            fmt::format("{}layers.{}.{}", prefix, i, name.huggingface), layout};
-      }
-    };
-    add(kEveryLayer);
-    if (c.layers[i].moe) {
-      add(kMoe);
-    } else if (half_split) {
-      add(kLlamaDense);
-    } else {
-      add(kLlama4Dense);
-    }
-  }
-
   std::vector<TensorSource> out;
   std::unordered_map<std::string_view, bool> used;
-  for (ExpectedTensor& expected : expected_tensors(c)) {
-    const auto found = names.find(expected.name);
-    const NamedTensor* tensor =
-        found == names.end() ? nullptr : folder.weights.find(found->second.name);
-    const std::string name = found == names.end() ? "lm_head.weight" : found->second.name;
+  for (const ExpectedTensor& expected : expected_tensors(c)) {
+    std::string name = std::string(prefix) + expected.huggingface;
+    if (expected.name == kOutputTensor) {
+      name = expected.huggingface;
+      const std::string inside = "language_model." + name;
+      if (folder.weights.find(inside) != nullptr) name = inside;
+    }
+    const NamedTensor* tensor = folder.weights.find(name);
     if (tensor == nullptr) {
       throw_error(ErrorKind::kBadData, "{}: expected a tensor '{}' {}, got none",
                   folder.path.string(), name, shape_text(expected.shape));
     }
-    TensorSource source{.name = expected.name,
-                        .shape = expected.shape,
-                        .from = tensor,
-                        .layout = found->second.layout};
-    std::vector<int64_t> stored = expected.shape;
-    if (source.layout == Layout::kHalfSplit) source.heads = stored[0] / c.head_dim;
-    if (source.layout == Layout::kExperts) {
-      const bool fused = name.ends_with("gate_up_proj");
-      stored = {stored[0], stored[2], stored[1] * (fused ? 2 : 1)};
-      if (expected.name.find("ffn_up_exps") != std::string::npos)
-        source.first_column = c.expert_width;
-    }
-    if (tensor->shape != stored) {
+    TensorSource source{
+        .name = expected.name, .shape = expected.shape, .from = tensor, .layout = expected.layout};
+    if (source.layout == Layout::kHalfSplit) source.heads = source.shape[0] / c.head_dim;
+    if (source.name.ends_with("ffn_up_exps.weight")) source.first_column = c.expert_width;
+    if (const auto stored = expected.huggingface_shape(); tensor->shape != stored) {
       throw_error(ErrorKind::kBadData, "{}: tensor '{}': expected {}, got {}", folder.path.string(),
                   name, shape_text(stored), shape_text(tensor->shape));
     }

@@ -50,13 +50,27 @@ void read_rows(const TensorSource& source, int64_t index, int64_t first, int64_t
 std::vector<TensorSource> decoder_tensors(const HuggingfaceFolder& folder,
                                           const ModelConfig& config);
 
-// What the decoder needs: GGUF name and row-major shape of each tensor, in file order. The
-// contract between configuration and weights, in one place.
+// What the decoder needs: GGUF name and row-major shape of each tensor, in file order, and where it
+// stands in a Hugging Face checkpoint. The contract between configuration and weights, in one
+// place.
 struct ExpectedTensor {
   std::string name;
   std::vector<int64_t> shape;
+  // What follows the prefix of its class ("model." for one), but of the output matrix, which stands
+  // beside the decoder there.
+  std::string huggingface;
+  TensorSource::Layout layout = TensorSource::Layout::kAsIs;
+
+  // As it is stored there.
+  std::vector<int64_t> huggingface_shape() const;
 };
 std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config);
+
+inline constexpr std::string_view kOutputTensor = "output.weight";  // of GGUF
+
+// Prefixes of the decoder's tensors, as the classes of the reference have written them.
+inline constexpr std::string_view kDecoderPrefixes[] = {"language_model.model.",
+                                                        "model.language_model.", "model."};
 
 // "blk.3.attn_q.weight"
 std::string layer_tensor(int64_t layer, std::string_view part);

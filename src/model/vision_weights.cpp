@@ -147,7 +147,7 @@ std::vector<ExpectedTensor> expected_vision_tensors(const VisionConfig& config) 
   VisionWeights ignored;
   std::vector<ExpectedTensor> out;
   for (Slot& slot : slots(config, ignored)) {
-    out.push_back({std::move(slot.name), std::move(slot.shape)});
+    out.push_back({std::move(slot.name), std::move(slot.shape), std::move(slot.huggingface)});
   }
   return out;
 }

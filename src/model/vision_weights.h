@@ -68,7 +68,8 @@ std::optional<Vision> vision_from_huggingface(const HuggingfaceFolder& folder, i
 std::vector<TensorSource> vision_tensors(const HuggingfaceFolder& folder,
                                          const VisionConfig& config);
 
-// What an encoder needs, as expected_tensors() of the decoder.
+// What an encoder needs, as expected_tensors() of the decoder; its names in Hugging Face's
+// checkpoints are whole.
 std::vector<ExpectedTensor> expected_vision_tensors(const VisionConfig& config);
 
 // True for the name of a tensor of a vision encoder in a GGUF file.

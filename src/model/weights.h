@@ -12,6 +12,7 @@
 #include "base/aligned.h"
 #include "base/progress.h"
 #include "formats/named_tensor.h"
+#include "model/adapter.h"
 #include "model/config.h"
 #include "tensor/view.h"
 
@@ -44,6 +45,8 @@ struct Weights {
   std::vector<LayerWeights> layers;
   const float* output_norm = nullptr;  // [D]
   WeightView output;                   // [V, D]; the embedding again when tied
+
+  Adapter adapter;  // what is added to products with these; mostly nothing
 
   int64_t bytes = 0;  // of all tensors as they are multiplied with
   std::vector<AlignedArray<std::byte>> owned;

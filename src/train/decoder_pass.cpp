@@ -422,6 +422,7 @@ void DecoderPass::read_out(const TrainingBatch& batch) {
   AlignedArray<float>& h = kept_[static_cast<size_t>(L)].h;
   const bool learns = scale_ != 0;
   losses_.assign(static_cast<size_t>(T), 0.0f);
+  hits_.assign(static_cast<size_t>(T), 0);
   if (learns) std::fill_n(all_of(dh_, T, D).data, T * D, 0.0f);
 
   // Auxiliary losses are reported of what the layers kept.
@@ -473,7 +474,9 @@ void DecoderPass::read_out(const TrainingBatch& batch) {
       const double weight = batch.weights[static_cast<size_t>(at[i])];
       losses_[static_cast<size_t>(at[i])] = losses[static_cast<size_t>(i)];
       report_.loss += weight * losses[static_cast<size_t>(i)];
-      if (best[static_cast<size_t>(i)] == targets[static_cast<size_t>(i)]) report_.correct += weight;
+      const bool hit = best[static_cast<size_t>(i)] == targets[static_cast<size_t>(i)];
+      hits_[static_cast<size_t>(at[i])] = hit ? 1 : 0;
+      if (hit) report_.correct += weight;
     }
     if (!learns) continue;
     const LinearBackward doutput[] = {

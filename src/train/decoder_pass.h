@@ -62,6 +62,8 @@ class DecoderPass {
   // Of the last forward(): the loss of each row, in nats, whatever its weight; rows of weight 0 are
   // not computed and say 0.
   std::span<const float> losses() const { return losses_; }
+  // The same way: 1 where the best token of a row is its target, else 0.
+  std::span<const uint8_t> hits() const { return hits_; }
 
  private:
   // What of a layer the backward pass needs. T rows; S = T k slots of experts behind them.
@@ -106,6 +108,7 @@ class DecoderPass {
   RopeTable rope_in_chunk_, rope_absolute_;
   std::vector<Kept> kept_;            // [L + 1]; of the last one only h
   std::vector<float> losses_;         // [T]
+  std::vector<uint8_t> hits_;         // [T]
   std::vector<float> selection_bias_;  // [L, E]
   PassReport report_;
   AlignedArray<float> dh_;  // [T, D], gradient of the residual stream

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/huge_pages.h"
 #include "kernels/transpose/transpose.h"
 
 namespace drover {
@@ -72,7 +73,7 @@ void LinearMaps::backward(std::span<const LinearBackward> maps) {
     const DType type = rounds ? DType::kBF16 : DType::kF32;
     const Transposed& dy = first_factor(map.dy, rounds);
     const Transposed& x = second_factor(map.x, rounds);
-    const int64_t T = map.x.rows;
+    const int64_t T = on_lines(map.x.rows);  // with zeros at the end
     jobs.push_back({.x = {reinterpret_cast<const float*>(dy.plain.data()), map.dy.cols, T, T},
                     .w = {x.plain.data(), type, map.x.cols, T},
                     .out = map.w->gradient_of(map.index),
@@ -98,11 +99,12 @@ std::pair<LinearMaps::Transposed*, bool> LinearMaps::Shelf::find(ConstMatrixView
 const LinearMaps::Transposed& LinearMaps::first_factor(ConstMatrixView of, bool in_bf16) {
   const auto [factor, is_there] = first_.find(of, in_bf16);
   if (is_there) return *factor;
+  const int64_t T = on_lines(of.rows);
   if (in_bf16 && takes_rounded(context_.isa, DType::kBF16)) {
-    transpose(context_, of, factor->rounded);
+    transpose(context_, of, factor->rounded, T);
   } else {
-    factor->plain.reserve_discarding(static_cast<size_t>(of.rows * of.cols) * sizeof(float));
-    transpose(context_, of, DType::kF32, factor->plain.data());
+    reserve_huge(factor->plain, static_cast<size_t>(of.cols * T) * sizeof(float));
+    transpose(context_, of, DType::kF32, factor->plain.data(), T);
   }
   return *factor;
 }
@@ -111,8 +113,9 @@ const LinearMaps::Transposed& LinearMaps::second_factor(ConstMatrixView of, bool
   const auto [factor, is_there] = second_.find(of, in_bf16);
   if (is_there) return *factor;
   const DType type = in_bf16 ? DType::kBF16 : DType::kF32;
-  factor->plain.reserve_discarding(static_cast<size_t>(of.cols * row_bytes(type, of.rows)));
-  transpose(context_, of, type, factor->plain.data());
+  const int64_t T = on_lines(of.rows);
+  reserve_huge(factor->plain, static_cast<size_t>(of.cols * row_bytes(type, T)));
+  transpose(context_, of, type, factor->plain.data(), T);
   return *factor;
 }
 

@@ -17,11 +17,11 @@ if __name__ == "__main__":
         sys.exit(f"expected the path of the program, got {binary!r}")
     harness.drover = str(pathlib.Path(binary).resolve())
     import test_batch, test_bench, test_chat, test_edges, test_files, test_memory  # after the program
-    import test_needle, test_pictures, test_plan, test_run, test_settings  # is known
+    import test_needle, test_pictures, test_plan, test_run, test_settings, test_train  # is known
 
     loader = unittest.TestLoader()
     modules = (test_run, test_chat, test_batch, test_memory, test_pictures, test_files, test_bench)
-    modules += (test_plan, test_needle, test_edges, test_settings)
+    modules += (test_plan, test_needle, test_edges, test_settings, test_train)
     if arguments:
         suite = unittest.TestSuite(
             loader.loadTestsFromName(name, module)

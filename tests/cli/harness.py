@@ -217,6 +217,25 @@ def safetensors_shapes(folder):
     return out
 
 
+def write_adapter(folder, tensors, **settings):
+    """An adapter as PEFT writes it; tensors: name -> (shape, values), the names without what is the
+    same in all."""
+    folder.mkdir()
+    header, data = {}, b""
+    for name, (shape, values) in tensors.items():
+        raw = array.array("f", values).tobytes()
+        span = [len(data), len(data) + len(raw)]
+        name = f"base_model.model.model.{name}.weight"
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": span}
+        data += raw
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    weights = struct.pack("<Q", len(text)) + text + data
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **settings}))
+    return folder
+
+
 def read_npy(path):
     """Rows of a float32 array of two dimensions."""
     data = path.read_bytes()

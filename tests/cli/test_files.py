@@ -198,6 +198,37 @@ class Tokenize(CliTest):
         self.bad(1, "has no tokenizer", "tokenize", GOLDENS / "scout", "the")
 
 
+class Tokenizer(CliTest):
+    TEXT = "the ship came into the harbour at noon, and the ship was empty. " * 20
+
+    def test_a_vocabulary_is_learnt_and_read(self):
+        texts = [self.folder / "a.txt", self.folder / "b.txt"]
+        for path in texts:
+            path.write_text(self.TEXT)
+        out = self.folder / "tokenizer.json"
+        report = self.good(
+            "tokenizer", "train", *texts, "--vocab", 300, "--out", out, "--json"
+        ).json
+        self.assertEqual((report["vocabulary"], report["merges"]), (300, 29))
+        count = int(self.good("tokenize", out, self.TEXT, "--count").text)
+        self.assertEqual(2 * count, report["tokens"])
+        chat = "<|header_start|>user<|header_end|>"
+        ids = self.good("tokenize", out, chat, "--special").text.split()
+        self.assertEqual(self.good("detokenize", out, *ids, "--special").text, chat)
+
+    def test_what_cannot_be_learnt_is_said(self):
+        text = self.folder / "a.txt"
+        text.write_text("a b")
+        out = self.folder / "tokenizer.json"
+        learn = ("tokenizer", "train", text, "--out", out)
+        self.bad(2, "expected 271 to", *learn, "--vocab", 260)
+        self.bad(2, "train", "tokenizer", "learn", text, "--out", out)
+        self.bad(66, "gone.txt", "tokenizer", "train", self.folder / "gone.txt", "--out", out)
+        self.assertFalse(out.exists())
+        few = self.good(*learn, "--special-tokens", "<|end_of_text|>")
+        self.assertIn("257 tokens instead of 4096", few.err)
+
+
 class Score(CliTest):
     TEXT = "the ship came into the harbour at noon, and nobody was there to see it." * 3
 
@@ -436,6 +467,53 @@ class Convert(CliTest):
         out = self.folder / "m.gguf"
         self.good("convert", self.scout, out)
         self.bad(2, "expected", "convert", out, self.folder / "n.gguf")
+
+
+class Adapters(CliTest):
+    def setUp(self):
+        super().setUp()
+        # The queries of the first layer, [32, 32]: all of them get the first input's value.
+        self.adapter = harness.write_adapter(
+            self.folder / "adapter",
+            {
+                "layers.0.self_attn.q_proj.lora_A": ([1, 32], [1.0] + [0.0] * 31),
+                "layers.0.self_attn.q_proj.lora_B": ([32, 1], [1.0] * 32),
+            },
+            r=1,
+            lora_alpha=2,
+        )
+
+    def logits(self, model, *flags):
+        out = self.folder / "logits.npy"
+        self.good("score", model, "--tokens", "1,5,9,20,33,7,8", "--logits", out, *flags)
+        return [value for row in harness.read_npy(out) for value in row]
+
+    def difference(self, a, b):
+        return max(abs(x - y) for x, y in zip(a, b)) / max(map(abs, b))
+
+    def test_one_beside_the_weights_is_one_merged(self):
+        beside = self.logits(self.scout, "--lora", self.adapter)
+        self.good("convert", self.scout, self.folder / "m.gguf", "--type", "f32", "--lora", self.adapter)
+        # Float32 sums in another order; the model alone is far away.
+        self.assertLess(self.difference(beside, self.logits(self.folder / "m.gguf")), 2e-5)
+        self.assertGreater(self.difference(beside, self.logits(self.scout)), 1e-3)
+
+    def test_every_command_that_computes_takes_one(self):
+        for command in ("run", "chat", "serve", "batch", "score", "bench", "convert", "quantize"):
+            self.assertIn("--lora", self.good(command, "--help").text, command)
+        flags = ("-p", "4", "-n", "2", "-r", "1", "--lora", self.adapter)
+        self.good("bench", self.scout, *flags)
+
+    def test_what_does_not_fit_is_refused(self):
+        self.bad(66, "adapter_config.json", "run", self.scout, "a", "--lora", self.folder / "no")
+        other = harness.write_adapter(
+            self.folder / "other",
+            {
+                "layers.0.self_attn.q_proj.lora_A": ([1, 31], [0.0] * 31),
+                "layers.0.self_attn.q_proj.lora_B": ([32, 1], [0.0] * 32),
+            },
+        )
+        self.bad(65, "expected factors of [32, 32]", "run", self.scout, "a", "--lora", other)
 
 
 class Quantize(CliTest):

@@ -13,9 +13,10 @@ namespace {
 // A task of the forward pass has this many blocks of rows, those of all heads that share keys: what
 // they keep, 32 KB each with 64 components, stays in an L2 cache while keys come by.
 constexpr int64_t kForwardBlocks = 8;
-// A task of the backward pass has this many keys: enough for a chunk of 512, and few enough that
-// they and their gradients stay in an L2 cache while rows come by, 600 KB with 64 components.
-constexpr int64_t kStripeKeys = 6 * kBlockKeys;
+// A task of the backward pass has this many keys: enough for a chunk, and few enough that they and
+// their gradients stay in an L2 cache while rows come by, 0.5 MB with 64 components.
+constexpr int64_t kStripeKeys = 512;
+static_assert(kStripeKeys % kBlockKeys == 0);
 // Keys of longer spans are cut into this many stripes. Each but the first leaves a part of dq.
 constexpr int64_t kMostStripes = 8;
 

@@ -49,7 +49,7 @@ void packed_attention(Context& context, const PackedAttention& how, MatrixView o
 // The order of each sum follows from the span alone. Does not fail.
 //
 // Work is cut into tasks of (span, kv head, stripe of keys): one sees all rows that see its keys, so
-// that dk and dv are whole and scores are computed once, five products a pair. A span of up to 576
+// that dk and dv are whole and scores are computed once, five products a pair. A span of up to 512
 // rows is one stripe, a longer one at most eight, and each but the first leaves a part of dq in the
 // context's shared scratch, to be added in order: 3.5 times dq at most if causal, else 7 times.
 void packed_attention_backward(Context& context, const PackedAttention& how, MatrixView dq,

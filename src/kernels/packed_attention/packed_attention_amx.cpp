@@ -95,6 +95,7 @@ void multiply(const Bf16* a, int64_t a_stride, const uint32_t* b, int64_t b_stri
 struct MatrixUnit {
   static constexpr int64_t kStep = kUnit;  // to which rows and components are filled up
   static constexpr int64_t kKeyStep = kUnit;
+  static constexpr int kTerms = 4;  // of exponentials
 
   struct Keys {
     int64_t d, width;

@@ -118,13 +118,14 @@ inline Results<float> run(Context& context, const Batch& b, bool rounded = false
 // The formula in double, and to first order how far from it a result may be whose sums and
 // functions are rounded to float (u = 2^-24 each) and whose products take operands rounded by
 // `operand`, 0 or 2^-8 for bf16. Any order of n terms is off by n u of the sum of their sizes. An
-// exponential is off by what its argument is, and by 4 u; a running softmax takes one more per
-// block of 96 keys.
+// exponential is off by what its argument is, and by 4 u, or 2^-17 where it will be rounded to
+// bf16; a running softmax takes one more per block of 64 keys.
 struct Exact {
   Results<double> value, bound;
 
   Exact(const Batch& b, double operand) : value(b, 0.0), bound(b, 0.0) {
     const double u = 0x1p-24, two = 2 * operand + operand * operand;
+    const double exponential = 4 * u + (operand > 0 ? 0x1p-17 : 0);
     const int64_t d = b.heads.d, group = b.heads.heads / b.heads.kv_heads;
     const double c = 1 / std::sqrt(static_cast<double>(d));
     std::vector<double> s, s_bound, w;
@@ -158,8 +159,8 @@ struct Exact {
         double sum = 0;
         for (int64_t p = 0; p < seen; ++p) sum += w[p] = std::exp(s[p] - most);
         const double log_sum = most + std::log(sum);
-        const double blocks = static_cast<double>(seen / 96 + 1);
-        const double function = u * (2 * (most - least) + 8 + 8 * blocks);
+        const double blocks = static_cast<double>(seen / 64 + 1);
+        const double function = exponential * blocks + u * (2 * (most - least) + 8 * blocks);
         double sum_bound = (terms + 2 * blocks) * u;
         for (int64_t p = 0; p < seen; ++p) {
           w[p] /= sum;
@@ -189,7 +190,8 @@ struct Exact {
             dweight += term;
             dweight_bound += std::abs(term) * (two + (d + 2) * u);
           }
-          const double w_bound = s_bound[p] + log_sum_bound + u * (std::abs(s[p] - log_sum) + 8);
+          const double w_bound = s_bound[p] + log_sum_bound + exponential +
+                                 u * (2 * std::abs(s[p]) + 2 * std::abs(log_sum) + 4);
           const double ds = w[p] * (dweight - delta);
           const double ds_bound =
               std::abs(ds) * (w_bound + 4 * u) +

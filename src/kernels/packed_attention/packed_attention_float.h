@@ -16,16 +16,26 @@ constexpr int kVectors = W == 16 ? 4 : 2;
 template <int R, int N, bool kTurned, bool kAdd>
 void multiply(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t n,
               float* to, int64_t to_stride) {
-  V sum[R][N] = {};
+  V sum[R][N];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < N; ++v) sum[r][v] = V{};
+  }
   for (int64_t k = 0; k < n; ++k) {
     V row[N];
+#pragma GCC unroll 4
     for (int v = 0; v < N; ++v) row[v] = load(b + k * b_stride + v * W);
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       const V x = all(a[kTurned ? k * a_stride + r : r * a_stride + k]);
+#pragma GCC unroll 4
       for (int v = 0; v < N; ++v) sum[r][v] = fma(x, row[v], sum[r][v]);
     }
   }
+#pragma GCC unroll 6
   for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
     for (int v = 0; v < N; ++v) {
       float* at = to + r * to_stride + v * W;
       store(at, kAdd ? load(at) + sum[r][v] : sum[r][v]);
@@ -42,11 +52,12 @@ template <typename F>
   for (; r < n; ++r) f(Constant<1>{}, r);
 }
 
-// Calls f(Constant<vectors>, j) for pieces that cover [begin, end), multiples of 16.
-template <typename F>
+// Calls f(Constant<vectors>, j) for pieces of at most kMost vectors that cover [begin, end),
+// multiples of 16.
+template <int kMost, typename F>
 [[gnu::always_inline]] inline void in_pieces(int64_t begin, int64_t end, F f) {
   int64_t j = begin;
-  for (; j + kVectors * W <= end; j += kVectors * W) f(Constant<kVectors>{}, j);
+  for (; j + kMost * W <= end; j += kMost * W) f(Constant<kMost>{}, j);
   if constexpr (W == 16) {
     if (j + 32 <= end) {
       f(Constant<2>{}, j);
@@ -59,6 +70,7 @@ template <typename F>
 struct FloatUnit {
   static constexpr int64_t kStep = 16;  // to which rows and components are filled up
   static constexpr int64_t kKeyStep = 2;
+  static constexpr int kTerms = 6;  // of exponentials
 
   // Keys are used where they lie.
   struct Keys {
@@ -84,12 +96,13 @@ struct FloatUnit {
       for (int64_t i = 0; i < d && rows < kBlockRows; ++i) {
         clear(turned + i * kBlockRows + rows, kBlockRows - rows);
       }
-      turn(from.data, from.stride, rows, d, scale, turned, kBlockRows);
-      for (int64_t r = 0; r < rows && plain != nullptr; ++r) {
+      if (plain == nullptr) return turn(from.data, from.stride, rows, d, scale, turned, kBlockRows);
+      for (int64_t r = 0; r < rows; ++r) {
         float* to = plain + r * padded;
         for (int64_t i = 0; i < d; ++i) to[i] = from.data[r * from.stride + i] * scale;
         clear(to + d, padded - d);
       }
+      turn(plain, padded, rows, d, 1.0f, turned, kBlockRows);
     }
   };
 
@@ -109,7 +122,7 @@ struct FloatUnit {
                      float* to) {
     in_groups(m.keys, [&](auto group, int64_t p) {
       const int64_t begin = m.first_row(p) / kStep * kStep;
-      in_pieces(begin, up_to(m.rows, kStep), [&](auto vectors, int64_t r) {
+      in_pieces<kVectors>(begin, up_to(m.rows, kStep), [&](auto vectors, int64_t r) {
         multiply<decltype(group)::value, decltype(vectors)::value, false, false>(
             keys.key(first + p), keys.at.stride, rows.turned + r, kBlockRows, rows.d,
             to + p * kBlockRows + r, kBlockRows);
@@ -120,7 +133,7 @@ struct FloatUnit {
   template <typename Weights>
   static void add_keys(const Keys& keys, int64_t first, const Weights& weights, const Meeting& m,
                        float* to) {
-    in_pieces(0, up_to(m.rows, kStep), [&](auto vectors, int64_t r) {
+    const auto piece = [&](auto vectors, int64_t r) {
       constexpr int N = decltype(vectors)::value;
       const int64_t n = m.end_key(r + N * W - 1);
       in_groups(keys.d, [&](auto group, int64_t i) {
@@ -128,14 +141,20 @@ struct FloatUnit {
                                                         weights.scores + r, kBlockRows, n,
                                                         to + i * kBlockRows + r, kBlockRows);
       });
-    });
+    };
+    // Where some rows see less, in smaller pieces that compute less for nobody.
+    if (m.end_key(0) < m.keys) {
+      in_pieces<2>(0, up_to(m.rows, kStep), piece);
+    } else {
+      in_pieces<kVectors>(0, up_to(m.rows, kStep), piece);
+    }
   }
 
   template <typename Weights>
   static void add_rows(const Weights& weights, const Rows& rows, const Meeting& m, float* to) {
     in_groups(m.keys, [&](auto group, int64_t p) {
       const int64_t begin = m.first_row(p);
-      in_pieces(0, rows.padded, [&](auto vectors, int64_t i) {
+      in_pieces<kVectors>(0, rows.padded, [&](auto vectors, int64_t i) {
         multiply<decltype(group)::value, decltype(vectors)::value, false, true>(
             weights.scores + p * kBlockRows + begin, kBlockRows,
             rows.plain + begin * rows.padded + i, rows.padded, m.rows - begin,

@@ -22,10 +22,48 @@ namespace drover::DROVER_ATTENTION_ISA {
 namespace {
 
 constexpr float kLowest = -3.0e38f, kLargest = 3.0e38f;
+// Exponentials are powers of two here: the logarithms' base is brought into what scores are made
+// of.
+constexpr float kLog2E = 1.44269504088896341f, kLn2 = 0.693147180559945309f;
+
+// A running softmax counts scores from a reference, and moves it only when a score is above it by
+// this much: sums stay below 2^12 times as many as there are keys, and are seldom multiplied.
+constexpr float kHeadroom = 12.0f;
 
 [[gnu::always_inline]] inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 [[gnu::always_inline]] inline int64_t up_to(int64_t n, int64_t step) {
   return (n + step - 1) / step * step;
+}
+
+// Whether a is larger than b in any lane.
+[[gnu::always_inline]] inline bool any_larger(V a, V b) {
+#if DROVER_VECTOR_FLOATS == 16
+  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
+#else
+  return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
+#endif
+}
+
+// 2^x, by a polynomial through (2^r - 1) / r at the Chebyshev points of [-1/2, 1/2]: with six terms
+// within 1e-8, with four, for what is rounded to bf16, within 7e-6. Below -126 the result is that
+// of -126; NaN gives NaN.
+template <int kTerms>
+[[gnu::always_inline]] inline V exp2_of(V x) {
+  constexpr float kSix[] = {0.0001545316336f, 0.001339086331f, 0.009618083015f,
+                            0.05550356954f,   0.2402265072f,   0.6931471825f};
+  constexpr float kFour[] = {0.00965671055f, 0.05583828315f, 0.2402253002f, 0.6931367517f};
+  static_assert(kTerms == 6 || kTerms == 4);
+  // 1.5 * 2^23 + 127: adding it leaves the nearest integer, plus the bias of a float's exponent, in
+  // the low bits.
+  constexpr float kShift = 12582912.0f + 127.0f;
+  x = max(all(-126.0f), x);
+  const V shifted = x + kShift;
+  const V r = x - (shifted - kShift);
+  V p = all(kTerms == 6 ? kSix[0] : kFour[0]);
+#pragma GCC unroll 6
+  for (int i = 1; i < kTerms; ++i) p = fma(p, r, all(kTerms == 6 ? kSix[i] : kFour[i]));
+  p = fma(p, r, all(1.0f));
+  return p * __builtin_bit_cast(V, __builtin_bit_cast(U, shifted) << 23);
 }
 
 // Hands out a task's scratch memory, whole cache lines; where there is none it counts.
@@ -63,55 +101,85 @@ struct Meeting {
   int64_t first_row(int64_t key) const { return key > shift ? key - shift : 0; }
 };
 
-// The rows of a vector: keys [0, whole) are seen by all of them, [whole, end) by some.
-struct LaneRows {
+// The rows of N vectors: keys [0, whole) are seen by all of them, [whole, end) by some.
+template <int N>
+struct Lanes {
   int64_t whole, end;
-  I last;  // key that each sees
+  I last[N];  // key that each sees
 
-  LaneRows(const Meeting& m, int64_t first)
-      : whole(m.end_key(first)), end(m.end_key(first + W - 1)) {
-    for (int l = 0; l < W; ++l) last[l] = l;
-    last += static_cast<int32_t>(first + m.shift);
+  Lanes(const Meeting& m, int64_t first)
+      : whole(m.end_key(first)), end(m.end_key(first + N * W - 1)) {
+    I lane;
+    for (int l = 0; l < W; ++l) lane[l] = l;
     const I most = I{} + static_cast<int32_t>(m.keys - 1);
-    last = last < most ? last : most;
+    for (int v = 0; v < N; ++v) {
+      last[v] = lane + static_cast<int32_t>(first + v * W + m.shift);
+      last[v] = last[v] < most ? last[v] : most;
+    }
   }
-  V if_seen(int64_t key, V x, V otherwise) const {
-    return last >= I{} + static_cast<int32_t>(key) ? x : otherwise;
+  // x for the rows of vector v that see the key.
+  [[gnu::always_inline]] V if_seen(int v, int64_t key, V x, V otherwise) const {
+    return last[v] >= I{} + static_cast<int32_t>(key) ? x : otherwise;
+  }
+  // Calls f(p, seen) for pairs of keys from p on, seen(v, p, x) being x or zero.
+  template <typename F>
+  [[gnu::always_inline]] void for_pairs(F f) const {
+    int64_t p = 0;
+    for (; p + 2 <= whole; p += 2) {
+      f(
+          p, [](int, int64_t, V x) __attribute__((always_inline)) { return x; });
+    }
+    for (; p < end; p += 2) {
+      f(
+          p, [&](int v, int64_t key, V x)
+                 __attribute__((always_inline)) { return if_seen(v, key, x, V{}); });
+    }
   }
 };
+
+// Calls f(Constant<vectors>, first row) for the lanes of so many rows, all of a block at once, so
+// that scores are met as they lie, or 16 after 16.
+template <typename F>
+[[gnu::always_inline]] inline void for_lanes(int64_t rows, F f) {
+  if (rows == kBlockRows) return f(Constant<kBlockRows / W>{}, 0);
+  for (int64_t row = 0; row < rows; row += 16) f(Constant<16 / W>{}, row);
+}
+
+// Lane l of vector v goes to lane v of vector l: squares of one, two, ... vectors and lanes change
+// places with their neighbours.
+[[gnu::always_inline]] inline void turn_square(V (&x)[W]) {
+  I lane;
+  for (int l = 0; l < W; ++l) lane[l] = l;
+#pragma GCC unroll 4
+  for (int step = 1; step < W; step *= 2) {
+    const I upper = (lane & step) != 0;
+    const I to_low = upper ? lane - step + W : lane, to_high = upper ? lane + W : lane + step;
+#pragma GCC unroll 16
+    for (int v = 0; v < W; ++v) {
+      if ((v & step) != 0) continue;
+      const V low = x[v], high = x[v + step];
+      x[v] = __builtin_shuffle(low, high, to_low);
+      x[v + step] = __builtin_shuffle(low, high, to_high);
+    }
+  }
+}
 
 // to[c, r] = from[r, c] * scale
 void turn(const float* from, int64_t from_stride, int64_t rows, int64_t cols, float scale,
           float* to, int64_t to_stride) {
-  typedef float Four __attribute__((vector_size(16)));
-  typedef int32_t Places __attribute__((vector_size(16)));
-  const auto single = [&](int64_t r, int64_t c) {
-    to[c * to_stride + r] = from[r * from_stride + c] * scale;
-  };
-  const int64_t whole_cols = cols / 4 * 4;
-  int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    for (int64_t c = 0; c < whole_cols; c += 4) {
-      Four x[4];
-      for (int i = 0; i < 4; ++i) x[i] = load_as<Four>(from + (r + i) * from_stride + c) * scale;
-      const Four low01 = __builtin_shuffle(x[0], x[1], Places{0, 4, 1, 5});
-      const Four low23 = __builtin_shuffle(x[2], x[3], Places{0, 4, 1, 5});
-      const Four high01 = __builtin_shuffle(x[0], x[1], Places{2, 6, 3, 7});
-      const Four high23 = __builtin_shuffle(x[2], x[3], Places{2, 6, 3, 7});
-      const Four y[4] = {__builtin_shuffle(low01, low23, Places{0, 1, 4, 5}),
-                         __builtin_shuffle(low01, low23, Places{2, 3, 6, 7}),
-                         __builtin_shuffle(high01, high23, Places{0, 1, 4, 5}),
-                         __builtin_shuffle(high01, high23, Places{2, 3, 6, 7})};
-      for (int i = 0; i < 4; ++i) {
-        __builtin_memcpy(to + (c + i) * to_stride + r, &y[i], sizeof(Four));
-      }
-    }
-    for (int64_t c = whole_cols; c < cols; ++c) {
-      for (int i = 0; i < 4; ++i) single(r + i, c);
+  const int64_t whole_rows = rows / W * W, whole_cols = cols / W * W;
+  for (int64_t r = 0; r < whole_rows; r += W) {
+    for (int64_t c = 0; c < whole_cols; c += W) {
+      V x[W];
+      for (int i = 0; i < W; ++i) x[i] = load(from + (r + i) * from_stride + c) * scale;
+      turn_square(x);
+      for (int i = 0; i < W; ++i) store(to + (c + i) * to_stride + r, x[i]);
     }
   }
-  for (; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; ++c) single(r, c);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = r < whole_rows ? whole_cols : 0; c < cols; ++c) {
+      to[c * to_stride + r] = from[r * from_stride + c] * scale;
+    }
   }
 }
 
@@ -134,7 +202,7 @@ inline float dot(const float* a, const float* b, int64_t n) {
 }
 
 inline void take_bias(const float* from, int64_t n, float* to) {
-  for (int64_t p = 0; p < n; ++p) to[p] = from != nullptr ? from[p] : 0.0f;
+  for (int64_t p = 0; p < n; ++p) to[p] = from != nullptr ? from[p] * kLog2E : 0.0f;
 }
 
 inline float score_scale(const PackedSpan& span) {
@@ -144,11 +212,14 @@ inline float score_scale(const PackedSpan& span) {
 // Blocks of rows, of all heads, keep a running softmax while blocks of keys come by.
 template <typename Unit>
 struct Forward {
+  struct Block {
+    int64_t row, rows, head;
+  };
   struct State {
     typename Unit::Rows q;  // scaled
     float* mixed;           // [padded][kBlockRows]: sum of weights times values so far
-    float* most;            // [kBlockRows]: the largest score so far
-    float* sum;             // [kBlockRows]: of weights, e to the score less the largest
+    float* reference;       // [kBlockRows]: score whose weight is 1, the largest or a little less
+    float* sum;             // [kBlockRows]: of weights, e to the score less the reference
   };
 
   const PackedForward& task;
@@ -173,99 +244,117 @@ struct Forward {
   State take_state(Scratch& from) const {
     typename Unit::Rows q(from, d, /*plain=*/false);
     float* mixed = from.take<float>(padded * kBlockRows);
-    float* most = from.take<float>(kBlockRows);
-    return {q, mixed, most, from.take<float>(kBlockRows)};
+    float* reference = from.take<float>(kBlockRows);
+    return {q, mixed, reference, from.take<float>(kBlockRows)};
   }
-  // Calls f(state, first row, rows, head) for each block.
+  // Calls f(state, block) for each block.
   template <typename F>
   void for_blocks(F f) const {
     Scratch states = scratch;
     for (int64_t row = task.begin; row < task.end; row += kBlockRows) {
       for (int64_t head = 0; head < span.group; ++head) {
-        f(take_state(states), row, least(kBlockRows, task.end - row), head);
+        f(take_state(states), Block{row, least(kBlockRows, task.end - row), head});
       }
     }
   }
 
+  // A block takes its queries when it meets the first keys, and gives its result after the last it
+  // sees.
   void run() {
-    for_blocks([&](State s, int64_t row, int64_t rows, int64_t head) {
-      s.q.take({span.q.data + row * span.q.stride + head * d, span.q.stride}, rows,
-               score_scale(span));
-      clear(s.mixed, padded * kBlockRows);
-      for (int64_t r = 0; r < kBlockRows; ++r) {
-        s.most[r] = kLowest;
-        s.sum[r] = 0.0f;
-      }
-    });
     const int64_t seen = span.causal ? task.end : span.count;
     for (int64_t p = 0; p < seen; p += kBlockKeys) {
       const int64_t n = least(kBlockKeys, seen - p);
       keys.take({span.k.data + p * span.k.stride, span.k.stride}, n);
       values.take({span.v.data + p * span.v.stride, span.v.stride}, n);
       take_bias(span.key_bias != nullptr ? span.key_bias + p : nullptr, n, bias);
-      for_blocks([&](State s, int64_t row, int64_t rows, int64_t) {
-        const Meeting m(rows, n, span.causal, row - p);
+      for_blocks([&](State s, const Block& b) {
+        const Meeting m(b.rows, n, span.causal, b.row - p);
         if (m.keys == 0) return;
+        if (p == 0) start(s, b);
         Unit::scores(keys, 0, s.q, m, weights.scores);
-        weigh(s, m);
+        for_lanes(up_to(b.rows, Unit::kStep), [&](auto vectors, int64_t first) {
+          weigh<decltype(vectors)::value>(s, m, first);
+        });
         Unit::add_keys(values, 0, weights, m, s.mixed);
+        if (p + kBlockKeys >= (span.causal ? b.row + b.rows : seen)) finish(s, b);
       });
     }
-    for_blocks([&](State s, int64_t row, int64_t rows, int64_t head) {
-      for (int64_t r = 0; r < rows; ++r) {
-        task.log_sums.data[(row + r) * task.log_sums.stride + head] =
-            s.most[r] + __builtin_logf(s.sum[r]);
-      }
-      for (int64_t lane = 0; lane < up_to(rows, W); lane += W) {
-        const V sum = load(s.sum + lane);
-        for (int64_t i = 0; i < d; ++i) {
-          float* at = s.mixed + i * kBlockRows + lane;
-          store(at, load(at) / sum);
-        }
-      }
-      turn(s.mixed, kBlockRows, d, rows, 1.0f, task.out.data + row * task.out.stride + head * d,
-           task.out.stride);
-    });
   }
 
-  // Turns scores into weights, and brings what there is down to the new maximum.
-  void weigh(const State& s, const Meeting& m) {
-    for (int64_t lane = 0; lane < up_to(m.rows, Unit::kStep); lane += W) {
-      const LaneRows at(m, lane);
-      const auto score = [&](int64_t p) __attribute__((always_inline)) {
-        return load(weights.scores + p * kBlockRows + lane) + all(bias[p]);
-      };
-      const V before = load(s.most + lane);
-      V most[4] = {before, before, before, before};  // so that none waits for the other
-      int64_t p = 0;
-      for (; p + 4 <= at.whole; p += 4) {
-        for (int j = 0; j < 4; ++j) most[j] = max(score(p + j), most[j]);
-      }
-      for (; p < at.end; ++p) most[0] = max(at.if_seen(p, score(p), most[0]), most[0]);
-      const V now = max(max(most[0], most[1]), max(most[2], most[3]));
-      store(s.most + lane, now);
+  void start(State& s, const Block& b) const {
+    s.q.take({span.q.data + b.row * span.q.stride + b.head * d, span.q.stride}, b.rows,
+             score_scale(span) * kLog2E);
+    clear(s.mixed, padded * kBlockRows);
+    clear(s.sum, kBlockRows);
+    for (int64_t r = 0; r < kBlockRows; ++r) s.reference[r] = kLowest;
+  }
 
-      V sums[2] = {};
-      for (p = 0; p + 2 <= at.whole; p += 2) {
-        const V even = exp_of_negative(score(p) - now), odd = exp_of_negative(score(p + 1) - now);
-        sums[0] += even;
-        sums[1] += odd;
-        weights.keep(p, lane, even, odd);
-      }
-      for (; p < at.end; p += 2) {
-        const V even = at.if_seen(p, exp_of_negative(score(p) - now), V{});
-        const V odd = at.if_seen(p + 1, exp_of_negative(score(p + 1) - now), V{});
-        sums[0] += even;
-        sums[1] += odd;
-        weights.keep(p, lane, even, odd);
-      }
-      for (; p < up_to(m.keys, Unit::kKeyStep); p += 2) weights.keep(p, lane, V{}, V{});
+  void finish(const State& s, const Block& b) const {
+    for (int64_t r = 0; r < b.rows; ++r) {
+      task.log_sums.data[(b.row + r) * task.log_sums.stride + b.head] =
+          s.reference[r] * kLn2 + __builtin_logf(s.sum[r]);
+    }
+    for (int64_t lane = 0; lane < b.rows; lane += W) {
+      multiply_lanes(s, lane, all(1.0f) / load(s.sum + lane));
+    }
+    turn(s.mixed, kBlockRows, d, b.rows, 1.0f, task.out.data + b.row * task.out.stride + b.head * d,
+         task.out.stride);
+  }
 
-      const V scale = exp_of_negative(before - now);
-      store(s.sum + lane, fma(load(s.sum + lane), scale, sums[0] + sums[1]));
-      for (int64_t i = 0; i < d; ++i) {
-        float* mixed = s.mixed + i * kBlockRows + lane;
-        store(mixed, load(mixed) * scale);
+  void multiply_lanes(const State& s, int64_t lane, V scale) const {
+    for (int64_t i = 0; i < d; ++i) {
+      float* at = s.mixed + i * kBlockRows + lane;
+      store(at, load(at) * scale);
+    }
+  }
+
+  // Turns the scores of N vectors of rows into weights.
+  template <int N>
+  void weigh(const State& s, const Meeting& m, int64_t first) {
+    const Lanes<N> at(m, first);
+    const auto score = [&](int64_t p, int v) __attribute__((always_inline)) {
+      return load(weights.scores + p * kBlockRows + first + v * W) + all(bias[p]);
+    };
+    V before[N], reference[N];
+    for (int v = 0; v < N; ++v) reference[v] = before[v] = load(s.reference + first + v * W);
+    int64_t p = 0;
+    for (; p < at.whole; ++p) {
+#pragma GCC unroll 8
+      for (int v = 0; v < N; ++v) reference[v] = max(score(p, v), reference[v]);
+    }
+    for (; p < at.end; ++p) {
+#pragma GCC unroll 8
+      for (int v = 0; v < N; ++v) {
+        reference[v] = max(at.if_seen(v, p, score(p, v), reference[v]), reference[v]);
+      }
+    }
+    for (int v = 0; v < N; ++v) {
+      if (any_larger(reference[v], before[v] + kHeadroom)) {
+        const int64_t lane = first + v * W;
+        const V scale = exp2_of<6>(before[v] - reference[v]);
+        store(s.reference + lane, reference[v]);
+        store(s.sum + lane, load(s.sum + lane) * scale);
+        multiply_lanes(s, lane, scale);
+      } else {
+        reference[v] = before[v];
+      }
+    }
+
+    V sums[N] = {};
+    at.for_pairs([&](int64_t p, auto seen) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int v = 0; v < N; ++v) {
+        const V even = seen(v, p, exp2_of<Unit::kTerms>(score(p, v) - reference[v]));
+        const V odd = seen(v, p + 1, exp2_of<Unit::kTerms>(score(p + 1, v) - reference[v]));
+        sums[v] += even + odd;
+        weights.keep(p, first + v * W, even, odd);
+      }
+    });
+    for (int v = 0; v < N; ++v) {
+      const int64_t lane = first + v * W;
+      store(s.sum + lane, load(s.sum + lane) + sums[v]);
+      for (p = up_to(at.end, 2); p < up_to(m.keys, Unit::kKeyStep); p += 2) {
+        weights.keep(p, lane, V{}, V{});
       }
     }
   }
@@ -279,13 +368,13 @@ struct Backward {
   const int64_t d, padded, count;
   Scratch scratch;
   typename Unit::Keys keys, values;
-  typename Unit::Rows q, dout;  // q is scaled
+  typename Unit::Rows q, dout;  // q is scaled as in the forward pass
   typename Unit::template Weights</*kForKeys=*/false, /*kForRows=*/true> weights;
   typename Unit::template Weights</*kForKeys=*/true, /*kForRows=*/true> dscores;
-  float* const dk;  // [keys][padded]
+  float* const dk;  // [keys][padded], of keys times log2 e
   float* const dv;
   float* const dq;        // [padded][kBlockRows], not scaled yet
-  float* const log_sums;  // [kBlockRows]
+  float* const log_sums;  // [kBlockRows], to the base of two
   float* const deltas;    // [kBlockRows]: dout . out
   float* const bias;      // [keys]
 
@@ -320,20 +409,20 @@ struct Backward {
     for (int64_t row = first; row < span.count; row += kBlockRows) {
       const int64_t rows = least(kBlockRows, span.count - row);
       for (int64_t head = 0; head < span.group; ++head) {
+        float* const to = task.dq.data + (row - first) * task.dq.stride + head * d;
         take_rows(row, rows, head);
         for (int64_t p = 0; p < n; p += kBlockKeys) {
           const Meeting m(rows, least(kBlockKeys, n - p), span.causal, row - (task.begin + p));
           if (m.keys == 0) break;  // nor any later ones
           meet(p, m);
         }
-        turn(dq, kBlockRows, d, rows, score_scale(span),
-             task.dq.data + (row - first) * task.dq.stride + head * d, task.dq.stride);
+        turn(dq, kBlockRows, d, rows, score_scale(span), to, task.dq.stride);
       }
     }
     for (int64_t p = 0; p < n; ++p) {
       float* const to_k = task.dk.data + (task.begin + p) * task.dk.stride;
       float* const to_v = task.dv.data + (task.begin + p) * task.dv.stride;
-      for (int64_t i = 0; i < d; ++i) to_k[i] = dk[p * padded + i];
+      for (int64_t i = 0; i < d; ++i) to_k[i] = dk[p * padded + i] * kLn2;
       for (int64_t i = 0; i < d; ++i) to_v[i] = dv[p * padded + i];
     }
   }
@@ -342,14 +431,14 @@ struct Backward {
     const auto from = [&](PackedRows x) {
       return PackedRows{x.data + row * x.stride + head * d, x.stride};
     };
-    q.take(from(span.q), rows, score_scale(span));
+    q.take(from(span.q), rows, score_scale(span) * kLog2E);
     dout.take(from(task.dout), rows, 1.0f);
     clear(dq, padded * kBlockRows);
     const PackedRows gradient = from(task.dout), out = from(task.out);
     for (int64_t r = 0; r < kBlockRows; ++r) {
       // What fills up the lanes weighs nothing.
-      log_sums[r] =
-          r < rows ? task.log_sums.data[(row + r) * task.log_sums.stride + head] : kLargest;
+      log_sums[r] = r < rows ? task.log_sums.data[(row + r) * task.log_sums.stride + head] * kLog2E
+                             : kLargest;
       deltas[r] =
           r < rows ? dot(gradient.data + r * gradient.stride, out.data + r * out.stride, d) : 0.0f;
     }
@@ -358,37 +447,36 @@ struct Backward {
   void meet(int64_t p, const Meeting& m) {
     Unit::scores(keys, p, q, m, weights.scores);
     Unit::scores(values, p, dout, m, dscores.scores);
-    differentiate(bias + p, m);
+    for_lanes(up_to(m.rows, Unit::kStep), [&](auto vectors, int64_t first) {
+      differentiate<decltype(vectors)::value>(bias + p, m, first);
+    });
     Unit::add_rows(weights, dout, m, dv + p * padded);
     Unit::add_rows(dscores, q, m, dk + p * padded);
     Unit::add_keys(keys, p, dscores, m, dq);
   }
 
-  // Turns scores into weights, and dout . v into the gradients of scores.
-  void differentiate(const float* key_bias, const Meeting& m) {
-    for (int64_t lane = 0; lane < up_to(m.rows, Unit::kStep); lane += W) {
-      const LaneRows at(m, lane);
-      const V log_sum = load(log_sums + lane), delta = load(deltas + lane);
-      const auto weight = [&](int64_t p) __attribute__((always_inline)) {
-        const V score = load(weights.scores + p * kBlockRows + lane) + all(key_bias[p]);
-        return exp_of_negative(score - log_sum);
-      };
-      const auto dscore = [&](int64_t p, V w) __attribute__((always_inline)) {
-        return w * (load(dscores.scores + p * kBlockRows + lane) - delta);
-      };
-      int64_t p = 0;
-      for (; p + 2 <= at.whole; p += 2) {
+  // Turns scores into weights, and dout . v into the gradients of scores, for N vectors of rows.
+  template <int N>
+  void differentiate(const float* key_bias, const Meeting& m, int64_t first) {
+    const Lanes<N> at(m, first);
+    at.for_pairs([&](int64_t p, auto seen) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int v = 0; v < N; ++v) {
+        const int64_t lane = first + v * W;
+        const auto weight = [&](int64_t key) __attribute__((always_inline)) {
+          const V score = load(weights.scores + key * kBlockRows + lane) + all(key_bias[key]);
+          return exp2_of<Unit::kTerms>(score - load(log_sums + lane));
+        };
+        const auto dscore = [&](int64_t key, V w) __attribute__((always_inline)) {
+          return w * (load(dscores.scores + key * kBlockRows + lane) - load(deltas + lane));
+        };
         const V even = weight(p), odd = weight(p + 1);
-        dscores.keep(p, lane, dscore(p, even), dscore(p + 1, odd));
-        weights.keep(p, lane, even, odd);
+        dscores.keep(p, lane, seen(v, p, dscore(p, even)), seen(v, p + 1, dscore(p + 1, odd)));
+        weights.keep(p, lane, seen(v, p, even), seen(v, p + 1, odd));
       }
-      for (; p < at.end; p += 2) {
-        const V even = weight(p), odd = weight(p + 1);
-        dscores.keep(p, lane, at.if_seen(p, dscore(p, even), V{}),
-                     at.if_seen(p + 1, dscore(p + 1, odd), V{}));
-        weights.keep(p, lane, at.if_seen(p, even, V{}), at.if_seen(p + 1, odd, V{}));
-      }
-      for (; p < up_to(m.keys, Unit::kKeyStep); p += 2) {
+    });
+    for (int64_t p = up_to(at.end, 2); p < up_to(m.keys, Unit::kKeyStep); p += 2) {
+      for (int64_t lane = first; lane < first + N * W; lane += W) {
         dscores.keep(p, lane, V{}, V{});
         weights.keep(p, lane, V{}, V{});
       }

@@ -55,11 +55,11 @@ struct PackedFunctions {
   int64_t (*backward_scratch)(const PackedSpan&, int64_t keys);
 };
 
-// Rows meet keys in blocks of these sizes. The rows of a block fill four vectors of 16 or two tiles
-// of the matrix unit. Its keys are a multiple of six, which is how many meet them at once in the
-// registers, and of 32, for the unit. Scores of a block take 24 KiB.
+// Rows meet keys in blocks of these sizes, which suit chunks of powers of two: the rows of a block
+// fill four vectors of 16 or two tiles of the matrix unit, and its scores take 16 KiB, a third of a
+// first-level cache.
 inline constexpr int64_t kBlockRows = 64;
-inline constexpr int64_t kBlockKeys = 96;
+inline constexpr int64_t kBlockKeys = 64;
 
 extern const PackedFunctions kPackedPlain, kPackedAvx2, kPackedAvx512, kPackedAmx;
 

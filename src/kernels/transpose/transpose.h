@@ -11,12 +11,18 @@
 
 namespace drover {
 
-// out[n, t] = x[t, n]
-// x: [T, N].  out: [N, T] of type bf16 (to nearest, ties to even) or f32, rows back to back, as a
-// WeightView has them. May not alias. Does not fail.
-void transpose(Context& context, ConstMatrixView x, DType type, std::byte* out);
+// out[n, t] = x[t, n] for t < T, and 0 for T <= t < length
+// x: [T, N].  out: [N, length] of type bf16 (to nearest, ties to even) or f32, rows back to back,
+// as a WeightView has them. length: at least T, or 0 for T. May not alias. Does not fail.
+//
+// Where a sum over t is wanted, zeros do not matter, and rows that begin on cache lines do: with
+// on_lines(T) as length a large transpose takes half of the time, and its product need not copy it.
+void transpose(Context& context, ConstMatrixView x, DType type, std::byte* out, int64_t length = 0);
 
-// The same into the form of rounded products, where takes_rounded(); out is resized to [N, T].
-void transpose(Context& context, ConstMatrixView x, RoundedRows& out);
+// The same into the form of rounded products; out is resized to [N, length].
+void transpose(Context& context, ConstMatrixView x, RoundedRows& out, int64_t length = 0);
+
+// The next multiple of 32, which is a cache line of bf16.
+inline int64_t on_lines(int64_t length) { return (length + 31) / 32 * 32; }
 
 }  // namespace drover

@@ -6,6 +6,10 @@
 // each other in a row of the output. A block of 16 x 16 cells is a cache line of each row on either
 // side, so that no line is read twice or written by halves.
 
+#if DROVER_VECTOR_FLOATS > 4
+#include <immintrin.h>
+#endif
+
 #include "kernels/row/row_vector.h"
 #include "kernels/transpose/transpose_kernels.h"
 
@@ -62,8 +66,19 @@ template <int kStep = W / 2>
   }
 }
 
+// A vector at an address of its size, past the caches.
+[[gnu::always_inline]] inline void stream(std::byte* p, U v) {
+#if DROVER_VECTOR_FLOATS == 16
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif DROVER_VECTOR_FLOATS == 8
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#else
+  __builtin_memcpy(p, &v, sizeof(v));
+#endif
+}
+
 // 16 cells of 16 columns of x.
-template <typename Cell>
+template <typename Cell, bool kPastCaches>
 [[gnu::always_inline]] inline void transpose_block(const float* x, int64_t stride, std::byte* out,
                                                    int64_t out_stride) {
   for (int64_t col = 0; col < kBlock; col += W) {
@@ -76,7 +91,12 @@ template <typename Cell>
       turn(lines);
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i) {
-        __builtin_memcpy(out + (col + i) * out_stride + 4 * cell, &lines[i], sizeof(U));
+        std::byte* const to = out + (col + i) * out_stride + 4 * cell;
+        if (kPastCaches) {
+          stream(to, lines[i]);
+        } else {
+          __builtin_memcpy(to, &lines[i], sizeof(U));
+        }
       }
     }
   }
@@ -94,28 +114,39 @@ template <int64_t kRows, int64_t kCols>
 }
 
 template <typename Cell>
-void transpose_piece(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out,
-                     int64_t out_stride) {
+void transpose_piece(const TransposePiece& piece) {
   constexpr int64_t kRows = kBlock * Cell::kRows, kBytes = kLine / kRows;
-  for (int64_t n = 0; n < cols; n += kBlock) {
-    for (int64_t t = 0; t < rows; t += kRows) {
-      const float* const from = x + t * stride + n;
-      std::byte* const to = out + n * out_stride + t * kBytes;
-      const int64_t there = rows - t, columns = cols - n < kBlock ? cols - n : kBlock;
-      if (there >= kRows && columns == kBlock) {
-        transpose_block<Cell>(from, stride, to, out_stride);
-        continue;
-      }
+  for (int64_t t = 0; t < piece.out_cols; t += kRows) {
+    for (int64_t n = 0; n < piece.cols; n += kBlock) {
+      const int64_t rows = piece.rows - t, cols = piece.cols - n;
+      const float* x = piece.x + t * piece.stride + n;
+      int64_t stride = piece.stride;
       float corner[kRows * kBlock];
-      std::byte turned[kBlock * kLine];
-      fill_up<kRows, kBlock>(from, stride, there, columns, corner);
-      transpose_block<Cell>(corner, kBlock, turned, kLine);
-      const int64_t bytes = (there < kRows ? there : kRows) * kBytes;
-      for (int64_t i = 0; i < columns; ++i) {
-        __builtin_memcpy(to + i * out_stride, turned + i * kLine, static_cast<size_t>(bytes));
+      if (rows < kRows || cols < kBlock) {
+        fill_up<kRows, kBlock>(x, stride, rows, cols, corner);
+        x = corner;
+        stride = kBlock;
+      }
+      std::byte* const out = piece.out + n * piece.out_stride + t * kBytes;
+      const int64_t out_cols = piece.out_cols - t;
+      if (out_cols < kRows || cols < kBlock) {
+        std::byte turned[kBlock * kLine];
+        transpose_block<Cell, false>(x, stride, turned, kLine);
+        const int64_t bytes = (out_cols < kRows ? out_cols : kRows) * kBytes;
+        for (int64_t i = 0; i < (cols < kBlock ? cols : kBlock); ++i) {
+          __builtin_memcpy(out + i * piece.out_stride, turned + i * kLine,
+                           static_cast<size_t>(bytes));
+        }
+      } else if (piece.past_caches) {
+        transpose_block<Cell, true>(x, stride, out, piece.out_stride);
+      } else {
+        transpose_block<Cell, false>(x, stride, out, piece.out_stride);
       }
     }
   }
+#if DROVER_VECTOR_FLOATS > 4
+  if (piece.past_caches) _mm_sfence();  // before another thread may learn that they are written
+#endif
 }
 
 // The form has a pair of bf16 of two columns for each row, as x has them in two rows: there is

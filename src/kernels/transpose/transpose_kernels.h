@@ -7,13 +7,21 @@
 
 namespace drover::internal {
 
+// Row n of out gets column n of x and zeros after it.
+struct TransposePiece {
+  const float* x;
+  int64_t stride;      // floats
+  int64_t rows, cols;  // of x
+  std::byte* out;
+  int64_t out_stride;  // bytes
+  int64_t out_cols;    // at least rows
+  bool past_caches;    // whole lines are written past them, where the set can; out and out_stride
+                       // are multiples of a line of 64 bytes then
+};
+
 struct TransposeKernels {
-  // The rows of x are `stride` floats apart, those of out `out_stride` bytes: row n of out gets
-  // `rows` numbers, column n < cols of x.
-  void (*to_f32)(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out,
-                 int64_t out_stride);
-  void (*to_bf16)(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out,
-                  int64_t out_stride);
+  void (*to_f32)(const TransposePiece& piece);
+  void (*to_bf16)(const TransposePiece& piece);
   // At most 32 rows and 32 columns, to a block of RoundedRows; zeros for those that are not there.
   void (*to_block)(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out);
 };

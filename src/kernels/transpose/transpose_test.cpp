@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/aligned.h"
 #include "kernels/matmul/matmul.h"
 #include "tensor/float16.h"
 
@@ -37,6 +38,31 @@ struct AnyBits {
 
 constexpr int64_t kSizes[] = {1, 2, 15, 16, 17, 31, 32, 33, 47, 64, 65, 129, 200};
 
+// Both types of output, every number, the zeros after them, and nothing beyond.
+void expect_transposed(Context& context, const AnyBits& x, int64_t length) {
+  const auto size = static_cast<size_t>(x.cols * length);
+  AlignedArray<uint32_t> floats(size + 1);
+  AlignedArray<uint16_t> halves(size + 1);
+  std::fill_n(floats.data(), size + 1, 0xabcdefu);
+  std::fill_n(halves.data(), size + 1, 0xabcd);
+  transpose(context, x.view(), DType::kF32, reinterpret_cast<std::byte*>(floats.data()), length);
+  transpose(context, x.view(), DType::kBF16, reinterpret_cast<std::byte*>(halves.data()), length);
+  for (int64_t n = 0; n < x.cols; ++n) {
+    for (int64_t t = 0; t < length; ++t) {
+      const auto i = static_cast<size_t>(n * length + t);
+      const float expected = t < x.rows ? x.at(t, n) : 0.0f;
+      ASSERT_EQ(floats[i], std::bit_cast<uint32_t>(expected))
+          << isa_name(context.isa) << ", [" << x.rows << ", " << x.cols << "] at " << t << ", " << n
+          << ", length " << length;
+      ASSERT_EQ(halves[i], to_bf16(expected).bits)
+          << isa_name(context.isa) << ", [" << x.rows << ", " << x.cols << "] at " << t << ", " << n
+          << ", length " << length;
+    }
+  }
+  EXPECT_EQ(floats[size], 0xabcdefu);
+  EXPECT_EQ(halves[size], 0xabcd);
+}
+
 TEST(Transpose, MovesEveryNumberToItsPlace) {
   for (const Isa isa : available_isas()) {
     for (const int threads : {1, 2}) {
@@ -44,26 +70,44 @@ TEST(Transpose, MovesEveryNumberToItsPlace) {
       for (const int64_t rows : kSizes) {
         for (const int64_t cols : kSizes) {
           const AnyBits x(rows, cols, static_cast<uint32_t>(1000 * rows + cols));
-          const auto size = static_cast<size_t>(rows * cols);
-          std::vector<uint32_t> floats(size + 1, 0xabcdefu);
-          std::vector<uint16_t> halves(size + 1, 0xabcd);
-          transpose(context, x.view(), DType::kF32, reinterpret_cast<std::byte*>(floats.data()));
-          transpose(context, x.view(), DType::kBF16, reinterpret_cast<std::byte*>(halves.data()));
-          for (int64_t n = 0; n < cols; ++n) {
-            for (int64_t t = 0; t < rows; ++t) {
-              const auto i = static_cast<size_t>(n * rows + t);
-              ASSERT_EQ(floats[i], std::bit_cast<uint32_t>(x.at(t, n)))
-                  << isa_name(isa) << ", [" << rows << ", " << cols << "] at " << t << ", " << n;
-              ASSERT_EQ(halves[i], to_bf16(x.at(t, n)).bits)
-                  << isa_name(isa) << ", [" << rows << ", " << cols << "] at " << t << ", " << n;
-            }
-          }
-          EXPECT_EQ(floats[size], 0xabcdefu);
-          EXPECT_EQ(halves[size], 0xabcd);
+          expect_transposed(context, x, rows);
         }
       }
     }
   }
+}
+
+TEST(Transpose, PutsZerosAfterTheNumbersOfARow) {
+  for (const Isa isa : available_isas()) {
+    Context context(2, isa);
+    for (const int64_t rows : kSizes) {
+      for (const int64_t cols : {1, 16, 33}) {
+        const AnyBits x(rows, cols, static_cast<uint32_t>(1000 * rows + cols));
+        for (const int64_t length : {rows + 1, on_lines(rows), rows + 100}) {
+          expect_transposed(context, x, length);
+        }
+      }
+    }
+  }
+}
+
+// Large enough that lines are written past the caches, with columns that fill no block.
+TEST(Transpose, MovesManyNumbersToTheirPlaces) {
+  for (const int64_t rows : {1024, 1009}) {
+    const AnyBits x(rows, 521, 1);
+    for (const Isa isa : available_isas()) {
+      Context context(2, isa);
+      expect_transposed(context, x, on_lines(rows));
+    }
+  }
+}
+
+TEST(Transpose, TakesRowsOfTheirOwnLengthUnlessToldOtherwise) {
+  Context context(1);
+  const std::vector<float> x = {1, 2, 3, 4, 5, 6};
+  std::vector<float> out(6);
+  transpose(context, {x.data(), 2, 3, 3}, DType::kF32, reinterpret_cast<std::byte*>(out.data()));
+  EXPECT_EQ(out, (std::vector<float>{1, 4, 2, 5, 3, 6}));
 }
 
 // What a block of rounded rows holds, as matmul_kernels.h describes the form.
@@ -82,17 +126,20 @@ TEST(Transpose, IntoRoundedRowsFillsWholeBlocksUpWithZeros) {
     for (const int64_t rows : {1, 2, 31, 32, 33, 64, 200, 256, 257, 300}) {
       for (const int64_t cols : {1, 15, 16, 17, 32, 40, 64, 129}) {
         const AnyBits x(rows, cols, static_cast<uint32_t>(1000 * rows + cols));
-        rounded.resize(cols, rows);
-        const auto all = static_cast<size_t>((rows + 255) / 256 * rounded.panel_bytes());
-        std::memset(rounded.unit(0), 0xff, all);
-        transpose(context, x.view(), rounded);
-        ASSERT_EQ(rounded.rows(), cols);
-        ASSERT_EQ(rounded.cols(), rows);
-        for (int64_t n = 0; n < (cols + 31) / 32 * 32; ++n) {
-          for (int64_t t = 0; t < (rows + 31) / 32 * 32; ++t) {
-            const bool there = n < cols && t < rows;
-            ASSERT_EQ(number_of(rounded, n, t), there ? to_bf16(x.at(t, n)).bits : 0)
-                << isa_name(isa) << ", [" << rows << ", " << cols << "] at " << t << ", " << n;
+        for (const int64_t length : {rows, rows + 70}) {
+          rounded.resize(cols, length);
+          const auto all = static_cast<size_t>((length + 255) / 256 * rounded.panel_bytes());
+          std::memset(rounded.unit(0), 0xff, all);
+          transpose(context, x.view(), rounded, length);
+          ASSERT_EQ(rounded.rows(), cols);
+          ASSERT_EQ(rounded.cols(), length);
+          for (int64_t n = 0; n < on_lines(cols); ++n) {
+            for (int64_t t = 0; t < on_lines(length); ++t) {
+              const bool there = n < cols && t < rows;
+              ASSERT_EQ(number_of(rounded, n, t), there ? to_bf16(x.at(t, n)).bits : 0)
+                  << isa_name(isa) << ", [" << rows << ", " << cols << "] at " << t << ", " << n
+                  << ", length " << length;
+            }
           }
         }
       }
@@ -117,7 +164,7 @@ TEST(Transpose, IntoRoundedRowsIsWhatRoundingTheTransposeMakes) {
         expected.put(
             n, {turned.data() + n * rows, std::min(RoundedRows::kGroup, cols - n), rows, rows});
       }
-      for (int64_t n = 0; n < (cols + 31) / 32 * 32; n += 32) {
+      for (int64_t n = 0; n < cols; n += 32) {
         for (int64_t t = 0; t < rows; t += 32) {
           ASSERT_EQ(std::memcmp(got.block(n, t), expected.block(n, t), RoundedRows::kBlockBytes), 0)
               << "[" << rows << ", " << cols << "] at " << t << ", " << n;

@@ -1,0 +1,202 @@
+// "needles": facts with random values, hidden at any depth of a running text, and questions for
+// some of them at its end. The values are learnt.
+//
+//   files      [..]   the running text (each one's last tenth is held out); without it sentences
+//                     that are made up
+//   most       8      needles of a document, of which the text holds one per 128 tokens at most
+//   questions  4      of a document, at most
+//   measured   0.4    share of documents that look as those of `drover needle`, with the tasks of
+//                     `kinds` ["single", "multi-key", "near-duplicate"] (eval/needle_task.h)
+//   similar    0.5    share of the others whose keys come in pairs that differ in one part
+//   chunk      512    of local attention; and
+//   across     0.1    share of documents in which a needle is put over a border between chunks
+//   weight     4      of an answer's tokens
+//   repeats    4096   virtual repetition (train/example.h) up to so many times, log-uniform; and
+//   repeated   0.5    the share of documents that have it
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "eval/needle_local.h"
+#include "eval/needle_prompt.h"
+#include "train/generators/generator.h"
+#include "train/generators/generators.h"
+#include "train/generators/needle_sentences.h"
+
+namespace drover {
+namespace {
+
+constexpr std::string_view kPrefaces[] = {"", "Read this text.\n\n",
+                                          "Here is a long text. A question follows it.\n\n"};
+
+// What is hidden and what is asked.
+struct Task {
+  std::string preface;
+  std::vector<std::string> needles;
+  size_t required = 0;  // of the needles, the first ones; the others may be left out
+  std::vector<Turn> turns;
+};
+
+class Needles : public Generator {
+ public:
+  Needles(const boost::json::object& settings, const SourceContext& context)
+      : Generator(settings, context,
+                  {"files", "most", "questions", "measured", "kinds", "similar", "chunk", "across",
+                   "repeats", "repeated"},
+                  /*weight=*/4),
+        layout_(model_layout(*context.tokenizer, context.format)),
+        text_(read_all("files"), context),
+        most_(size_setting("most", 8, 1, 1024)),
+        questions_(size_setting("questions", 4, 1, 1024)),
+        chunk_(size_setting("chunk", 512, 2, 1 << 20)),
+        repeats_(size_setting("repeats", 4096, 1, 1 << 24)),
+        measured_(share_setting("measured", 0.4)),
+        similar_(share_setting("similar", 0.5)),
+        across_(share_setting("across", 0.1)),
+        repeated_(share_setting("repeated", 0.5)) {
+    for (const std::string_view kind : names_setting("kinds")) {
+      kinds_.push_back(needle_kind_from_name(kind));
+    }
+    if (kinds_.empty()) {
+      kinds_ = {NeedleKind::kSingle, NeedleKind::kMultiKey, NeedleKind::kNearDuplicate};
+    }
+    if (context.format == ChatFormat::kNone) {
+      throw_error(ErrorKind::kBadData, "{}: expected a model with a chat format", name());
+    }
+  }
+
+  Example example(uint64_t seed, uint64_t index, int64_t length) const override {
+    Random random = draws(context_, seed, index);
+    const Task task = random.chance(measured_) ? measured(random, length) : own(random, length);
+    return lay_out(random, task, length);
+  }
+
+ private:
+  Task measured(Random& random, int64_t length) const {
+    // Seeds of measurements are small numbers.
+    const uint64_t seed = random.next() | uint64_t{1} << 40;
+    const NeedleTask asked = make_needle_task(pick(random, kinds_), seed, 0.5, needle_room(length));
+    Task out{std::string(kNeedlePreface),
+             {},
+             asked.needles.size() - asked.decoys.size(),
+             {{asked.question, listed(asked.expected)}}};
+    for (const NeedleTask::Needle& needle : asked.needles) {
+      out.needles.push_back("\n" + needle.text + "\n");
+    }
+    return out;
+  }
+
+  Task own(Random& random, int64_t length) const {
+    const int64_t room = std::clamp<int64_t>(length / 128, 1, most_);
+    const auto facts = hidden_facts(random, random.between(1, room), random.chance(similar_));
+    const int64_t asked =
+        random.between(1, std::min(questions_, static_cast<int64_t>(facts.size())));
+    Task out{std::string(pick(random, kPrefaces)), {}, static_cast<size_t>(asked), {}};
+    const std::string_view around = random.chance(0.7) ? "\n" : " ";
+    for (const HiddenFact& fact : facts) {
+      out.needles.push_back(fmt::format("{}{}{}", around, fact.sentence, around));
+    }
+    for (size_t i = 0; i < out.required; ++i) {
+      out.turns.push_back({facts[i].question, facts[i].value});
+    }
+    return out;
+  }
+
+  Example lay_out(Random& random, const Task& task, int64_t length) const {
+    const Tokenizer& tokenizer = *context_.tokenizer;
+    const PromptFrame frame = frame_of(layout_, task.preface, task.turns[0].question);
+    const Token end = end_of_turn(context_);
+    // What comes after the text.
+    Example tail;
+    append(tail, frame.tail, 0);
+    for (size_t i = 0; i < task.turns.size(); ++i) {
+      if (i > 0) {
+        const auto next =
+            render_next_turn(context_.format, tokenizer, {"user", task.turns[i].question});
+        append(tail, std::span(next).subspan(1), 0);
+      }
+      append(tail, tokenizer.encode(task.turns[i].answer), weight_);
+      append(tail, {&end, 1}, weight_);
+    }
+
+    std::vector<std::vector<Token>> needles;
+    int64_t needed = 0;
+    for (const std::string& needle : task.needles) {
+      needles.push_back(tokenizer.encode(needle));
+      needed += static_cast<int64_t>(needles.back().size());
+    }
+    const auto head = static_cast<int64_t>(frame.head.size());
+    const int64_t body = length - head - static_cast<int64_t>(tail.tokens.size());
+    while (body < needed && needles.size() > task.required) {
+      needed -= static_cast<int64_t>(needles.back().size());
+      needles.pop_back();
+    }
+    if (body < needed) {
+      throw_error(ErrorKind::kBadData,
+                  "source of kind 'needles': length: expected at least {} tokens, got {}",
+                  length - body + needed, length);
+    }
+    shuffle(random, needles);
+    const std::vector<int64_t> places = places_of(random, needles, body, head);
+
+    Example out;
+    append(out, frame.head, 0);
+    append(out, text_.window(random, body), 0);
+    out.filler.assign(out.tokens.size(), 1);
+    std::fill_n(out.filler.begin(), head, uint8_t{0});
+    for (size_t i = 0; i < needles.size(); ++i) {
+      std::copy(needles[i].begin(), needles[i].end(), out.tokens.begin() + head + places[i]);
+      std::fill_n(out.filler.begin() + head + places[i], needles[i].size(), uint8_t{0});
+    }
+    out.tokens.insert(out.tokens.end(), tail.tokens.begin(), tail.tokens.end());
+    out.weights.insert(out.weights.end(), tail.weights.begin(), tail.weights.end());
+    out.filler.resize(out.tokens.size(), 0);
+    if (repeats_ > 1 && random.chance(repeated_)) {
+      const auto doublings = static_cast<int64_t>(std::log2(static_cast<double>(repeats_)));
+      out.repeats = std::ldexp(1 + random.uniform(),
+                               static_cast<int>(random.below(std::max<int64_t>(1, doublings))));
+    }
+    return out;
+  }
+
+  // Where needles stand in the text, increasing, evenly over all ways to place them.
+  std::vector<int64_t> places_of(Random& random, std::span<const std::vector<Token>> needles,
+                                 int64_t body, int64_t head) const {
+    int64_t room = body;
+    for (const auto& needle : needles) room -= static_cast<int64_t>(needle.size());
+    std::vector<int64_t> out;
+    for (size_t i = 0; i < needles.size(); ++i) out.push_back(random.between(0, room));
+    std::sort(out.begin(), out.end());
+    int64_t before = 0;
+    for (size_t i = 0; i < needles.size(); ++i) {
+      out[i] += before;
+      before += static_cast<int64_t>(needles[i].size());
+    }
+    if (!random.chance(across_)) return out;
+    // All move together, so that one of them has a border in its middle.
+    const auto cut = static_cast<size_t>(random.below(static_cast<int64_t>(needles.size())));
+    const int64_t middle = head + out[cut] + static_cast<int64_t>(needles[cut].size()) / 2;
+    const int64_t border = (middle + chunk_ / 2) / chunk_ * chunk_;
+    const int64_t by = border - middle;
+    const int64_t last = out.back() + static_cast<int64_t>(needles.back().size());
+    if (border == 0 || out.front() + by < 0 || last + by > body) return out;
+    for (int64_t& place : out) place += by;
+    return out;
+  }
+
+  PromptLayout layout_;
+  RunningText text_;
+  std::vector<NeedleKind> kinds_;
+  int64_t most_, questions_, chunk_;
+  int64_t repeats_;
+  double measured_, similar_, across_, repeated_;
+};
+
+}  // namespace
+
+std::unique_ptr<Source> make_needles(const boost::json::object& settings,
+                                     const SourceContext& context) {
+  return std::make_unique<Needles>(settings, context);
+}
+
+}  // namespace drover

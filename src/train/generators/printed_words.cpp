@@ -1,0 +1,122 @@
+// "printed_words": a word of up to six letters, or a number, in a font, and the question what it
+// says. Held out are words and numbers; a font is held out by not being named.
+//
+//   words     a file with a word on each line, of which those of two to six small letters are taken
+//   fonts     [..] files that FreeType reads
+//   numbers   0.25   share of pictures with a number of up to six digits
+//   large     0.05   share of pictures of several tiles
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "train/data/files.h"
+#include "train/generators/font.h"
+#include "train/generators/generator.h"
+#include "train/generators/generators.h"
+#include "train/generators/palette.h"
+
+namespace drover {
+namespace {
+
+constexpr double kHeldOut = 0.1;
+constexpr std::string_view kOfWords[] = {"What does it say?", "Read the word.",
+                                         "What is written here?", "Which word is this?",
+                                         "What does the sign say?"};
+constexpr std::string_view kOfNumbers[] = {"What does it say?", "Read the number.",
+                                           "What is written here?", "Which number is this?",
+                                           "What does the sign say?"};
+
+class PrintedWords : public Generator {
+ public:
+  PrintedWords(const boost::json::object& settings, const SourceContext& context)
+      : Generator(settings, context, {"words", "fonts", "numbers", "large"}),
+        numbers_(share_setting("numbers", 0.25)),
+        large_(share_setting("large", 0.05)),
+        fonts_(read_fonts(read_all("fonts"))) {
+    const std::string_view file = name_setting("words");
+    for_each_line(read(file), [&](std::string_view word, int64_t) {
+      const bool plain =
+          std::all_of(word.begin(), word.end(), [](char c) { return c >= 'a' && c <= 'z'; });
+      if (plain && word.size() >= 2 && word.size() <= 6 &&
+          held_out("words", word, kHeldOut) == context.held_out) {
+        words_.emplace_back(word);
+      }
+    });
+    if (words_.empty()) {
+      throw_error(ErrorKind::kBadData, "{}: expected words of two to six small letters, got none",
+                  printable(file));
+    }
+  }
+
+  Example example(uint64_t seed, uint64_t index, int64_t length) const override {
+    Random random = draws(context_, seed, index);
+    const bool number = random.chance(numbers_);
+    const std::string text = number ? a_number(random) : a_word(random);
+    const Image picture = draw(random, text);
+    const Turn turn{std::string(number ? pick(random, kOfNumbers) : pick(random, kOfWords)), text,
+                    /*spelled=*/true};
+    return dialogue(context_, {&picture, 1}, {&turn, 1}, length, weight_);
+  }
+
+ private:
+  std::string a_word(Random& random) const {
+    std::string out = pick(random, words_);
+    const double style = random.uniform();
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (style < 0.25 || (style < 0.5 && i == 0)) out[i] = static_cast<char>(out[i] - 'a' + 'A');
+    }
+    return out;
+  }
+
+  std::string a_number(Random& random) const {
+    for (;;) {
+      int64_t most = 10;
+      for (int64_t digits = random.between(1, 6); digits > 1; --digits) most *= 10;
+      const std::string out = std::to_string(random.below(most));
+      if (held_out("words", out, kHeldOut) == context_.held_out) return out;
+    }
+  }
+
+  Image draw(Random& random, std::string_view text) const {
+    const Colour background = random.chance(0.7) ? background_colour(random) : any_colour(random);
+    Colour ink;
+    do {
+      ink = any_colour(random);
+    } while (contrast(ink, background) < 0.35);
+    Canvas canvas = blank_canvas(random, context_, large_, background);
+    const auto w = static_cast<double>(canvas.width()), h = static_cast<double>(canvas.height());
+
+    Path line = pick(random, fonts_).line(text);
+    const Box box = bounds(line);
+    // Around its own middle, so that it can be turned.
+    line =
+        transformed(line, {1, 0, 0, 1, -(box.left + box.right) / 2, -(box.top + box.bottom) / 2});
+    const double fits = std::min({0.92 * w / box.width(), 0.7 * h / box.height(), 0.6 * h});
+    // Letters of less than a seventh of a tile can be read only by those who know the word.
+    const double least = std::min(fits, std::max(0.14 * h, 0.55 * fits));
+    const double scale = least + (fits - least) * random.uniform();
+    const double t = random.chance(0.5) ? 0 : 0.04 * (2 * random.uniform() - 1);
+    const Box placed = bounds(transformed(line, Affine::placed(scale, t, 0, 0)));
+    const double room_x = std::max(0.0, w - placed.width()),
+                 room_y = std::max(0.0, h - placed.height());
+    const double x = w / 2 + (random.uniform() - 0.5) * 0.9 * room_x;
+    const double y = h / 2 + (random.uniform() - 0.5) * 0.9 * room_y;
+    canvas.fill(transformed(line, Affine::placed(scale, t, x, y)), ink);
+    canvas.noise(random, random.chance(0.6) ? 0 : random.between(2, 14));
+    return canvas.take();
+  }
+
+  double numbers_, large_;
+  std::vector<Font> fonts_;
+  std::vector<std::string> words_;
+};
+
+}  // namespace
+
+std::unique_ptr<Source> make_printed_words(const boost::json::object& settings,
+                                           const SourceContext& context) {
+  return std::make_unique<PrintedWords>(settings, context);
+}
+
+}  // namespace drover

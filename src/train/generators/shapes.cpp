@@ -1,0 +1,120 @@
+// "shapes": one to six coloured shapes, and questions for their names, colours, number, places and
+// sizes. Held out are pairs of colour and shape, and numbers of a shape: a held-out example has
+// such a pair or number, and its one question is about it.
+//
+//   turns   3      questions about a picture, at most
+//   large   0.1    share of pictures of several tiles
+#include <algorithm>
+
+#include "train/generators/generator.h"
+#include "train/generators/generators.h"
+#include "train/generators/scene.h"
+
+namespace drover {
+namespace {
+
+class Shapes : public Generator {
+ public:
+  Shapes(const boost::json::object& settings, const SourceContext& context)
+      : Generator(settings, context, {"turns", "large"}),
+        turns_(size_setting("turns", 3, 1, 64)),
+        large_(share_setting("large", 0.1)) {
+    for (size_t colour = 0; colour < named_colours().size(); ++colour) {
+      for (size_t shape = 0; shape < shape_names().size(); ++shape) {
+        (pair_held_out(colour, shape) ? unseen_ : seen_).push_back({colour, shape});
+      }
+    }
+    for (size_t shape = 0; shape < shape_names().size(); ++shape) {
+      for (int64_t count = 1; count <= kMost; ++count) {
+        if (count_held_out(count, shape)) unseen_counts_.push_back({count, shape});
+      }
+    }
+  }
+
+  Example example(uint64_t seed, uint64_t index, int64_t length) const override {
+    Random random = draws(context_, seed, index);
+    return context_.held_out ? unseen(random, length) : seen(random, length);
+  }
+
+ private:
+  static constexpr int64_t kMost = 6;
+
+  Example seen(Random& random, int64_t length) const {
+    SceneKinds kinds;
+    // Often several of one shape or colour: counting would be too easy otherwise.
+    const int64_t count = random.between(1, kMost);
+    const double alike = 0.6 * random.uniform();
+    for (int64_t i = 0; i < count; ++i) {
+      auto kind = pick(random, seen_);
+      for (int tries = 0; i > 0 && random.chance(alike) && tries < 20; ++tries) {
+        const auto& before = pick(random, kinds);
+        if (random.chance(0.6) ? kind.second == before.second : kind.first == before.first) break;
+        kind = pick(random, seen_);
+      }
+      kinds.push_back(kind);
+    }
+    const Scene scene = draw_scene(random, context_, large_, kinds);
+    std::vector<Turn> turns;
+    const int64_t wanted = random.between(1, turns_);
+    for (int tries = 0; tries < 100 && static_cast<int64_t>(turns.size()) < wanted; ++tries) {
+      const auto what = static_cast<SceneQuestion>(random.below(kSceneQuestions));
+      const auto about = static_cast<size_t>(random.below(count));
+      const auto turn = ask_scene(random, scene, what, about, /*with_held_out=*/false);
+      const bool known = turn && std::any_of(turns.begin(), turns.end(), [&](const Turn& t) {
+                           return t.question == turn->question;
+                         });
+      if (turn && !known) turns.push_back(*turn);
+    }
+    if (turns.empty()) {
+      turns.push_back(*ask_scene(random, scene, SceneQuestion::kCountAll, 0, false));
+    }
+    return dialogue(context_, {&scene.picture, 1}, turns, length, weight_);
+  }
+
+  Example unseen(Random& random, int64_t length) const {
+    for (;;) {
+      SceneKinds kinds;
+      auto what = SceneQuestion::kCountShape;
+      if (!unseen_counts_.empty() && random.chance(0.25)) {
+        const auto& [count, shape] = pick(random, unseen_counts_);
+        while (static_cast<int64_t>(kinds.size()) < count) {
+          const auto& kind = pick(random, seen_);
+          if (kind.second == shape) kinds.push_back(kind);
+        }
+      } else {
+        kinds.push_back(pick(random, unseen_));
+        constexpr SceneQuestion kAbout[] = {SceneQuestion::kColour,  SceneQuestion::kShape,
+                                            SceneQuestion::kIsThere, SceneQuestion::kSide,
+                                            SceneQuestion::kHalf,    SceneQuestion::kRelation,
+                                            SceneQuestion::kLargest};
+        what = pick(random, kAbout);
+      }
+      const size_t shape = kinds[0].second;
+      const bool counted = what == SceneQuestion::kCountShape;
+      for (int64_t more = random.between(0, kMost - static_cast<int64_t>(kinds.size()));
+           more > 0;) {
+        const auto& kind = pick(random, seen_);
+        if (counted && kind.second == shape) continue;
+        kinds.push_back(kind);
+        --more;
+      }
+      const Scene scene = draw_scene(random, context_, large_, kinds);
+      const auto turn = ask_scene(random, scene, what, 0, /*with_held_out=*/true);
+      if (turn) return dialogue(context_, {&scene.picture, 1}, {&*turn, 1}, length, weight_);
+    }
+  }
+
+  int64_t turns_;
+  double large_;
+  SceneKinds seen_, unseen_;
+  std::vector<std::pair<int64_t, size_t>> unseen_counts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Source> make_shapes(const boost::json::object& settings,
+                                    const SourceContext& context) {
+  return std::make_unique<Shapes>(settings, context);
+}
+
+}  // namespace drover

@@ -1,0 +1,43 @@
+// From a recipe to all that a Trainer needs, and from what it taught to a model. A Training owns
+// its parts.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/progress.h"
+#include "model/model.h"
+#include "train/recipe.h"
+#include "train/sources.h"
+#include "train/trainer.h"
+
+namespace drover {
+
+struct Training {
+  Recipe recipe;
+  std::unique_ptr<Model> start;  // null when the model begins from nothing
+  std::optional<Tokenizer> tokenizer;
+  std::string tokenizer_json;  // its text; empty where a start has none
+  std::unique_ptr<Parameters> parameters;
+  std::unique_ptr<Lora> lora;  // where the recipe teaches adapters
+  SourceContext learnt_from, asked_about;
+  std::vector<std::unique_ptr<Source>> sources, held_out;
+  TrainerParts parts;
+};
+
+// Reads the model and the sources that the recipe names, freezes, and sets the values. Throws what
+// reading throws; kBadData where tokenizer and model do not go together, or a source keeps
+// everything to be asked about.
+std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
+                                           const Progress& progress = {});
+
+// Into recipe.out: NAME.gguf, and a folder NAME in the form of Hugging Face where there is a
+// tokenizer.json to put into it; of adapters the folder NAME alone, in the form of PEFT. Gives what
+// was written.
+std::vector<std::filesystem::path> write_taught(Context& context, const Training& training,
+                                                const Progress& progress = {});
+
+}  // namespace drover
