@@ -1,0 +1,190 @@
+// How fast Drover trains a decoder of a given shape: script/compare-training sets it beside
+// PyTorch.
+//
+//   train_speed CONFIG.json [--documents 8] [--length 512] [--precision bf16] [--threads 2]
+//
+// A step is all that training does with a batch: forward, backward, the gradient's length, AdamW,
+// and the copies of weights that products take. The model begins at random; tokens are random and
+// the same in every step. Prints one JSON object.
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <boost/json.hpp>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "formats/json.h"
+#include "kernels/limits/limits.h"
+#include "train/batch.h"
+#include "train/decoder_pass.h"
+#include "train/optimizer.h"
+#include "train/parameters.h"
+#include "train/random.h"
+
+namespace drover {
+namespace {
+
+struct Flags {
+  std::string config;
+  int64_t documents = 8, length = 512;
+  Precision precision = Precision::kBF16;
+  int threads = 2;
+  int64_t repeat = 5;
+  uint64_t seed = 1;
+  bool step = false;
+};
+
+TrainingBatch random_batch(const ModelConfig& config, const Flags& flags) {
+  std::vector<Example> examples;
+  for (int64_t d = 0; d < flags.documents; ++d) {
+    Random random(flags.seed, static_cast<uint64_t>(d));
+    Example& example = examples.emplace_back();
+    for (int64_t t = 0; t < flags.length; ++t) {
+      example.tokens.push_back(static_cast<Token>(random.below(config.vocab)));
+    }
+    example.weights.assign(example.tokens.size(), 1.0f);
+  }
+  return pack(config, /*patch_token=*/{}, /*tokens_of_tile=*/0, examples);
+}
+
+// Operations of a step by count, a multiply-add as two: what the mathematics asks for, each product
+// forward once and backward twice (by the input and by the weights). Attention's scores, which the
+// backward pass computes again, are not counted again.
+double operations(const Parameters& parameters, const TrainingBatch& batch) {
+  const ModelConfig& c = parameters.config();
+  const double tokens = static_cast<double>(batch.rows());
+  double products = 0;  // multiply-adds, forward
+  for (const Parameter& p : parameters.all()) {
+    if (p.kind == Parameter::Kind::kVector) continue;
+    const bool is_table = &p == parameters.embedding && !c.tied_embeddings;
+    if (is_table) continue;
+    const double matrices = p.matrices > 1 ? static_cast<double>(c.experts_used) : 1.0;
+    products += matrices * static_cast<double>(p.rows * p.cols) * tokens;
+  }
+  for (const LayerConfig& layer : c.layers) {
+    for (const RowSpan& span : layer.chunked ? batch.chunks : batch.documents) {
+      const double pairs = static_cast<double>(span.count * (span.count + 1) / 2);
+      products += 2 * pairs * static_cast<double>(c.heads * c.head_dim);  // scores, and values
+    }
+  }
+  return 2 * 3 * products;
+}
+
+class Training {
+ public:
+  explicit Training(const Flags& flags)
+      : context_(flags.threads),
+        config_(read_config(flags.config)),
+        parameters_(config_, {}, flags.precision),
+        batch_(random_batch(config_, flags)),
+        pass_(context_, parameters_, {.balance = 0.01f}) {
+    initialize(parameters_, {.seed = flags.seed});
+    parameters_.refresh(context_);
+    parameters_.clear_gradients(context_);
+    std::vector<Parameter*> all;
+    for (Parameter& p : parameters_.all()) all.push_back(&p);
+    optimizer_.emplace(context_, all, OptimizerOptions{}, flags.precision);
+  }
+
+  // The mean loss before the step.
+  double step() {
+    parameters_.clear_gradients(context_);
+    const PassReport report = pass_.forward(batch_, {}, static_cast<float>(1 / batch_.weight()));
+    pass_.backward(batch_, {});
+    optimizer_->update(/*rate_scale=*/1, clip_scale(optimizer_->gradient_norm(), /*limit=*/1));
+    parameters_.refresh(context_);
+    return report.loss / report.weight;
+  }
+
+  Context& context() { return context_; }
+  const Parameters& parameters() const { return parameters_; }
+  const TrainingBatch& batch() const { return batch_; }
+
+ private:
+  static ModelConfig read_config(const std::string& path) {
+    return config_from_huggingface(read_json_object(path), path);
+  }
+
+  Context context_;
+  ModelConfig config_;
+  Parameters parameters_;
+  TrainingBatch batch_;
+  DecoderPass pass_;
+  std::optional<Optimizer> optimizer_;
+};
+
+int run(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("How fast Drover trains a decoder of a given shape; prints JSON");
+  app.add_option("config", flags.config, "config.json of a Llama 4, as transformers reads it")
+      ->required();
+  app.add_option("--documents", flags.documents, "In a step")->check(CLI::PositiveNumber);
+  app.add_option("--length", flags.length, "Tokens of each")->check(CLI::PositiveNumber);
+  app.add_option("--precision", flags.precision, "Of products: bf16 or f32")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Precision>{{"bf16", Precision::kBF16}, {"f32", Precision::kF32}}));
+  app.add_option("--threads", flags.threads, "To use");
+  app.add_option("--repeat", flags.repeat, "Steps to time, after two to warm up");
+  app.add_option("--seed", flags.seed, "Of weights and tokens");
+  app.add_flag("--step", flags.step,
+               "Say \"ready\", wait for a line and say the seconds, step by step");
+  CLI11_PARSE(app, argc, argv);
+
+  Training training(flags);
+  const MachineLimits limits = measure_limits(training.context());
+  const double first_loss = training.step();
+  training.step();
+  std::vector<double> seconds;
+  double loss = 0;
+  for (int64_t i = 0; i < flags.repeat; ++i) {
+    if (flags.step) {
+      std::puts("ready");
+      std::fflush(stdout);
+      std::string line;
+      if (!std::getline(std::cin, line)) return 0;
+    }
+    const auto start = std::chrono::steady_clock::now();
+    loss = training.step();
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    seconds.push_back(time.count());
+    if (flags.step) std::printf("%.9g\n", seconds.back());
+  }
+  std::vector<double> sorted = seconds;
+  std::sort(sorted.begin(), sorted.end());
+  const double median = sorted[sorted.size() / 2];
+  const bool on_matrix_unit = flags.precision == Precision::kBF16 && limits.bf16_rate > 0;
+  const double peak = on_matrix_unit ? limits.bf16_rate : limits.float_rate;
+  const double work = operations(training.parameters(), training.batch());
+  const ParameterCount count = count_parameters(training.parameters().config());
+  const boost::json::object report = {
+      {"tokens", training.batch().rows()},
+      {"seconds", boost::json::value_from(seconds)},
+      {"tokens_per_second", static_cast<double>(training.batch().rows()) / median},
+      {"operations", work},
+      {"operations_per_second", work / median},
+      {"peak", on_matrix_unit ? "bf16 on the matrix unit" : "f32"},
+      {"peak_operations_per_second", peak},
+      {"fraction_of_peak", work / median / peak},
+      {"parameters", {{"total", count.total}, {"active", count.active}}},
+      {"loss", {{"first", first_loss}, {"last", loss}}},
+      {"threads", flags.threads},
+      {"isa", isa_name(training.context().isa)}};
+  std::puts(boost::json::serialize(report).c_str());
+  return 0;
+}
+
+}  // namespace
+}  // namespace drover
+
+int main(int argc, char** argv) try {
+  return drover::run(argc, argv);
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "train_speed: %s\n", error.what());
+  return 1;
+}
