@@ -23,16 +23,16 @@ Kind kind_of(const std::string& name, const std::vector<int64_t>& shape) {
   return shape.size() == 1 ? Kind::kVector : Kind::kMatrix;
 }
 
-// Whether products take copies of it in the precision at hand. The rest stays in f32: what is no
-// factor of a product, the router, whose choices should not hang on rounding, and the patch
-// embedding, which every reader of such models multiplies in f32.
+// Whether products take copies of it. The rest is no factor of one, or, as the patch embedding,
+// which every reader of such models multiplies in f32, of forward products alone.
 bool has_copies(const Parameter& p) {
   return (p.kind == Kind::kMatrix && p.name != "v.patch_embd.weight") || p.kind == Kind::kOutput ||
-         p.name == "token_embd.weight";
+         p.kind == Kind::kRouter || p.name == "token_embd.weight";
 }
 
-DType copy_type(Precision precision) {
-  return precision == Precision::kBF16 ? DType::kBF16 : DType::kF32;
+// The router's are in f32, since its choices should not hang on rounding.
+DType copy_type(const Parameter& p, Precision precision) {
+  return precision == Precision::kBF16 && p.kind != Kind::kRouter ? DType::kBF16 : DType::kF32;
 }
 
 // What of a tensor's bytes products of each kind read.
@@ -139,10 +139,10 @@ Parameter* Parameters::find(std::string_view name) {
 }
 
 void Parameters::refresh(Context& context) {
-  const DType type = copy_type(precision_);
   for (Parameter& p : all_) {
     if (!has_copies(p)) continue;
-    if (precision_ == Precision::kBF16) {
+    const DType type = copy_type(p, precision_);
+    if (type == DType::kBF16) {
       p.working.reserve_discarding(static_cast<size_t>(2 * p.size()));
       auto* to = reinterpret_cast<bf16*>(p.working.data());
       for_slices(context, p.size(), [&](int64_t first, int64_t end) {

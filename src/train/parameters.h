@@ -37,9 +37,9 @@ struct Parameter {
 
   AlignedArray<float> value;     // [matrices, rows, cols]
   AlignedArray<float> gradient;  // the same; no memory while it is not taught
-  // Made of value by Parameters::refresh(). None for vectors, routers and the patch embedding,
-  // whose products are made in f32.
-  AlignedArray<std::byte> working;     // [matrices, rows, cols] in bf16; with kF32 value serves
+  // Made of value by Parameters::refresh(). None for vectors and the patch embedding; routers'
+  // products are made in f32.
+  AlignedArray<std::byte> working;     // [matrices, rows, cols] in bf16; with f32 value serves
   AlignedArray<std::byte> transposed;  // [matrices, cols, rows] in bf16 or f32
 
   int64_t size() const { return matrices * rows * cols; }
