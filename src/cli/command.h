@@ -118,6 +118,7 @@ void add_serve(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_detokenize(CLI::App& app);
+void add_tokenizer(CLI::App& app);
 void add_score(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_quantize(CLI::App& app);

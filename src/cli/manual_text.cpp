@@ -58,6 +58,17 @@ const std::vector<ManualText>& texts() {
       {"detokenize",
        "Shows the text of tokens, given as numbers.",
        {{"Back to text:", "drover detokenize MODEL 791 9180 382"}}},
+      {"tokenizer",
+       "Makes a vocabulary of one's own: `drover tokenizer train` counts the words of texts and "
+       "joins "
+       "what stands together most often, from bytes up, until there are as many tokens as asked "
+       "for "
+       "(byte-level BPE). The same texts give the same vocabulary on every machine. The file is "
+       "read "
+       "by Drover and by the tokenizers library of Hugging Face.",
+       {{"4,096 tokens for a small model:",
+         "drover tokenizer train books/*.txt --vocab 4096 --out tokenizer.json"},
+        {"See what becomes of a text:", "drover tokenize tokenizer.json \"Hello there\" --json"}}},
       {"score",
        "Measures how well a model predicts a text, as perplexity; or writes the logits after given "
        "tokens; or finds out how much each input of its matrices matters, for drover-quantize(1).",

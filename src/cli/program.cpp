@@ -18,6 +18,7 @@ Program::Program() : app_("Runs, serves, measures and teaches models of the Llam
   add_inspect(app_);
   add_tokenize(app_);
   add_detokenize(app_);
+  add_tokenizer(app_);
   add_score(app_);
   add_convert(app_);
   add_quantize(app_);

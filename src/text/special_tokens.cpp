@@ -52,4 +52,12 @@ std::vector<std::string> llama4_special_tokens() {
   return out;
 }
 
+std::vector<std::string> llama4_chat_tokens() {
+  return {"<|begin_of_text|>",    "<|end_of_text|>", "<|header_start|>",
+          "<|header_end|>",       "<|eom|>",         "<|eot|>",
+          "<|python_start|>",     "<|python_end|>",  "<|finetune_right_pad|>",
+          "<|image_start|>",      "<|image_end|>",   "<|tile_x_separator|>",
+          "<|tile_y_separator|>", "<|image|>",       "<|patch|>"};
+}
+
 }  // namespace drover

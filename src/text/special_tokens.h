@@ -15,4 +15,8 @@ inline constexpr size_t kLlama4Ranks = 200'000;
 std::vector<std::string> llama3_special_tokens();
 std::vector<std::string> llama4_special_tokens();
 
+// Those of Llama 4's that conversations and pictures are made of, in the same order: what a small
+// vocabulary of our own needs.
+std::vector<std::string> llama4_chat_tokens();
+
 }  // namespace drover

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "text/byte_alphabet.h"
+#include "text/patterns.h"
 #include "text/token_index.h"
 #include "text/vocabulary.h"
 
@@ -11,14 +12,6 @@ namespace drover {
 namespace {
 
 namespace json = boost::json;
-
-// The patterns by which the files name their pre-tokenizer.
-constexpr std::string_view kLlama4Pattern =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
-    R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
-    R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 // Memory for parsed JSON with a ceiling. A real tokenizer.json takes two to six times its own size,
 // the most when it is written without spaces; `[0,0,0,...` would take more than twelve times.

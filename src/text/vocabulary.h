@@ -83,6 +83,11 @@ Vocabulary vocabulary_from_gguf(const GgufTokenizerFields& fields);
 Vocabulary vocabulary_from_tokenizer_json(std::string_view json, std::string_view source_name,
                                           std::optional<std::string_view> tokenizer_config_json);
 
+// The other way: a tokenizer.json that says what the vocabulary does, for us and for the tokenizers
+// library. What has no place in that file (eos, pad, stops, chat template) is left to the files
+// beside it. Unused ids stay unused.
+std::string vocabulary_to_tokenizer_json(const Vocabulary& vocabulary);
+
 // The ranks of a tiktoken file (spec 7.5), tokens[r] being the bytes of rank r. 200,000 ranks are
 // Llama 4 and 128,000 are Llama 3 (else kUnsupported); their special tokens come from
 // special_tokens.h. There is no chat template. All 256 bytes must have a rank.

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/sha256.h"
 #include "image/tiles.h"
 #include "text/vocabulary.h"
 
@@ -26,6 +27,22 @@ struct Example {
   std::vector<uint8_t> filler = {};  // [tokens] or empty
 };
 
+// What a source is made of, for the manifest and to find out what is both learnt and held out.
+struct SourceFacts {
+  struct File {
+    std::string name;  // as the recipe has it
+    int64_t bytes = 0;
+    Digest sha256{};  // of the bytes on disk
+  };
+  struct Item {
+    std::string name;
+    Digest content{};  // of what is said of it; zero where that is drawn anew each time
+  };
+  std::vector<File> files;  // all of them, whichever side their items fall on
+  std::vector<Item> items;  // on this side
+  int64_t tokens = 0;       // of the items, pictures not counted; 0 where they are drawn
+};
+
 // Where examples come from. Example i of a seed is a function of both alone, so a training that was
 // interrupted goes on with what it would have seen. Thread-safe.
 class Source {
@@ -35,6 +52,7 @@ class Source {
   // length: the most tokens that the example may have. Sources of running text give so many, others
   // what they have. Throws what reading throws.
   virtual Example example(uint64_t seed, uint64_t index, int64_t length) const = 0;
+  virtual SourceFacts facts() const { return {}; }
 };
 
 }  // namespace drover

@@ -32,6 +32,7 @@ using MakeSource = std::unique_ptr<Source>(const boost::json::object& settings,
                                            const SourceContext& context);
 
 // From {"kind": "text", ...}. kBadData names a setting that is missing, unknown or of another type.
+// Null where no item falls on the side that the context asks for: nothing is held out, or all is.
 std::unique_ptr<Source> make_source(const boost::json::object& settings,
                                     const SourceContext& context);
 

@@ -198,6 +198,37 @@ class Tokenize(CliTest):
         self.bad(1, "has no tokenizer", "tokenize", GOLDENS / "scout", "the")
 
 
+class Tokenizer(CliTest):
+    TEXT = "the ship came into the harbour at noon, and the ship was empty. " * 20
+
+    def test_a_vocabulary_is_learnt_and_read(self):
+        texts = [self.folder / "a.txt", self.folder / "b.txt"]
+        for path in texts:
+            path.write_text(self.TEXT)
+        out = self.folder / "tokenizer.json"
+        report = self.good(
+            "tokenizer", "train", *texts, "--vocab", 300, "--out", out, "--json"
+        ).json
+        self.assertEqual((report["vocabulary"], report["merges"]), (300, 29))
+        count = int(self.good("tokenize", out, self.TEXT, "--count").text)
+        self.assertEqual(2 * count, report["tokens"])
+        chat = "<|header_start|>user<|header_end|>"
+        ids = self.good("tokenize", out, chat, "--special").text.split()
+        self.assertEqual(self.good("detokenize", out, *ids, "--special").text, chat)
+
+    def test_what_cannot_be_learnt_is_said(self):
+        text = self.folder / "a.txt"
+        text.write_text("a b")
+        out = self.folder / "tokenizer.json"
+        learn = ("tokenizer", "train", text, "--out", out)
+        self.bad(2, "expected 271 to", *learn, "--vocab", 260)
+        self.bad(2, "train", "tokenizer", "learn", text, "--out", out)
+        self.bad(66, "gone.txt", "tokenizer", "train", self.folder / "gone.txt", "--out", out)
+        self.assertFalse(out.exists())
+        few = self.good(*learn, "--special-tokens", "<|end_of_text|>")
+        self.assertIn("257 tokens instead of 4096", few.err)
+
+
 class Score(CliTest):
     TEXT = "the ship came into the harbour at noon, and nobody was there to see it." * 3
 
