@@ -8,6 +8,7 @@
 #include "base/sha256.h"
 #include "formats/huggingface.h"
 #include "model/fingerprint.h"
+#include "train/manifest.h"
 #include "train/write_model.h"
 
 namespace drover {
@@ -73,6 +74,16 @@ void make_sources(Training& out) {
   }
 }
 
+std::vector<ManifestSource> sides_of(const Training& training) {
+  std::vector<ManifestSource> out;
+  for (size_t i = 0; i < training.recipe.sources.size(); ++i) {
+    const RecipeSource& source = training.recipe.sources[i];
+    out.push_back(
+        {source.name, &source.settings, training.sources[i].get(), training.held_out[i].get()});
+  }
+  return out;
+}
+
 }  // namespace
 
 std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
@@ -127,6 +138,7 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
   }
   out->parameters->refresh(context);
   make_sources(*out);
+  check_disjoint(sides_of(*out));
   out->parts.parameters = out->parameters.get();
   out->parts.patch_token = eyes ? eyes->patch_token : std::nullopt;
   out->parts.digest = hash.finish();
@@ -136,6 +148,7 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
 std::vector<fs::path> write_taught(Context& context, const Training& training,
                                    const Progress& progress) {
   const Recipe& recipe = training.recipe;
+  write_manifest(recipe.out / "manifest.json", sides_of(training));
   if (training.lora) {
     const fs::path folder = recipe.out / recipe.name;
     PeftNotes notes = training.lora->notes();
