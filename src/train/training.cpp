@@ -99,9 +99,9 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
     out->start = Model::load(r.start, progress);
     out->tokenizer = out->start->tokenizer();
     const HuggingfaceFolder* folder = out->start->huggingface();
-    if (folder != nullptr && folder->tokenizer_json) {
-      out->tokenizer_json = read_file(*folder->tokenizer_json, kMaxTokenizerJsonBytes);
-    }
+    out->tokenizer_json = folder != nullptr && folder->tokenizer_json
+                              ? read_file(*folder->tokenizer_json, kMaxTokenizerJsonBytes)
+                              : vocabulary_to_tokenizer_json(out->tokenizer->vocabulary());
     config = out->start->config();
     if (out->start->has_vision()) eyes = out->start->vision().config;
     hash.update_text(hex(fingerprint(*out->start)));
@@ -163,13 +163,11 @@ std::vector<fs::path> write_taught(Context& context, const Training& training,
   if (training.start) notes = notes_of(*training.start);
   notes.name = recipe.name;
   if (!recipe.licence.empty()) notes.licence = {.id = recipe.licence, .name = {}, .link = {}};
-  std::vector<fs::path> out = {recipe.out / (recipe.name + ".gguf")};
+  const std::vector<fs::path> out = {recipe.out / (recipe.name + ".gguf"),
+                                     recipe.out / recipe.name};
   write_gguf(context, *training.parameters, notes, vocabulary, out[0], DType::kBF16, progress);
-  if (!training.tokenizer_json.empty()) {
-    out.push_back(recipe.out / recipe.name);
-    write_huggingface(*training.parameters, notes, vocabulary, training.tokenizer_json, out[1],
-                      DType::kBF16, progress);
-  }
+  write_huggingface(*training.parameters, notes, vocabulary, training.tokenizer_json, out[1],
+                    DType::kBF16, progress);
   return out;
 }
 

@@ -20,7 +20,7 @@ struct Training {
   Recipe recipe;
   std::unique_ptr<Model> start;  // null when the model begins from nothing
   std::optional<Tokenizer> tokenizer;
-  std::string tokenizer_json;  // its text; empty where a start has none
+  std::string tokenizer_json;  // what it says in that form
   std::unique_ptr<Parameters> parameters;
   std::unique_ptr<Lora> lora;  // where the recipe teaches adapters
   SourceContext learnt_from, asked_about;
@@ -35,8 +35,7 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
                                            const Progress& progress = {});
 
 // Into recipe.out: manifest.json (train/manifest.h), NAME.gguf, and a folder NAME in the form of
-// Hugging Face where there is a tokenizer.json to put into it; of adapters the folder NAME alone,
-// in the form of PEFT. Gives what was written.
+// Hugging Face; of adapters the folder NAME alone, in the form of PEFT. Gives what was written.
 std::vector<std::filesystem::path> write_taught(Context& context, const Training& training,
                                                 const Progress& progress = {});
 
