@@ -25,7 +25,7 @@ double rounded(double share) { return std::round(share * 1e4) / 1e4; }
 json::object to_json(const std::vector<SourceScore>& sources) {
   json::object out;
   for (const SourceScore& s : sources) {
-    if (s.weight == 0) continue;
+    if (s.weight == 0 || !std::isfinite(s.loss)) continue;  // JSON has no word for it
     out[s.name] = {
         {"loss", s.loss / s.weight}, {"accuracy", s.correct / s.weight}, {"weight", s.weight}};
   }

@@ -193,8 +193,9 @@ bool Trainer::step(const TrainingWatch& watch) {
   }
 
   report.sources.resize(recipe_.sources.size());
-  for (size_t i = 0; i < report.sources.size(); ++i)
+  for (size_t i = 0; i < report.sources.size(); ++i) {
     report.sources[i].name = recipe_.sources[i].name;
+  }
   std::vector<int64_t> expert_tokens(decoder_.selection_bias().size());
   if (parts_.lora) {
     parts_.lora->clear_gradients(context_);
@@ -210,8 +211,9 @@ bool Trainer::step(const TrainingWatch& watch) {
     add_scores(batches[i], decoder_, sources[i], report.sources);
     report.loss += done.loss / weight;
     report.balance += done.balance * batches[i].weight() / weight;
-    for (size_t e = 0; e < done.expert_tokens.size(); ++e)
+    for (size_t e = 0; e < done.expert_tokens.size(); ++e) {
       expert_tokens[e] += done.expert_tokens[e];
+    }
   }
   if (parts_.lora) parts_.lora->backward(context_);
   report.gradient_norm = optimizer_.gradient_norm();

@@ -8,6 +8,7 @@
 #include "base/sha256.h"
 #include "formats/huggingface.h"
 #include "model/fingerprint.h"
+#include "train/manifest.h"
 #include "train/write_model.h"
 
 namespace drover {
@@ -73,6 +74,16 @@ void make_sources(Training& out) {
   }
 }
 
+std::vector<ManifestSource> sides_of(const Training& training) {
+  std::vector<ManifestSource> out;
+  for (size_t i = 0; i < training.recipe.sources.size(); ++i) {
+    const RecipeSource& source = training.recipe.sources[i];
+    out.push_back(
+        {source.name, &source.settings, training.sources[i].get(), training.held_out[i].get()});
+  }
+  return out;
+}
+
 }  // namespace
 
 std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
@@ -88,9 +99,9 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
     out->start = Model::load(r.start, progress);
     out->tokenizer = out->start->tokenizer();
     const HuggingfaceFolder* folder = out->start->huggingface();
-    if (folder != nullptr && folder->tokenizer_json) {
-      out->tokenizer_json = read_file(*folder->tokenizer_json, kMaxTokenizerJsonBytes);
-    }
+    out->tokenizer_json = folder != nullptr && folder->tokenizer_json
+                              ? read_file(*folder->tokenizer_json, kMaxTokenizerJsonBytes)
+                              : vocabulary_to_tokenizer_json(out->tokenizer->vocabulary());
     config = out->start->config();
     if (out->start->has_vision()) eyes = out->start->vision().config;
     hash.update_text(hex(fingerprint(*out->start)));
@@ -127,6 +138,7 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
   }
   out->parameters->refresh(context);
   make_sources(*out);
+  check_disjoint(sides_of(*out));
   out->parts.parameters = out->parameters.get();
   out->parts.patch_token = eyes ? eyes->patch_token : std::nullopt;
   out->parts.digest = hash.finish();
@@ -136,6 +148,7 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
 std::vector<fs::path> write_taught(Context& context, const Training& training,
                                    const Progress& progress) {
   const Recipe& recipe = training.recipe;
+  write_manifest(recipe.out / "manifest.json", sides_of(training));
   if (training.lora) {
     const fs::path folder = recipe.out / recipe.name;
     PeftNotes notes = training.lora->notes();
@@ -150,13 +163,11 @@ std::vector<fs::path> write_taught(Context& context, const Training& training,
   if (training.start) notes = notes_of(*training.start);
   notes.name = recipe.name;
   if (!recipe.licence.empty()) notes.licence = {.id = recipe.licence, .name = {}, .link = {}};
-  std::vector<fs::path> out = {recipe.out / (recipe.name + ".gguf")};
+  const std::vector<fs::path> out = {recipe.out / (recipe.name + ".gguf"),
+                                     recipe.out / recipe.name};
   write_gguf(context, *training.parameters, notes, vocabulary, out[0], DType::kBF16, progress);
-  if (!training.tokenizer_json.empty()) {
-    out.push_back(recipe.out / recipe.name);
-    write_huggingface(*training.parameters, notes, vocabulary, training.tokenizer_json, out[1],
-                      DType::kBF16, progress);
-  }
+  write_huggingface(*training.parameters, notes, vocabulary, training.tokenizer_json, out[1],
+                    DType::kBF16, progress);
   return out;
 }
 

@@ -20,7 +20,7 @@ struct Training {
   Recipe recipe;
   std::unique_ptr<Model> start;  // null when the model begins from nothing
   std::optional<Tokenizer> tokenizer;
-  std::string tokenizer_json;  // its text; empty where a start has none
+  std::string tokenizer_json;  // what it says in that form
   std::unique_ptr<Parameters> parameters;
   std::unique_ptr<Lora> lora;  // where the recipe teaches adapters
   SourceContext learnt_from, asked_about;
@@ -29,14 +29,13 @@ struct Training {
 };
 
 // Reads the model and the sources that the recipe names, freezes, and sets the values. Throws what
-// reading throws; kBadData where tokenizer and model do not go together, or a source keeps
-// everything to be asked about.
+// reading throws; kBadData where tokenizer and model do not go together, where a source keeps
+// everything to be asked about, or where an item is learnt and asked about too.
 std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
                                            const Progress& progress = {});
 
-// Into recipe.out: NAME.gguf, and a folder NAME in the form of Hugging Face where there is a
-// tokenizer.json to put into it; of adapters the folder NAME alone, in the form of PEFT. Gives what
-// was written.
+// Into recipe.out: manifest.json (train/manifest.h), NAME.gguf, and a folder NAME in the form of
+// Hugging Face; of adapters the folder NAME alone, in the form of PEFT. Gives what was written.
 std::vector<std::filesystem::path> write_taught(Context& context, const Training& training,
                                                 const Progress& progress = {});
 
