@@ -6,6 +6,7 @@
 #include "model/fingerprint.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/goldens.h"
+#include "train/random.h"
 #include "train/write_model.h"
 
 namespace drover {
@@ -32,7 +33,7 @@ class LoraTest : public ::testing::Test {
     }
   }
 
-  Context context_{2};
+  Context context_{1};
   std::unique_ptr<Model> model_;
   Parameters parameters_;
 };
@@ -55,10 +56,10 @@ TEST_F(LoraTest, IsTheAdapterThatItsFileSays) {
   write_peft(lora.adapters(), lora.notes(), model_->config(), folder / "adapter");
   const std::vector<std::string> adapters = {(folder / "adapter").string()};
   const Adapter adapter = read_adapter(adapters, model_->config());
+  Parameters plain(model_->config(), std::nullopt, Precision::kF32);
+  load_values(context_, plain, *model_);
   for (const auto& [name, factors] : adapter.factors()) {
     const Parameter& taught = *parameters_.find(name);
-    Parameters plain(model_->config(), std::nullopt, Precision::kF32);
-    load_values(context_, plain, *model_);
     Parameter& base = *plain.find(name);
     for (int64_t e = 0; e < base.matrices; ++e) {
       adapter.merge(factors, e, 0, base.rows,
