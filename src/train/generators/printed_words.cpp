@@ -3,7 +3,9 @@
 //
 //   words     a file with a word on each line, of which those of two to six small letters are taken
 //   fonts     [..] files that FreeType reads
-//   numbers   0.25   share of pictures with a number of up to six digits
+//   most      6      letters or digits of one; short ones come first in a training
+//   numbers   0.25   share of pictures with a number
+//   letters   0.1    share of pictures with letters that are no word
 //   large     0.05   share of pictures of several tiles
 #include <fmt/format.h>
 
@@ -20,6 +22,7 @@ namespace drover {
 namespace {
 
 constexpr double kHeldOut = 0.1;
+constexpr int64_t kMost = 6;
 constexpr std::string_view kOfWords[] = {"What does it say?", "Read the word.",
                                          "What is written here?", "Which word is this?",
                                          "What does the sign say?"};
@@ -30,29 +33,34 @@ constexpr std::string_view kOfNumbers[] = {"What does it say?", "Read the number
 class PrintedWords : public Generator {
  public:
   PrintedWords(const boost::json::object& settings, const SourceContext& context)
-      : Generator(settings, context, {"words", "fonts", "numbers", "large"}),
+      : Generator(settings, context, {"words", "fonts", "most", "numbers", "letters", "large"}),
+        most_(size_setting("most", kMost, 1, kMost)),
         numbers_(share_setting("numbers", 0.25)),
+        letters_(share_setting("letters", 0.1)),
         large_(share_setting("large", 0.05)),
         fonts_(read_fonts(read_all("fonts"))) {
     const std::string_view file = name_setting("words");
     for_each_line(read(file), [&](std::string_view word, int64_t) {
       const bool plain =
           std::all_of(word.begin(), word.end(), [](char c) { return c >= 'a' && c <= 'z'; });
-      if (plain && word.size() >= 2 && word.size() <= 6 &&
+      if (plain && word.size() >= 2 && static_cast<int64_t>(word.size()) <= most_ &&
           held_out("words", word, kHeldOut) == context.held_out) {
         words_.emplace_back(word);
       }
     });
-    if (words_.empty()) {
-      throw_error(ErrorKind::kBadData, "{}: expected words of two to six small letters, got none",
-                  printable(file));
+    if (words_.empty() && numbers_ + letters_ < 1) {
+      throw_error(ErrorKind::kBadData, "{}: expected words of two to {} small letters, got none",
+                  printable(file), most_);
     }
   }
 
   Example example(uint64_t seed, uint64_t index, int64_t length) const override {
     Random random = draws(context_, seed, index);
-    const bool number = random.chance(numbers_);
-    const std::string text = number ? a_number(random) : a_word(random);
+    const double what = random.uniform();
+    const bool number = what < numbers_;
+    const std::string text = number                       ? a_number(random)
+                             : what < numbers_ + letters_ ? some_letters(random)
+                                                          : a_word(random);
     const Image picture = draw(random, text);
     const Turn turn{std::string(number ? pick(random, kOfNumbers) : pick(random, kOfWords)), text,
                     /*spelled=*/true};
@@ -60,19 +68,31 @@ class PrintedWords : public Generator {
   }
 
  private:
-  std::string a_word(Random& random) const {
-    std::string out = pick(random, words_);
-    const double style = random.uniform();
-    for (size_t i = 0; i < out.size(); ++i) {
-      if (style < 0.25 || (style < 0.5 && i == 0)) out[i] = static_cast<char>(out[i] - 'a' + 'A');
+  std::string a_word(Random& random) const { return in_a_case(random, pick(random, words_)); }
+
+  std::string some_letters(Random& random) const {
+    for (;;) {
+      std::string out;
+      for (int64_t left = random.between(1, most_); left > 0; --left) {
+        out += static_cast<char>('a' + random.below(26));
+      }
+      if (held_out("words", out, kHeldOut) == context_.held_out) return in_a_case(random, out);
     }
-    return out;
+  }
+
+  // Small letters, capitals, or a capital first.
+  static std::string in_a_case(Random& random, std::string text) {
+    const double style = random.uniform();
+    for (size_t i = 0; i < text.size(); ++i) {
+      if (style < 0.25 || (style < 0.5 && i == 0)) text[i] = static_cast<char>(text[i] - 'a' + 'A');
+    }
+    return text;
   }
 
   std::string a_number(Random& random) const {
     for (;;) {
       int64_t most = 10;
-      for (int64_t digits = random.between(1, 6); digits > 1; --digits) most *= 10;
+      for (int64_t digits = random.between(1, most_); digits > 1; --digits) most *= 10;
       const std::string out = std::to_string(random.below(most));
       if (held_out("words", out, kHeldOut) == context_.held_out) return out;
     }
@@ -107,7 +127,8 @@ class PrintedWords : public Generator {
     return canvas.take();
   }
 
-  double numbers_, large_;
+  int64_t most_;
+  double numbers_, letters_, large_;
   std::vector<Font> fonts_;
   std::vector<std::string> words_;
 };
