@@ -11,8 +11,9 @@ namespace drover {
 namespace {
 
 // A task of the forward pass has this many blocks of rows, those of all heads that share keys: what
-// they keep, 32 KB each with 64 components, stays in an L2 cache while keys come by.
-constexpr int64_t kForwardBlocks = 8;
+// they keep, 32 KB each with 64 components, stays in an L2 cache while keys come by, and enough of
+// them meet each block of keys to pay for bringing it into form.
+constexpr int64_t kForwardBlocks = 16;
 // A task of the backward pass has this many keys: enough for a chunk, and few enough that they and
 // their gradients stay in an L2 cache while rows come by, 0.5 MB with 64 components.
 constexpr int64_t kStripeKeys = 512;

@@ -21,7 +21,8 @@ constexpr int64_t kUnit = 32;  // rows, columns and terms of a product
 
 // 16 floats at p, as far as `n` reaches, times scale.
 [[gnu::always_inline]] inline V load_some(const float* p, int64_t n, float scale) {
-  const auto mask = static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1 << n) - 1);
+  if (n >= 16) return load(p) * scale;
+  const auto mask = static_cast<__mmask16>(n > 0 ? (1 << n) - 1 : 0);
   return (V)_mm512_maskz_loadu_ps(mask, p) * scale;
 }
 
