@@ -61,8 +61,9 @@ TEST(OptionTree, HelpShowsEveryVariable) {
 // One variable serves all commands. Where it means different things to them, that is known and
 // told (docs/deploy.md); anything new here is a name to think about.
 TEST(OptionTree, AVariableMeansTheSameToAllCommandsButForTheseFew) {
-  const std::set<std::string> known = {"DROVER_JSON", "DROVER_PARALLEL", "DROVER_PROMPT",
-                                       "DROVER_TEXT", "DROVER_THREADS",  "DROVER_TILES"};
+  const std::set<std::string> known = {
+      "DROVER_JSON", "DROVER_LORA", "DROVER_OUT",     "DROVER_PARALLEL", "DROVER_PROMPT",
+      "DROVER_SEED", "DROVER_TEXT", "DROVER_THREADS", "DROVER_TILES",    "DROVER_TOKENS"};
   Program program;
   std::map<std::string, std::set<std::string>> meanings;
   for (const CLI::App* command : commands_of(program.app(), /*hidden_too=*/true)) {
