@@ -23,7 +23,7 @@ using Clock = std::chrono::steady_clock;
 constexpr int64_t kDefaultContext = 32768;
 
 // The part of a step's time that prompts may take from answers that are being written.
-constexpr double kPromptShare = 0.45;
+constexpr double kPromptShare = 0.4;
 // Seconds beyond that share that short prompts may take: a burst of questions is read
 // at once, so that each of them hears its first token soon, and no crowd of them holds up answers
 // for longer. What was taken comes back while prompts take less than their share.
@@ -36,8 +36,9 @@ constexpr int64_t kSmallestSlice = 16;
 // Logits of a large vocabulary are the largest thing in sight: so many bytes of them for prompts in
 // a step.
 constexpr int64_t kPromptLogitBytes = int64_t{64} << 20;
-// After so many steps with prompts in them the time of answers alone is measured again.
-constexpr int64_t kStepsPerProbe = 64;
+// After so many steps with prompts in them the time of answers alone is measured again: soon at
+// first, since a crowd's first step may be a slow one, and then less and less often.
+constexpr int64_t kFirstProbe = 2, kStepsPerProbe = 64;
 
 int64_t choose_context(const ModelConfig& config, int64_t asked) {
   if (asked < 0)
@@ -453,12 +454,16 @@ void Scheduler::skip_known_chunks(Sequence& s) {
   }
 }
 
+// Whether the time of a step of about so many answers is known.
+bool Scheduler::is_crowd_known(int64_t answers) const {
+  return answers_seconds_ > 0 && answers <= 2 * answers_then_ && 2 * answers >= answers_then_;
+}
+
 // Tokens of prompts that a step takes beside so many answers.
 int64_t Scheduler::prompt_budget(int64_t answers) const {
   if (answers == 0) return options_.batch;
   // The time of the answers alone must be known, and not from another crowd or long ago.
-  const bool known = answers_seconds_ > 0 && steps_since_ < kStepsPerProbe &&
-                     answers <= 2 * answers_then_ && 2 * answers >= answers_then_;
+  const bool known = is_crowd_known(answers) && steps_since_ < probe_after_;
   if (!known) return 0;
   if (token_seconds_ <= 0) return kSmallestSlice;
   const double tokens = answers_seconds_ * kPromptShare / (1 - kPromptShare) / token_seconds_;
@@ -482,7 +487,10 @@ void Scheduler::learn(int64_t answers, int64_t prompt_tokens, double seconds) {
     head_start_ = std::clamp(head_start_ + kPromptShare * seconds - prompts, 0.0, kHeadStart);
   }
   if (prompt_tokens == 0) {
-    answers_seconds_ = seconds;
+    // One step that the system held up does not pass for all: it counts half as much again at most.
+    const bool again = is_crowd_known(answers);
+    answers_seconds_ = again ? std::min(seconds, 1.5 * answers_seconds_) : seconds;
+    probe_after_ = again ? std::min(2 * probe_after_, kStepsPerProbe) : kFirstProbe;
     answers_then_ = answers;
     steps_since_ = 0;
   } else if (answers > 0 || prompt_tokens >= kSmallestSlice) {

@@ -123,6 +123,7 @@ class Scheduler {
   void drop_cancelled();
   void end(const std::shared_ptr<Job>& job, FinishReason reason);
   bool admit(Job& job);
+  bool is_crowd_known(int64_t answers) const;
   int64_t prompt_budget(int64_t answers) const;
   int64_t ahead() const;
   void learn(int64_t answers, int64_t prompt_tokens, double seconds);
@@ -164,6 +165,7 @@ class Scheduler {
   double head_start_ = 0;  // left of it
   int64_t answers_then_ = 0;
   int64_t steps_since_ = 0;
+  int64_t probe_after_ = 0;
 };
 
 }  // namespace drover
