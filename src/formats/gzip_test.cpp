@@ -29,7 +29,7 @@ std::string packed(std::string_view text) {
 // Longer than the pieces it is unpacked in.
 std::string long_text() {
   std::string out;
-  for (int i = 0; out.size() < 3'000'000; ++i) out += std::to_string(i * 7919) + ' ';
+  for (int i = 0; out.size() < 3'000'000; ++i) out += std::to_string(i * int64_t{7919}) + ' ';
   return out;
 }
 
