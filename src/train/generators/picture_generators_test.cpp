@@ -169,6 +169,30 @@ TEST_F(GeneratorTest, PrintedWordsAreSpelledAndThoseHeldOutAreOthers) {
   EXPECT_FALSE(learnt.contains("king") || learnt.contains("wonderful"));
 }
 
+TEST_F(GeneratorTest, LinesAreReadFromTheTopDownEachWithinItsBounds) {
+  if (kinds_.size() < 7) GTEST_SKIP() << "no font at " << kFont;
+  json::object settings = kinds_[6];
+  settings["lines"] = 3;
+  settings["most"] = 4;
+  const auto taught = source(settings);
+  std::set<size_t> counts;
+  for (uint64_t i = 0; i < 60; ++i) {
+    const Example example = taught->example(1, i, 1024);
+    const std::string answer = first_question(example, tokenizer_).expected;
+    EXPECT_TRUE(std::regex_match(answer, std::regex("[A-Za-z0-9]{1,4}(\\n[A-Za-z0-9]{1,4}){0,2}")))
+        << answer;
+    counts.insert(static_cast<size_t>(std::count(answer.begin(), answer.end(), '\n')));
+    // Each letter and each end of a line is a token of its own.
+    EXPECT_EQ(static_cast<size_t>(std::count_if(example.weights.begin(), example.weights.end(),
+                                                [](float w) { return w > 0; })),
+              answer.size() + 1);
+  }
+  EXPECT_EQ(counts, (std::set<size_t>{0, 1, 2}));
+  settings["lines"] = 5;
+  testing::expect_error(ErrorKind::kBadData, "lines: expected 1 to 4, got 5",
+                        [&] { source(settings); });
+}
+
 TEST_F(GeneratorTest, LettersLieInsideThePicture) {
   if (kinds_.size() < 7) GTEST_SKIP() << "no font at " << kFont;
   std::ifstream file(folder_ / "font.ttf", std::ios::binary);

@@ -1,11 +1,15 @@
 // "printed_words": a word of up to six letters, or a number, in a font, and the question what it
-// says. Held out are words and numbers; a font is held out by not being named.
+// says; or some lines of them, all to be read. Held out are words and numbers; a font is held out by
+// not being named.
 //
 //   words     a file with a word on each line, of which those of two to six small letters are taken
 //   fonts     [..] files that FreeType reads
 //   most      6      letters or digits of one; short ones come first in a training
 //   numbers   0.25   share of pictures with a number
 //   letters   0.1    share of pictures with letters that are no word
+//   lines     1      at most so many in a picture: more letters to learn from for the same work
+//   plain     0.1    share of pictures in dark ink on a light page, large, upright and in the middle,
+//                    from which letters are learnt first
 //   large     0.05   share of pictures of several tiles
 #include <fmt/format.h>
 
@@ -23,20 +27,27 @@ namespace {
 
 constexpr double kHeldOut = 0.1;
 constexpr int64_t kMost = 6;
+constexpr int64_t kMostLines = 4;
+constexpr double kLineHeight = 1.15;  // in heights of an em
 constexpr std::string_view kOfWords[] = {"What does it say?", "Read the word.",
                                          "What is written here?", "Which word is this?",
                                          "What does the sign say?"};
 constexpr std::string_view kOfNumbers[] = {"What does it say?", "Read the number.",
                                            "What is written here?", "Which number is this?",
                                            "What does the sign say?"};
+constexpr std::string_view kOfLines[] = {"What does it say?", "Read all lines.",
+                                         "What is written here?", "Read the text.",
+                                         "What does the sign say?"};
 
 class PrintedWords : public Generator {
  public:
   PrintedWords(const boost::json::object& settings, const SourceContext& context)
-      : Generator(settings, context, {"words", "fonts", "most", "numbers", "letters", "large"}),
+      : Generator(settings, context, {"words", "fonts", "most", "numbers", "letters", "lines", "plain", "large"}),
         most_(size_setting("most", kMost, 1, kMost)),
         numbers_(share_setting("numbers", 0.25)),
         letters_(share_setting("letters", 0.1)),
+        lines_(size_setting("lines", 1, 1, kMostLines)),
+        plain_(share_setting("plain", 0.1)),
         large_(share_setting("large", 0.05)),
         fonts_(read_fonts(read_all("fonts"))) {
     const std::string_view file = name_setting("words");
@@ -56,13 +67,20 @@ class PrintedWords : public Generator {
 
   Example example(uint64_t seed, uint64_t index, int64_t length) const override {
     Random random = draws(context_, seed, index);
-    const double what = random.uniform();
-    const bool number = what < numbers_;
-    const std::string text = number                       ? a_number(random)
-                             : what < numbers_ + letters_ ? some_letters(random)
-                                                          : a_word(random);
-    const Image picture = draw(random, text);
-    const Turn turn{std::string(number ? pick(random, kOfNumbers) : pick(random, kOfWords)), text,
+    std::vector<std::string> lines;
+    bool number = false;
+    for (int64_t left = lines_ > 1 ? random.between(1, lines_) : 1; left > 0; --left) {
+      const double what = random.uniform();
+      number = what < numbers_;
+      lines.push_back(number                       ? a_number(random)
+                      : what < numbers_ + letters_ ? some_letters(random)
+                                                   : a_word(random));
+    }
+    const Image picture = draw(random, lines);
+    const std::string_view question = lines.size() > 1 ? pick(random, kOfLines)
+                                      : number         ? pick(random, kOfNumbers)
+                                                       : pick(random, kOfWords);
+    const Turn turn{std::string(question), fmt::format("{}", fmt::join(lines, "\n")),
                     /*spelled=*/true};
     return dialogue(context_, {&picture, 1}, {&turn, 1}, length, weight_);
   }
@@ -98,37 +116,55 @@ class PrintedWords : public Generator {
     }
   }
 
-  Image draw(Random& random, std::string_view text) const {
-    const Colour background = random.chance(0.7) ? background_colour(random) : any_colour(random);
-    Colour ink;
+  // Lines one below the other, each in the middle.
+  static Path block(const Font& font, std::span<const std::string> lines) {
+    Path out;
+    for (size_t i = 0; i < lines.size(); ++i) {
+      const Path line = font.line(lines[i]);
+      const Box box = bounds(line);
+      const Path placed = transformed(line, {1, 0, 0, 1, -(box.left + box.right) / 2,
+                                             kLineHeight * static_cast<double>(i)});
+      out.insert(out.end(), placed.begin(), placed.end());
+    }
+    return out;
+  }
+
+  Image draw(Random& random, std::span<const std::string> lines) const {
+    const bool plain = random.chance(plain_);
+    Colour background, ink;
     do {
+      background = plain || random.chance(0.7) ? background_colour(random) : any_colour(random);
       ink = any_colour(random);
-    } while (contrast(ink, background) < 0.35);
+    } while (plain ? contrast({0, 0, 0}, background) - contrast({0, 0, 0}, ink) < 0.6
+                   : contrast(ink, background) < 0.35);
     Canvas canvas = blank_canvas(random, context_, large_, background);
     const auto w = static_cast<double>(canvas.width()), h = static_cast<double>(canvas.height());
 
-    Path line = pick(random, fonts_).line(text);
-    const Box box = bounds(line);
+    Path text = block(pick(random, fonts_), lines);
+    const Box box = bounds(text);
     // Around its own middle, so that it can be turned.
-    line =
-        transformed(line, {1, 0, 0, 1, -(box.left + box.right) / 2, -(box.top + box.bottom) / 2});
-    const double fits = std::min({0.92 * w / box.width(), 0.7 * h / box.height(), 0.6 * h});
-    // Letters of less than a seventh of a tile can be read only by those who know the word.
+    text =
+        transformed(text, {1, 0, 0, 1, -(box.left + box.right) / 2, -(box.top + box.bottom) / 2});
+    const double high = lines.size() > 1 ? 0.9 : 0.7;
+    const double fits = std::min({0.92 * w / box.width(), high * h / box.height(), 0.6 * h});
     const double least = std::min(fits, std::max(0.14 * h, 0.55 * fits));
-    const double scale = least + (fits - least) * random.uniform();
-    const double t = random.chance(0.5) ? 0 : 0.04 * (2 * random.uniform() - 1);
-    const Box placed = bounds(transformed(line, Affine::placed(scale, t, 0, 0)));
-    const double room_x = std::max(0.0, w - placed.width()),
-                 room_y = std::max(0.0, h - placed.height());
-    const double x = w / 2 + (random.uniform() - 0.5) * 0.9 * room_x;
-    const double y = h / 2 + (random.uniform() - 0.5) * 0.9 * room_y;
-    canvas.fill(transformed(line, Affine::placed(scale, t, x, y)), ink);
-    canvas.noise(random, random.chance(0.6) ? 0 : random.between(2, 14));
+    const double scale = plain ? fits : least + (fits - least) * random.uniform();
+    const double t = plain || random.chance(0.5) ? 0 : 0.04 * (2 * random.uniform() - 1);
+    const Box placed = bounds(transformed(text, Affine::placed(scale, t, 0, 0)));
+    const double room = plain ? 0.2 : 0.9;
+    const double room_x = room * std::max(0.0, w - placed.width()),
+                 room_y = room * std::max(0.0, h - placed.height());
+    const double x = w / 2 + (random.uniform() - 0.5) * room_x;
+    const double y = h / 2 + (random.uniform() - 0.5) * room_y;
+    canvas.fill(transformed(text, Affine::placed(scale, t, x, y)), ink);
+    canvas.noise(random, plain || random.chance(0.6) ? 0 : random.between(2, 14));
     return canvas.take();
   }
 
   int64_t most_;
-  double numbers_, letters_, large_;
+  double numbers_, letters_;
+  int64_t lines_;
+  double plain_, large_;
   std::vector<Font> fonts_;
   std::vector<std::string> words_;
 };
