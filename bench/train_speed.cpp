@@ -6,8 +6,8 @@
 //
 // A step is all that training does with a batch: forward, backward, the gradient's length, AdamW
 // or Muon, and the copies of weights that products take. The model begins at random; tokens and
-// pictures are random and the same in every step. Prints one JSON object; the encoder's operations
-// are not in its counts.
+// pictures are random and the same in every step. Prints one JSON object: of the whole step and, as
+// medians too, of its parts. The encoder's operations are not in its counts.
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -34,6 +34,13 @@
 
 namespace drover {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double median_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
 
 struct Flags {
   std::string config;
@@ -134,15 +141,33 @@ class Training {
       return vision_ ? MatrixView{memory.data(), rows, config_.hidden, config_.hidden}
                      : MatrixView{};
     };
-    if (vision_) vision_->forward(tiles_, rows_in(seen_));
+    auto last = Clock::now();
+    const auto done = [&](const char* part) {
+      const auto now = Clock::now();
+      parts_[part].push_back(std::chrono::duration<double>(now - last).count());
+      last = now;
+    };
+    if (vision_) {
+      vision_->forward(tiles_, rows_in(seen_));
+      done("encoder_forward");
+    }
     const PassReport report =
         pass_.forward(batch_, rows_in(seen_), static_cast<float>(1 / batch_.weight()));
+    done("decoder_forward");
     pass_.backward(batch_, rows_in(dseen_));
-    if (vision_) vision_->backward(rows_in(dseen_));
+    done("decoder_backward");
+    if (vision_) {
+      vision_->backward(rows_in(dseen_));
+      done("encoder_backward");
+    }
     optimizer_->update(/*rate_scale=*/1, clip_scale(optimizer_->gradient_norm(), /*limit=*/1));
+    done("optimizer");
     parameters_.refresh(context_);
+    done("weight_copies");
     return report.loss / report.weight;
   }
+  // Seconds of each part of every step so far.
+  const std::map<std::string, std::vector<double>>& parts() const { return parts_; }
 
   Context& context() { return context_; }
   const Parameters& parameters() const { return parameters_; }
@@ -167,6 +192,7 @@ class Training {
   std::vector<const uint8_t*> tiles_;
   AlignedArray<float> seen_, dseen_;  // [patch rows, D]
   std::optional<Optimizer> optimizer_;
+  std::map<std::string, std::vector<double>> parts_;
 };
 
 int run(int argc, char** argv) {
@@ -184,7 +210,8 @@ int run(int argc, char** argv) {
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, Precision>{{"bf16", Precision::kBF16}, {"f32", Precision::kF32}}));
   app.add_option("--threads", flags.threads, "To use");
-  app.add_option("--repeat", flags.repeat, "Steps to time, after two to warm up");
+  app.add_option("--repeat", flags.repeat, "Steps to time, after two to warm up")
+      ->check(CLI::PositiveNumber);
   app.add_option("--seed", flags.seed, "Of weights and tokens");
   app.add_flag("--step", flags.step,
                "Say \"ready\", wait for a line and say the seconds, step by step");
@@ -203,15 +230,17 @@ int run(int argc, char** argv) {
       std::string line;
       if (!std::getline(std::cin, line)) return 0;
     }
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = Clock::now();
     loss = training.step();
-    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    const std::chrono::duration<double> time = Clock::now() - start;
     seconds.push_back(time.count());
     if (flags.step) std::printf("%.9g\n", seconds.back());
   }
-  std::vector<double> sorted = seconds;
-  std::sort(sorted.begin(), sorted.end());
-  const double median = sorted[sorted.size() / 2];
+  const double median = median_of(seconds);
+  boost::json::object parts;
+  for (const auto& [part, each] : training.parts()) {
+    parts[part] = median_of({each.end() - flags.repeat, each.end()});
+  }
   const bool on_matrix_unit = flags.precision == Precision::kBF16 && limits.bf16_rate > 0;
   const double peak = on_matrix_unit ? limits.bf16_rate : limits.float_rate;
   const double work = operations(training.parameters(), training.batch());
@@ -219,6 +248,7 @@ int run(int argc, char** argv) {
   const boost::json::object report = {
       {"tokens", training.batch().rows()},
       {"seconds", boost::json::value_from(seconds)},
+      {"parts", parts},
       {"tokens_per_second", static_cast<double>(training.batch().rows()) / median},
       {"operations", work},
       {"operations_per_second", work / median},
