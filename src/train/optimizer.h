@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,6 +14,7 @@
 
 #include "base/aligned.h"
 #include "kernels/context.h"
+#include "train/orthogonalizer.h"
 #include "train/parameters.h"
 
 namespace drover {
@@ -30,7 +32,7 @@ struct AdamWOptions {
 
 // A matrix moves by the orthogonal matrix that is nearest to its momentum:
 //   momentum = momentum * m + gradient;  value *= 1 - rate * decay
-//   value -= rate * scale * orthogonal(gradient + momentum * m)
+//   value -= rate * scale * orthogonal(gradient + momentum * m)    (orthogonalizer.h)
 // Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
 struct MuonOptions {
   double rate = 0.02;
@@ -85,11 +87,18 @@ class Optimizer {
   };
 
   void adamw(Kept& kept, double rate_scale, double gradient_scale);
-  void muon(Kept& kept, double rate_scale, double gradient_scale);
+  struct MuonScratch {  // of a thread
+    MuonScratch(Isa isa, Precision precision) : orthogonalizer(isa, precision) {}
+    Orthogonalizer orthogonalizer;
+    AlignedArray<float> move;
+  };
+  void muon(double rate_scale, double gradient_scale);
+  void muon(Kept& kept, int64_t matrix, double rate_scale, double gradient_scale,
+            MuonScratch& scratch);
 
   Context& context_;
   const OptimizerOptions options_;
-  const Precision precision_;
+  std::deque<MuonScratch> muons_;
   std::vector<Kept> kept_;
   int64_t steps_ = 0;
 };
@@ -97,15 +106,5 @@ class Optimizer {
 // What gradients of this length are multiplied by so that they are no longer than `limit`; 1 where
 // the limit is 0.
 double clip_scale(double norm, double limit);
-
-// Five steps of the iteration
-//   x = a x + b (x x^T) x + c (x x^T)^2 x,   a = 3.4445, b = -4.7750, c = 2.0315
-// from x / |x|: the singular values of each matrix come to lie near 1 (between 0.6 and 1.3, but for
-// those that were below a thousandth of the length), its singular vectors stay. The coefficients
-// trade a sharper limit for speed. Source: as Muon's.
-// x: `matrices` of [rows, cols], one behind the other, overwritten. Products are made of bf16
-// copies with kBF16.
-void orthogonalize(Context& context, std::span<float> x, int64_t matrices, int64_t rows,
-                   int64_t cols, Precision precision);
 
 }  // namespace drover

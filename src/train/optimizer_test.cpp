@@ -177,12 +177,12 @@ TEST_P(Muon, BringsSingularValuesNearOneAndKeepsTheVectors) {
 
   AlignedArray<float> rounded(x.size());
   std::copy(x.span().begin(), x.span().end(), rounded.data());
-  orthogonalize(context, x.span(), 1, rows, cols, Precision::kF32);
+  Orthogonalizer(context.isa, Precision::kF32).run(x.data(), rows, cols);
   // A step multiplies what is small by 3.4445 at most, rounding errors too: 3.4445^5 = 485 times
   // 2^-24, from some ten roundings of entries below 1.
   EXPECT_LT(largest_difference(doubles(x.data(), rows * cols), truth), 485 * 10 * 6e-8);
 
-  orthogonalize(context, rounded.span(), 1, rows, cols, Precision::kBF16);
+  Orthogonalizer(context.isa, Precision::kBF16).run(rounded.data(), rows, cols);
   for (const AlignedArray<float>* result : {&x, &rounded}) {
     Matrix lying = doubles(result->data(), rows * cols);
     double along = 0, length = 0, of_truth = 0;
@@ -241,19 +241,27 @@ TEST(MuonStep, FollowsItsFormulaInDouble) {
 }
 
 TEST(MuonStep, TreatsEveryExpertAloneAndIsTheSameOnAnyNumberOfThreads) {
-  constexpr int64_t kExperts = 3, kRows = 20, kCols = 36;
+  constexpr int64_t kExperts = 3, kRows = 20, kCols = 36, kSize = kRows * kCols;
+  const auto stepped = [](int threads, std::vector<Parameter*> all) {
+    Context context(threads);
+    Optimizer optimizer(context, all, {.muon = MuonOptions(), .adamw = {}}, Precision::kBF16);
+    optimizer.update(1, 1);
+    std::vector<float> values;
+    for (const Parameter* p : all)
+      values.insert(values.end(), p->value.data(), p->value.data() + p->size());
+    return values;
+  };
   std::vector<std::vector<float>> results;
   for (const int threads : {1, 3}) {
-    Context context(threads);
-    AlignedArray<float> x(kExperts * kRows * kCols);
+    Parameter experts = make("experts", Parameter::Kind::kMatrix, kExperts, kRows, kCols, 1);
     Random random(9, 0);
-    fill_normal(random, x, 1);
-    AlignedArray<float> second(kRows * kCols);
-    std::copy_n(x.data() + kRows * kCols, kRows * kCols, second.data());
-    orthogonalize(context, x.span(), kExperts, kRows, kCols, Precision::kBF16);
-    orthogonalize(context, second.span(), 1, kRows, kCols, Precision::kBF16);
-    EXPECT_TRUE(std::equal(second.data(), second.data() + kRows * kCols, x.data() + kRows * kCols));
-    results.emplace_back(x.data(), x.data() + x.size());
+    fill_normal(random, experts.gradient, 1);
+    Parameter second = make("second", Parameter::Kind::kMatrix, 1, kRows, kCols, 1);
+    std::copy_n(experts.value.data() + kSize, kSize, second.value.data());
+    std::copy_n(experts.gradient.data() + kSize, kSize, second.gradient.data());
+    results.push_back(stepped(threads, {&experts, &second}));
+    const float* values = results.back().data();
+    EXPECT_TRUE(std::equal(values + kSize, values + 2 * kSize, values + kExperts * kSize));
   }
   EXPECT_EQ(results[0], results[1]);
 }
