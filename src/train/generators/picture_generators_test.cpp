@@ -169,6 +169,22 @@ TEST_F(GeneratorTest, PrintedWordsAreSpelledAndThoseHeldOutAreOthers) {
   EXPECT_FALSE(learnt.contains("king") || learnt.contains("wonderful"));
 }
 
+TEST_F(GeneratorTest, EveryLetterAndDigitIsTaughtByItself) {
+  if (kinds_.size() < 7) GTEST_SKIP() << "no font at " << kFont;
+  json::object settings = kinds_[6];
+  settings["most"] = 1;
+  settings["letters"] = 0.7;
+  settings["numbers"] = 0.3;
+  for (const bool held_out : {false, true}) {
+    const auto from = source(settings, held_out);
+    std::set<std::string> said;
+    for (uint64_t i = 0; i < 700; ++i) {
+      said.insert(first_question(from->example(1, i, 1024), tokenizer_).expected);
+    }
+    EXPECT_EQ(said.size(), 26u + 26u + 10u) << held_out;
+  }
+}
+
 TEST_F(GeneratorTest, LinesAreReadFromTheTopDownEachWithinItsBounds) {
   if (kinds_.size() < 7) GTEST_SKIP() << "no font at " << kFont;
   json::object settings = kinds_[6];

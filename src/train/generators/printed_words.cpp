@@ -86,6 +86,13 @@ class PrintedWords : public Generator {
   }
 
  private:
+  // Every letter and digit by itself is taught, since there are no others to read words with; it
+  // is asked about only where there is nothing longer.
+  bool fits_side(std::string_view text) const {
+    if (text.size() == 1) return !context_.held_out || most_ == 1;
+    return held_out("words", text, kHeldOut) == context_.held_out;
+  }
+
   std::string a_word(Random& random) const { return in_a_case(random, pick(random, words_)); }
 
   std::string some_letters(Random& random) const {
@@ -94,7 +101,7 @@ class PrintedWords : public Generator {
       for (int64_t left = random.between(1, most_); left > 0; --left) {
         out += static_cast<char>('a' + random.below(26));
       }
-      if (held_out("words", out, kHeldOut) == context_.held_out) return in_a_case(random, out);
+      if (fits_side(out)) return in_a_case(random, out);
     }
   }
 
@@ -112,7 +119,7 @@ class PrintedWords : public Generator {
       int64_t most = 10;
       for (int64_t digits = random.between(1, most_); digits > 1; --digits) most *= 10;
       const std::string out = std::to_string(random.below(most));
-      if (held_out("words", out, kHeldOut) == context_.held_out) return out;
+      if (fits_side(out)) return out;
     }
   }
 
