@@ -182,15 +182,42 @@ void read_lora(const Fields& top, Recipe& recipe) {
   }
 }
 
-void read_sources(const Fields& top, Recipe& recipe) {
-  const JsonFields sources = top.required_fields("sources");
+// Whether a stage's mixture names the source. Wrong types are found when stages are read.
+bool is_used(const Fields& top, std::string_view name) {
+  const json::value* stages = top.find("stages");
+  if (stages == nullptr || !stages->is_array()) return false;
+  const json::array& list = stages->get_array();
+  return std::any_of(list.begin(), list.end(), [&](const json::value& stage) {
+    const auto* fields = stage.if_object();
+    const json::value* mixture = fields == nullptr ? nullptr : fields->if_contains("mixture");
+    return mixture != nullptr && mixture->is_object() && mixture->get_object().contains(name);
+  });
+}
+
+// By name, or in a file that recipes share, of which each takes what its stages use. Returns those
+// taken.
+json::object read_sources(const Fields& top, Recipe& recipe) {
+  const json::value* value = top.find("sources");
+  const bool shared = value != nullptr && value->is_string();
+  json::object in_file;
+  std::string where;
+  if (shared) {
+    const auto path = recipe.folder / std::filesystem::path(top.required_text("sources"));
+    in_file = read_json_object(path);
+    where = printable(path.string(), 300);
+  }
+  const JsonFields sources = shared ? JsonFields(in_file, where) : top.required_fields("sources");
+  json::object taken;
   for (const auto& entry : sources.object()) {
     const std::string_view name(entry.key().data(), entry.key().size());
+    if (shared && !is_used(top, name)) continue;
     recipe.sources.push_back({std::string(name), sources.required_fields(name).object()});
+    taken[entry.key()] = entry.value();
   }
   if (recipe.sources.empty()) {
     throw_error(ErrorKind::kBadData, "{}: expected at least one source, got none", sources.where());
   }
+  return taken;
 }
 
 size_t source_named(const Fields& where, const Recipe& recipe, std::string_view name) {
@@ -294,13 +321,13 @@ Recipe recipe_from_json(const json::object& object, const std::filesystem::path&
   read_optimizer(top, recipe);
   read_plan(top, recipe);
   read_lora(top, recipe);
-  read_sources(top, recipe);
+  const json::object sources = read_sources(top, recipe);
   read_stages(top, recipe);
   for (const auto& entry : object) {
     const std::string_view key(entry.key().data(), entry.key().size());
     constexpr std::string_view kBeside[] = {"name", "licence", "out", "checkpoint", "evaluate"};
     if (std::find(std::begin(kBeside), std::end(kBeside), key) != std::end(kBeside)) continue;
-    recipe.essence[entry.key()] = entry.value();
+    recipe.essence[entry.key()] = key == "sources" ? json::value(sources) : entry.value();
   }
   return recipe;
 }

@@ -7,6 +7,7 @@
 
 #include "formats/json.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/temp_folder.h"
 
 namespace drover {
 namespace {
@@ -193,6 +194,27 @@ TEST(Recipe, IsBoundToWhatDecidesTheNumbersAlone) {
                                     {"precision", "\"bf16\""}}) {
     EXPECT_NE(essence(with(path, value)), same) << path;
   }
+}
+
+TEST(Recipe, SourcesOfAFileAreThoseThatItsStagesUse) {
+  const testing::TempFolder folder;
+  folder.write("sources.json", R"({"unused": {"kind": "repeats"}, "words": {"kind": "text"},
+                                   "needles": {"kind": "needles"}})");
+  json::object recipe = with("sources", R"("sources.json")");
+  const Recipe r = recipe_from_json(recipe, folder.path(), "recipe.json");
+  ASSERT_EQ(r.sources.size(), 2u);
+  EXPECT_EQ(r.sources[0].name, "words");
+  EXPECT_EQ(r.stages[0].mixture, (std::vector<double>{0, 2}));
+  // A checkpoint is bound to what the file says of them.
+  EXPECT_EQ(json::serialize(r.essence.at("sources")),
+            R"({"words":{"kind":"text"},"needles":{"kind":"needles"}})");
+  recipe["sources"] = "none.json";
+  expect_error(ErrorKind::kNotFound, "none.json",
+               [&] { recipe_from_json(recipe, folder.path(), "recipe.json"); });
+  folder.write("sources.json", R"({"unused": {"kind": "repeats"}})");
+  recipe["sources"] = "sources.json";
+  expect_error(ErrorKind::kBadData, "expected at least one source, got none",
+               [&] { recipe_from_json(recipe, folder.path(), "recipe.json"); });
 }
 
 TEST(Recipe, TeachesAdaptersBesideAModelThatIsThere) {
