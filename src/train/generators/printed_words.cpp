@@ -8,7 +8,7 @@
 //   numbers   0.25   share of pictures with a number
 //   letters   0.1    share of pictures with letters that are no word
 //   lines     1      at most so many in a picture: more letters to learn from for the same work
-//   plain     0.1    share of pictures in dark ink on a light page, large, upright and in the middle,
+//   plain     0      share of pictures in dark ink on a light page, large, upright and in the middle,
 //                    from which letters are learnt first
 //   large     0.05   share of pictures of several tiles
 #include <fmt/format.h>
@@ -47,7 +47,7 @@ class PrintedWords : public Generator {
         numbers_(share_setting("numbers", 0.25)),
         letters_(share_setting("letters", 0.1)),
         lines_(size_setting("lines", 1, 1, kMostLines)),
-        plain_(share_setting("plain", 0.1)),
+        plain_(share_setting("plain", 0)),
         large_(share_setting("large", 0.05)),
         fonts_(read_fonts(read_all("fonts"))) {
     const std::string_view file = name_setting("words");
