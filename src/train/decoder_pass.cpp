@@ -1,11 +1,13 @@
 #include "train/decoder_pass.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/huge_pages.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/swiglu/swiglu.h"
@@ -16,13 +18,21 @@ namespace {
 // Rows whose logits are there at a time: 16 MB of them at a vocabulary of 4,096.
 constexpr int64_t kReadOutRows = 1024;
 
+// Rows that a thread takes through several operations: of 512 values 0.5 MB, of which three stay in
+// the second-level cache, and enough for the weights that come by.
+constexpr int64_t kPanelRows = 256;
+
 MatrixView rows_of(AlignedArray<float>& array, int64_t first, int64_t rows, int64_t cols) {
   return {array.data() + first * cols, rows, cols, cols};
 }
 
 MatrixView all_of(AlignedArray<float>& array, int64_t rows, int64_t cols) {
-  array.reserve_discarding(static_cast<size_t>(rows * cols));
+  reserve_huge(array, static_cast<size_t>(rows * cols));
   return rows_of(array, 0, rows, cols);
+}
+
+MatrixView part_of(MatrixView x, int64_t first, int64_t rows) {
+  return {x.row(first), rows, x.cols, x.stride};
 }
 
 // The gradient of a vector's values, or null while it is frozen.
@@ -39,7 +49,19 @@ DecoderPass::DecoderPass(Context& context, Parameters& parameters, const PassOpt
       options_(options),
       maps_(context),
       kept_(static_cast<size_t>(config_.layer_count() + 1)),
-      selection_bias_(static_cast<size_t>(config_.layer_count() * config_.experts)) {}
+      selection_bias_(static_cast<size_t>(config_.layer_count() * config_.experts)) {
+  for (int worker = 0; worker < context.threads.size(); ++worker) {
+    workers_.emplace_back(context.isa);
+  }
+}
+
+template <typename Body>
+void DecoderPass::in_panels(int64_t rows, const Body& body) {
+  context_.threads.run((rows + kPanelRows - 1) / kPanelRows, [&](int64_t panel, int worker) {
+    const int64_t first = panel * kPanelRows;
+    body(first, std::min(kPanelRows, rows - first), workers_[static_cast<size_t>(worker)]);
+  });
+}
 
 PassReport DecoderPass::forward(const TrainingBatch& batch, ConstMatrixView seen, float scale) {
   tokens_ = batch.rows();
@@ -156,11 +178,14 @@ void DecoderPass::attention_block(const TrainingBatch& batch, int64_t index) {
   const MatrixView q = all_of(kept.q, T, Q), k = all_of(kept.k, T, K), v = all_of(kept.v, T, K);
   const MatrixView mixed = all_of(kept.mixed, T, Q), middle = all_of(kept.middle, T, D);
 
-  rms_norm(context_, normed, h, w.attention_norm->value.data(), c.norm_eps);
-  const LinearForward inputs[] = {{.w = w.wq, .x = normed, .y = q},
-                                  {.w = w.wk, .x = normed, .y = k},
-                                  {.w = w.wv, .x = normed, .y = v}};
-  maps_.forward(inputs);
+  in_panels(T, [&](int64_t first, int64_t rows, Worker& worker) {
+    const auto of = [&](MatrixView x) { return part_of(x, first, rows); };
+    rms_norm(worker.context, of(normed), of(h), w.attention_norm->value.data(), c.norm_eps);
+    const LinearForward inputs[] = {{.w = w.wq, .x = of(normed), .y = of(q)},
+                                    {.w = w.wk, .x = of(normed), .y = of(k)},
+                                    {.w = w.wv, .x = of(normed), .y = of(v)}};
+    worker.maps.forward(inputs);
+  });
   if (layer.rope) {
     rope(context_, {q}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
     rope(context_, {k}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
@@ -175,9 +200,14 @@ void DecoderPass::attention_block(const TrainingBatch& batch, int64_t index) {
   packed_attention(context_, how_to_attend(batch, layer), mixed,
                    all_of(kept.log_sums, T, c.heads), q, k, v);
 
-  std::copy_n(h.data, T * D, middle.data);
-  const LinearForward output[] = {{.w = w.wo, .x = mixed, .y = middle, .add = true}};
-  maps_.forward(output);
+  in_panels(T, [&](int64_t first, int64_t rows, Worker& worker) {
+    std::copy_n(h.row(first), rows * D, middle.row(first));
+    const LinearForward output[] = {{.w = w.wo,
+                                     .x = part_of(mixed, first, rows),
+                                     .y = part_of(middle, first, rows),
+                                     .add = true}};
+    worker.maps.forward(output);
+  });
 }
 
 // dh comes in as the gradient of middle and becomes that of h.
@@ -194,8 +224,8 @@ void DecoderPass::attention_block_backward(const TrainingBatch& batch, int64_t i
   const MatrixView dq = all_of(dq_, T, Q), dk = all_of(dk_, T, K), dv = all_of(dv_, T, K);
   const MatrixView dmixed = all_of(dmixed_, T, Q);
 
-  const LinearBackward output[] = {{.w = w.wo, .x = mixed, .dy = dh, .dx = dmixed}};
-  maps_.backward(output);
+  const LinearBackward output = {.w = w.wo, .x = mixed, .dy = dh, .dx = dmixed};
+  maps_.pass_back({&output, 1});
   packed_attention_backward(context_, how_to_attend(batch, layer), dq, dk, dv, dmixed, mixed,
                             rows_of(kept.log_sums, 0, T, c.heads), q, k, v);
   tune(batch, layer, dq);
@@ -209,13 +239,48 @@ void DecoderPass::attention_block_backward(const TrainingBatch& batch, int64_t i
     rope_backward(context_, {dq}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
     rope_backward(context_, {dk}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
   }
-  const LinearBackward inputs[] = {
-      {.w = w.wq, .x = normed, .dy = dq, .dx = dnormed},
-      {.w = w.wk, .x = normed, .dy = dk, .dx = dnormed, .add = true},
-      {.w = w.wv, .x = normed, .dy = dv, .dx = dnormed, .add = true}};
-  maps_.backward(inputs);
+  const LinearBackward maps[] = {output,
+                                 {.w = w.wq, .x = normed, .dy = dq, .dx = dnormed},
+                                 {.w = w.wk, .x = normed, .dy = dk, .dx = dnormed, .add = true},
+                                 {.w = w.wv, .x = normed, .dy = dv, .dx = dnormed, .add = true}};
+  in_panels(T, [&](int64_t first, int64_t rows, Worker& worker) {
+    const auto of = [&](MatrixView x) { return part_of(x, first, rows); };
+    const LinearBackward inputs[] = {
+        {.w = w.wq, .x = of(normed), .dy = of(dq), .dx = of(dnormed)},
+        {.w = w.wk, .x = of(normed), .dy = of(dk), .dx = of(dnormed), .add = true},
+        {.w = w.wv, .x = of(normed), .dy = of(dv), .dx = of(dnormed), .add = true}};
+    worker.maps.pass_back(inputs);
+  });
+  maps_.add_gradients(maps);
   rms_norm_backward(context_, dh, gradient_of(*w.attention_norm), dnormed,
                     rows_of(kept.h, 0, T, D), w.attention_norm->value.data(), c.norm_eps);
+}
+
+std::vector<DecoderPass::Share> DecoderPass::shares(int64_t index) const {
+  const TaughtLayer& w = parameters_.layers[static_cast<size_t>(index)];
+  std::vector<Share> out = {{0, tokens_, w.gate, w.up, w.down, 0}};
+  if (!config_.layers[static_cast<size_t>(index)].moe) return out;
+  const std::vector<int64_t>& first = kept_[static_cast<size_t>(index)].first;
+  for (int64_t e = 0; e < config_.experts; ++e) {
+    const int64_t begin = first[static_cast<size_t>(e)], end = first[static_cast<size_t>(e + 1)];
+    out.push_back({tokens_ + begin, end - begin, w.expert_gate, w.expert_up, w.expert_down, e});
+  }
+  return out;
+}
+
+template <typename Body>
+void DecoderPass::in_shares(std::span<const Share> shares, const Body& body) {
+  std::vector<Share> panels;
+  for (const Share& share : shares) {
+    for (int64_t t = 0; t < share.rows; t += kPanelRows) {
+      panels.push_back(share);
+      panels.back().first += t;
+      panels.back().rows = std::min(kPanelRows, share.rows - t);
+    }
+  }
+  context_.threads.run(static_cast<int64_t>(panels.size()), [&](int64_t i, int worker) {
+    body(panels[static_cast<size_t>(i)], workers_[static_cast<size_t>(worker)]);
+  });
 }
 
 // The next layer's h = middle + shared(f) + sum over chosen experts e of expert_e(sigmoid(l_e) f),
@@ -234,26 +299,16 @@ void DecoderPass::feed_forward_block(int64_t index) {
   rms_norm(context_, rows_of(kept.f, 0, T, D), middle, w.ffn_norm->value.data(), c.norm_eps);
   if (moe) route(index);
 
-  std::vector<LinearForward> maps;
-  const auto add = [&](const Parameter* shared, const Parameter* expert, MatrixView x,
-                       MatrixView y) {
-    maps.push_back({.w = shared, .x = {x.data, T, x.cols, x.stride}, .y = {y.data, T, y.cols, y.stride}});
-    for (int64_t e = 0; moe && e < c.experts; ++e) {
-      const int64_t first = T + kept.first[static_cast<size_t>(e)];
-      const int64_t count = T + kept.first[static_cast<size_t>(e + 1)] - first;
-      maps.push_back({.w = expert,
-                      .index = e,
-                      .x = {x.row(first), count, x.cols, x.stride},
-                      .y = {y.row(first), count, y.cols, y.stride}});
-    }
-  };
-  add(w.gate, w.expert_gate, f, gate);
-  add(w.up, w.expert_up, f, up);
-  maps_.forward(maps);
-  swiglu(context_, inner, gate, up);
-  maps.clear();
-  add(w.down, w.expert_down, inner, out);
-  maps_.forward(maps);
+  in_shares(shares(index), [&](const Share& share, Worker& worker) {
+    const auto of = [&](MatrixView x) { return part_of(x, share.first, share.rows); };
+    const LinearForward in[] = {{.w = share.gate, .index = share.index, .x = of(f), .y = of(gate)},
+                                {.w = share.up, .index = share.index, .x = of(f), .y = of(up)}};
+    worker.maps.forward(in);
+    swiglu(worker.context, of(inner), of(gate), of(up));
+    const LinearForward down = {
+        .w = share.down, .index = share.index, .x = of(inner), .y = of(out)};
+    worker.maps.forward({&down, 1});
+  });
 
   const MatrixView next = all_of(kept_[static_cast<size_t>(index + 1)].h, T, D);
   context_.threads.run(T, [&](int64_t t, int) {
@@ -330,34 +385,31 @@ void DecoderPass::feed_forward_block_backward(int64_t index) {
     std::copy_n(dh.row(i / chosen), D, dout.row(T + kept.slots[static_cast<size_t>(i)]));
   });
 
-  std::vector<LinearBackward> maps;
-  const auto add = [&](Parameter* shared, Parameter* expert, MatrixView x, MatrixView dy,
-                       MatrixView dx, bool to_sum) {
-    maps.push_back({.w = shared,
-                    .x = {x.data, T, x.cols, x.stride},
-                    .dy = {dy.data, T, dy.cols, dy.stride},
-                    .dx = {dx.data, T, dx.cols, dx.stride},
-                    .add = to_sum});
-    for (int64_t e = 0; moe && e < c.experts; ++e) {
-      const int64_t first = T + kept.first[static_cast<size_t>(e)];
-      const int64_t count = T + kept.first[static_cast<size_t>(e + 1)] - first;
-      maps.push_back({.w = expert,
-                      .index = e,
-                      .x = {x.row(first), count, x.cols, x.stride},
-                      .dy = {dy.row(first), count, dy.cols, dy.stride},
-                      .dx = {dx.row(first), count, dx.cols, dx.stride},
-                      .add = to_sum});
-    }
+  // The three maps of a network for rows of it. The gradient of inner stands where that of gate
+  // will.
+  const auto maps_of = [&](const Share& share) {
+    const auto of = [&](MatrixView x) { return part_of(x, share.first, share.rows); };
+    const MatrixView dy = share.first < T ? of(dh) : of(dout);
+    const auto map = [&](Parameter* w, MatrixView x, MatrixView dy, MatrixView dx, bool add) {
+      return LinearBackward{.w = w, .index = share.index, .x = x, .dy = dy, .dx = dx, .add = add};
+    };
+    return std::array{map(share.down, of(inner), dy, of(dgate), /*add=*/false),
+                      map(share.gate, of(f), of(dgate), of(df), /*add=*/false),
+                      map(share.up, of(f), of(dup), of(df), /*add=*/true)};
   };
-  // The gradient of inner stands where that of gate will.
-  add(w.down, w.expert_down, inner, dout, dgate, /*to_sum=*/false);
-  maps.front().dy = dh;
-  maps_.backward(maps);
-  swiglu_backward(context_, dgate, dup, dgate, gate, up);
-  maps.clear();
-  add(w.gate, w.expert_gate, f, dgate, df, /*to_sum=*/false);
-  add(w.up, w.expert_up, f, dup, df, /*to_sum=*/true);
-  maps_.backward(maps);
+  const std::vector<Share> networks = shares(index);
+  in_shares(networks, [&](const Share& share, Worker& worker) {
+    const auto of = [&](MatrixView x) { return part_of(x, share.first, share.rows); };
+    const auto maps = maps_of(share);
+    worker.maps.pass_back({&maps[0], 1});
+    swiglu_backward(worker.context, of(dgate), of(dup), of(dgate), of(gate), of(up));
+    worker.maps.pass_back({&maps[1], 2});
+  });
+  std::vector<LinearBackward> maps;
+  for (const Share& share : networks) {
+    for (const LinearBackward& map : maps_of(share)) maps.push_back(map);
+  }
+  maps_.add_gradients(maps);
   if (moe) route_backward(index);
   rms_norm_backward(context_, dh, gradient_of(*w.ffn_norm), rows_of(dnormed_, 0, T, D),
                     rows_of(kept.middle, 0, T, D), w.ffn_norm->value.data(), c.norm_eps);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <vector>
 
@@ -32,10 +33,10 @@ struct PassOptions {
 };
 
 struct PassReport {
-  double loss = 0;      // sum over rows of weight * cross entropy
-  double weight = 0;    // sum of weights
-  double correct = 0;   // sum of weights of rows whose best token is the target
-  double balance = 0;   // mean over MoE layers of E sum f P: 1 is even
+  double loss = 0;                     // sum over rows of weight * cross entropy
+  double weight = 0;                   // sum of weights
+  double correct = 0;                  // sum of weights of rows whose best token is the target
+  double balance = 0;                  // mean over MoE layers of E sum f P: 1 is even
   std::vector<int64_t> expert_tokens;  // [L, E]
 };
 
@@ -83,6 +84,30 @@ class DecoderPass {
     std::vector<int64_t> first;              // [E + 1], first slot of each expert
   };
 
+  // What a thread needs to do rows by itself: some that go through several operations stay in its
+  // cache.
+  struct Worker {
+    explicit Worker(Isa isa) : context(/*threads=*/1, isa), maps(context) {}
+    Context context;
+    LinearMaps maps;
+  };
+  // Rows [first, first + rows) of T + S, and the network that they go through: the shared one (or
+  // the dense one), or an expert.
+  struct Share {
+    int64_t first, rows;
+    Parameter *gate, *up, *down;
+    int64_t index;
+  };
+  std::vector<Share> shares(int64_t layer) const;
+
+  // body(first, rows, worker) for panels of [0, rows), which threads share.
+  template <typename Body>
+  void in_panels(int64_t rows, const Body& body);
+
+  // body(share, worker) for panels of their rows.
+  template <typename Body>
+  void in_shares(std::span<const Share> shares, const Body& body);
+
   void fill_rotations(const TrainingBatch& batch);
   void embed(const TrainingBatch& batch, ConstMatrixView seen);
   void embed_backward(const TrainingBatch& batch, MatrixView dseen);
@@ -101,24 +126,25 @@ class DecoderPass {
   const ModelConfig& config_;
   const PassOptions options_;
   LinearMaps maps_;
+  std::deque<Worker> workers_;  // one per thread
 
   int64_t tokens_ = 0;  // T
   float scale_ = 0;
   double weight_ = 0;
   RopeTable rope_in_chunk_, rope_absolute_;
-  std::vector<Kept> kept_;            // [L + 1]; of the last one only h
-  std::vector<float> losses_;         // [T]
-  std::vector<uint8_t> hits_;         // [T]
+  std::vector<Kept> kept_;             // [L + 1]; of the last one only h
+  std::vector<float> losses_;          // [T]
+  std::vector<uint8_t> hits_;          // [T]
   std::vector<float> selection_bias_;  // [L, E]
   PassReport report_;
   AlignedArray<float> dh_;  // [T, D], gradient of the residual stream
   // Scratch of one block.
-  AlignedArray<float> out_;                     // [T + S, D]
-  AlignedArray<float> dnormed_;                 // [T + S, D]
-  AlignedArray<float> dq_, dk_, dv_, dmixed_;   // [T, H*d], [T, K*d]
-  AlignedArray<float> dgate_, dup_;             // [T + S, F]
-  AlignedArray<float> drouter_;                 // [T, E]
-  AlignedArray<float> logits_;                  // [kReadOutRows, V]
+  AlignedArray<float> out_;                    // [T + S, D]
+  AlignedArray<float> dnormed_;                // [T + S, D]
+  AlignedArray<float> dq_, dk_, dv_, dmixed_;  // [T, H*d], [T, K*d]
+  AlignedArray<float> dgate_, dup_;            // [T + S, F]
+  AlignedArray<float> drouter_;                // [T, E]
+  AlignedArray<float> logits_;                 // [kReadOutRows, V]
 };
 
 }  // namespace drover

@@ -4,9 +4,7 @@
 #pragma once
 
 #include <deque>
-#include <optional>
 #include <span>
-#include <vector>
 
 #include "base/aligned.h"
 #include "kernels/context.h"
@@ -41,40 +39,40 @@ struct LinearBackward {
 // Holds scratch memory; one thread at a time uses it.
 class LinearMaps {
  public:
-  explicit LinearMaps(Context& context) : context_(context) {}
+  explicit LinearMaps(Context& context);
 
   // Maps that read one input, or the experts of a layer, belong in one call. No two outputs may
   // overlap.
   void forward(std::span<const LinearForward> maps);
   // Maps that have dx in common, as the same view, add to it in order: the first overwrites it or
-  // not, the others say `add`. The sum over rows in dW is one chain per element: the same bits on
-  // any number of threads.
-  void backward(std::span<const LinearBackward> maps);
+  // not, the others say `add`. The sum over rows in dW is made of the sums of panels of so many
+  // rows (linear.cpp), in order: the same bits on any number of threads.
+  void backward(std::span<const LinearBackward> maps) {
+    pass_back(maps);
+    add_gradients(maps);
+  }
+  // Its halves: dx alone, and dW and dbias alone, of many maps at once if need be.
+  void pass_back(std::span<const LinearBackward> maps);
+  void add_gradients(std::span<const LinearBackward> maps);
 
  private:
-  // One matrix of activations transposed, as the first or the second factor of a product. Maps of
-  // a call that share the matrix share this.
-  struct Transposed {
-    ConstMatrixView of;
-    bool in_bf16 = false;
-    RoundedRows rounded;            // first factor where products round
-    AlignedArray<std::byte> plain;  // first factor elsewhere, f32; second factor, bf16 or f32
+  // A part of a map's dW, dy^T x for some columns of both, and of its dbias.
+  struct Part {
+    const LinearBackward* map;
+    int64_t output, outputs;  // columns of dy: rows of dW
+    int64_t input, inputs;    // columns of x
   };
-  class Shelf {  // of matrices that were transposed in this call, with their memory for later ones
-   public:
-    void clear() { used_ = 0; }
-    // The one of this matrix, or a free one and false.
-    std::pair<Transposed*, bool> find(ConstMatrixView of, bool in_bf16);
-
-   private:
-    std::deque<Transposed> all_;
-    size_t used_ = 0;
+  struct Worker {  // of a thread
+    explicit Worker(Isa isa) : context(/*threads=*/1, isa) {}
+    Context context;
+    // The panel's dy^T and x^T, as products take them.
+    RoundedRows rounded_dy;
+    AlignedArray<std::byte> dy, x;
   };
-  const Transposed& first_factor(ConstMatrixView of, bool in_bf16);
-  const Transposed& second_factor(ConstMatrixView of, bool in_bf16);
+  static void add_gradient(Worker& worker, const Part& part);
 
   Context& context_;
-  Shelf first_, second_;
+  std::deque<Worker> workers_;
 };
 
 }  // namespace drover

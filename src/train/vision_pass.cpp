@@ -16,9 +16,12 @@ MatrixView matrix(AlignedArray<float>& memory, int64_t rows, int64_t cols) {
   return {memory.data(), rows, cols, cols};
 }
 
-void copy(Context& context, MatrixView to, ConstMatrixView from) {
-  context.threads.run(to.rows,
-                      [&](int64_t t, int) { std::copy_n(from.row(t), to.cols, to.row(t)); });
+// Tiles of a group: 260 rows of Edge, whose widest activations are 0.8 MB each.
+constexpr int64_t kGroupTiles = 4;
+
+// Of matrices that lie in one piece.
+void copy(MatrixView to, ConstMatrixView from) {
+  std::copy_n(from.data, from.rows * from.cols, to.data);
 }
 
 bool taught(const Parameter* p) { return p->taught; }
@@ -47,7 +50,11 @@ VisionPass::VisionPass(Context& context, Parameters& parameters)
       config_(parameters.vision_config().value()),
       precision_(parameters.precision()),
       maps_(context),
+      all_(context),
       adapter_{vision_.adapter_fc1, vision_.adapter_fc2, vision_.projector} {
+  for (int worker = 0; worker < context.threads.size(); ++worker) {
+    workers_.emplace_back(context.isa);
+  }
   rope_.fill_2d(config_.side(), patch_frequencies(config_));
 }
 
@@ -63,22 +70,54 @@ void VisionPass::forward(std::span<const uint8_t* const> tiles, MatrixView out) 
   tiles_.clear();
   for (int64_t tile = 0; tile < count; ++tile) tiles_.push_back({tile * c.rows(), c.rows()});
   if (count == 0) return;
+  prepare();
   embed(tiles);
-  for (int64_t layer = 0; layer < c.layer_count; ++layer) {
-    attention_forward(layer);
-    feed_forward(layer);
-  }
+  in_groups([&](const Group& g) {
+    for (int64_t layer = 0; layer < c.layer_count; ++layer) {
+      attention_forward(g, layer);
+      feed_forward(g, layer);
+    }
+  });
   read_out(out);
+}
+
+void VisionPass::prepare() {
+  for (Kept& a : kept_) {
+    hidden(a.h);
+    if (kept_.size() > 1 && &a == &kept_.back()) break;
+    for (AlignedArray<float>* memory : {&a.normed, &a.q, &a.k, &a.v, &a.mixed, &a.middle, &a.f}) {
+      hidden(*memory);
+    }
+    inner(a.inner);
+    inner(a.active);
+    matrix(a.log_sums, rows_, config_.heads);
+  }
+}
+
+void VisionPass::in_groups(const std::function<void(const Group&)>& body) {
+  // Too few for all threads to have something to do.
+  if (groups() < 2 * context_.threads.size()) return body({all_, 0, rows_});
+  const int64_t rows = kGroupTiles * config_.rows();
+  context_.threads.run(groups(), [&](int64_t i, int worker) {
+    body({workers_[static_cast<size_t>(worker)], i * rows, std::min(rows, rows_ - i * rows)});
+  });
 }
 
 void VisionPass::backward(ConstMatrixView dout) {
   DROVER_CHECK(dout.rows == tokens_ && dout.cols == config_.embedding);
   if (tokens_ == 0 || lowest_ > map_part(2) || !read_out_backward(dout)) return;
+  for (AlignedArray<float>* memory : {&dmiddle_, &dbefore_, &dq_, &dk_, &dv_}) hidden(*memory);
+  inner(dinner_);
+  for (auto& sums : norm_sums_) matrix(sums, groups() * 2, config_.hidden);
   for (int64_t layer = config_.layer_count - 1; layer >= 0; --layer) {
-    feed_backward(layer);
-    if (!goes_below(feed_part(layer))) return;
-    attention_backward(layer);
-    if (!goes_below(attention_part(layer))) return;
+    const bool with_attention = goes_below(feed_part(layer));
+    in_groups([&](const Group& g) {
+      feed_backward(g, layer);
+      if (with_attention) attention_backward(g, layer);
+    });
+    add_gradients(layer, with_attention);
+    if (!with_attention || !goes_below(attention_part(layer))) return;
+    std::swap(dh_, dbefore_);
   }
   embed_backward();
 }
@@ -144,68 +183,97 @@ void VisionPass::embed_backward() {
 }
 
 // middle = h + Wo attention(Wq a, Wk a, Wv a),  a = norm(h); every row of a tile sees every other.
-void VisionPass::attention_forward(int64_t layer) {
+void VisionPass::attention_forward(const Group& g, int64_t layer) {
   const TaughtVisionLayer& w = vision_.layers[static_cast<size_t>(layer)];
   Kept& a = kept(layer);
-  const MatrixView h = hidden(a.h), normed = hidden(a.normed), middle = hidden(a.middle);
-  const MatrixView q = hidden(a.q), k = hidden(a.k), v = hidden(a.v), mixed = hidden(a.mixed);
-  norm(w.attention_norm, normed, h);
+  const auto of = [&](AlignedArray<float>& memory) { return rows_of(g, hidden(memory)); };
+  const MatrixView h = of(a.h), normed = of(a.normed), middle = of(a.middle);
+  const MatrixView q = of(a.q), k = of(a.k), v = of(a.v), mixed = of(a.mixed);
+  Context& context = g.worker.context;
+  layer_norm(context, normed, h, w.attention_norm.weight->value.data(),
+             w.attention_norm.bias->value.data(), config_.norm_eps);
   const LinearForward in[] = {forward_of(w.wq, normed, q), forward_of(w.wk, normed, k),
                               forward_of(w.wv, normed, v)};
-  maps_.forward(in);
-  rope(context_, {q, k}, rope_);
-  packed_attention(context_, attention(), mixed, matrix(a.log_sums, rows_, config_.heads), q, k, v);
-  copy(context_, middle, h);
+  g.worker.maps.forward(in);
+  rope(context, {q, k}, rope_);
+  packed_attention(context, attention(g), mixed,
+                   rows_of(g, matrix(a.log_sums, rows_, config_.heads)), q, k, v);
+  copy(middle, h);
   const LinearForward out = forward_of(w.wo, mixed, middle, /*add=*/true);
-  maps_.forward({&out, 1});
+  g.worker.maps.forward({&out, 1});
 }
 
-// dh: the gradient of middle; becomes that of h.
-void VisionPass::attention_backward(int64_t layer) {
+// From the gradient of middle to that of h.
+void VisionPass::attention_backward(const Group& g, int64_t layer) {
   const TaughtVisionLayer& w = vision_.layers[static_cast<size_t>(layer)];
   Kept& a = kept(layer);
-  const MatrixView dh = hidden(dh_), mixed = hidden(a.mixed), normed = hidden(a.normed);
-  const MatrixView dmixed = hidden(dmixed_), dnormed = hidden(dnormed_);
-  const LinearBackward out = backward_of(w.wo, mixed, dh, dmixed);
-  maps_.backward({&out, 1});
-  const MatrixView dq = hidden(dq_), dk = hidden(dk_), dv = hidden(dv_);
-  packed_attention_backward(context_, attention(), dq, dk, dv, dmixed, mixed,
-                            matrix(a.log_sums, rows_, config_.heads), hidden(a.q), hidden(a.k),
-                            hidden(a.v));
-  rope_backward(context_, {dq, dk}, rope_);
+  const auto of = [&](AlignedArray<float>& memory) { return rows_of(g, hidden(memory)); };
+  const MatrixView dmiddle = of(dmiddle_), dh = of(dbefore_), mixed = of(a.mixed);
+  const MatrixView normed = of(a.normed), dq = of(dq_), dk = of(dk_), dv = of(dv_);
+  const MatrixView dmixed = matrix(g.worker.dmixed, g.rows, config_.hidden);
+  const MatrixView dnormed = matrix(g.worker.dnormed, g.rows, config_.hidden);
+  Context& context = g.worker.context;
+  const LinearBackward out = backward_of(w.wo, mixed, dmiddle, dmixed);
+  g.worker.maps.pass_back({&out, 1});
+  packed_attention_backward(context, attention(g), dq, dk, dv, dmixed, mixed,
+                            rows_of(g, matrix(a.log_sums, rows_, config_.heads)), of(a.q), of(a.k),
+                            of(a.v));
+  rope_backward(context, {dq, dk}, rope_);
   const LinearBackward in[] = {backward_of(w.wq, normed, dq, dnormed),
                                backward_of(w.wk, normed, dk, dnormed, /*add=*/true),
                                backward_of(w.wv, normed, dv, dnormed, /*add=*/true)};
-  maps_.backward(in);
-  norm_backward(w.attention_norm, dh, dnormed, hidden(a.h));
+  g.worker.maps.pass_back(in);
+  copy(dh, dmiddle);
+  norm_backward(g, kAttentionNorm, w.attention_norm, dh, dnormed, of(a.h));
 }
 
 // The next h = middle + fc2 gelu(fc1 f),  f = norm(middle)
-void VisionPass::feed_forward(int64_t layer) {
+void VisionPass::feed_forward(const Group& g, int64_t layer) {
   const TaughtVisionLayer& w = vision_.layers[static_cast<size_t>(layer)];
   Kept& a = kept(layer);
-  const MatrixView middle = hidden(a.middle), f = hidden(a.f), next = hidden(kept(layer + 1).h);
-  const MatrixView before = inner(a.inner), active = inner(a.active);
-  norm(w.ffn_norm, f, middle);
+  const auto of = [&](AlignedArray<float>& memory) { return rows_of(g, hidden(memory)); };
+  const MatrixView middle = of(a.middle), f = of(a.f), next = of(kept(layer + 1).h);
+  const MatrixView before = rows_of(g, inner(a.inner)), active = rows_of(g, inner(a.active));
+  layer_norm(g.worker.context, f, middle, w.ffn_norm.weight->value.data(),
+             w.ffn_norm.bias->value.data(), config_.norm_eps);
   const LinearForward fc1 = forward_of(w.fc1, f, before);
-  maps_.forward({&fc1, 1});
-  gelu(context_, active, before);
-  copy(context_, next, middle);
+  g.worker.maps.forward({&fc1, 1});
+  gelu(g.worker.context, active, before);
+  copy(next, middle);
   const LinearForward fc2 = forward_of(w.fc2, active, next, /*add=*/true);
-  maps_.forward({&fc2, 1});
+  g.worker.maps.forward({&fc2, 1});
 }
 
-// dh: the gradient of the next h; becomes that of middle.
-void VisionPass::feed_backward(int64_t layer) {
+// From the gradient of the next h to that of middle.
+void VisionPass::feed_backward(const Group& g, int64_t layer) {
   const TaughtVisionLayer& w = vision_.layers[static_cast<size_t>(layer)];
   Kept& a = kept(layer);
-  const MatrixView dh = hidden(dh_), dinner = inner(dinner_), df = hidden(dnormed_);
-  const LinearBackward fc2 = backward_of(w.fc2, inner(a.active), dh, dinner);
-  maps_.backward({&fc2, 1});
-  gelu_backward(context_, dinner, dinner, inner(a.inner));
-  const LinearBackward fc1 = backward_of(w.fc1, hidden(a.f), dinner, df);
-  maps_.backward({&fc1, 1});
-  norm_backward(w.ffn_norm, dh, df, hidden(a.middle));
+  const MatrixView dh = rows_of(g, hidden(dh_)), dmiddle = rows_of(g, hidden(dmiddle_));
+  const MatrixView dinner = rows_of(g, inner(dinner_)), before = rows_of(g, inner(a.inner));
+  const MatrixView df = matrix(g.worker.dnormed, g.rows, config_.hidden);
+  const LinearBackward fc2 = backward_of(w.fc2, rows_of(g, inner(a.active)), dh, dinner);
+  g.worker.maps.pass_back({&fc2, 1});
+  gelu_backward(g.worker.context, dinner, dinner, before);
+  const LinearBackward fc1 = backward_of(w.fc1, rows_of(g, hidden(a.f)), dinner, df);
+  g.worker.maps.pass_back({&fc1, 1});
+  copy(dmiddle, dh);
+  norm_backward(g, kFfnNorm, w.ffn_norm, dmiddle, df, rows_of(g, hidden(a.middle)));
+}
+
+// What the gradients of the layer's rows, all of which are there, say of its weights.
+void VisionPass::add_gradients(int64_t layer, bool with_attention) {
+  const TaughtVisionLayer& w = vision_.layers[static_cast<size_t>(layer)];
+  Kept& a = kept(layer);
+  const MatrixView normed = hidden(a.normed);
+  const LinearBackward maps[] = {backward_of(w.fc1, hidden(a.f), inner(dinner_), {}),
+                                 backward_of(w.fc2, inner(a.active), hidden(dh_), {}),
+                                 backward_of(w.wo, hidden(a.mixed), hidden(dmiddle_), {}),
+                                 backward_of(w.wq, normed, hidden(dq_), {}),
+                                 backward_of(w.wk, normed, hidden(dk_), {}),
+                                 backward_of(w.wv, normed, hidden(dv_), {})};
+  maps_.add_gradients({maps, with_attention ? std::size(maps) : 2});
+  add_norm_sums(kFfnNorm, w.ffn_norm);
+  if (with_attention) add_norm_sums(kAttentionNorm, w.attention_norm);
 }
 
 // Patches joined to tokens, then the adapter, GELU after both of its maps, and the projector (5.5,
@@ -264,13 +332,50 @@ void VisionPass::norm_backward(const TaughtMap& w, MatrixView dx, ConstMatrixVie
                       config_.norm_eps);
 }
 
-PackedAttention VisionPass::attention() const {
+int64_t VisionPass::groups() const {
+  const int64_t rows = kGroupTiles * config_.rows();
+  return (rows_ + rows - 1) / rows;
+}
+
+void VisionPass::norm_backward(const Group& g, WhichNorm which, const TaughtMap& w, MatrixView dx,
+                               ConstMatrixView dy, ConstMatrixView x) {
+  const int64_t W = config_.hidden, each = kGroupTiles * config_.rows();
+  for (int64_t t = 0; t < g.rows; t += each) {
+    const int64_t rows = std::min(each, g.rows - t);
+    float* sums = nullptr;
+    if (taught(w)) {
+      sums = norm_sums_[which].data() + (g.first + t) / each * 2 * W;
+      std::fill_n(sums, 2 * W, 0.0f);
+    }
+    layer_norm_backward(g.worker.context, {dx.row(t), rows, W, W}, sums,
+                        sums == nullptr ? nullptr : sums + W, {dy.row(t), rows, W, W},
+                        {x.row(t), rows, W, W}, w.weight->value.data(), config_.norm_eps);
+  }
+}
+
+void VisionPass::add_norm_sums(WhichNorm which, const TaughtMap& w) {
+  const int64_t W = config_.hidden;
+  const float* sums = norm_sums_[which].data();
+  for (int64_t group = 0; group < groups(); ++group) {
+    for (Parameter* p : {w.weight, w.bias}) {
+      for (int64_t i = 0; p->taught && i < W; ++i) p->gradient[static_cast<size_t>(i)] += sums[i];
+      sums += W;
+    }
+  }
+}
+
+PackedAttention VisionPass::attention(const Group& g) const {
   return {.heads = config_.heads,
           .kv_heads = config_.heads,
           .head_dim = config_.head_dim(),
-          .spans = tiles_,
+          // Counted from the group's first row they are the first tiles.
+          .spans = {tiles_.data(), static_cast<size_t>(g.rows / config_.rows())},
           .causal = false,
           .rounded = precision_ == Precision::kBF16};
+}
+
+MatrixView VisionPass::rows_of(const Group& g, MatrixView x) const {
+  return {x.row(g.first), g.rows, x.cols, x.stride};
 }
 
 MatrixView VisionPass::hidden(AlignedArray<float>& memory) const {

@@ -7,6 +7,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <deque>
+#include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -44,6 +47,21 @@ class VisionPass {
     AlignedArray<float> f;              // [R, W], normed middle
     AlignedArray<float> inner, active;  // [R, F], before and after GELU
   };
+  // What a thread needs to go through a block by itself.
+  struct Worker {
+    explicit Worker(Isa isa) : own(std::in_place, /*threads=*/1, isa), context(*own), maps(*own) {}
+    explicit Worker(Context& shared) : context(shared), maps(shared) {}
+    std::optional<Context> own;
+    Context& context;
+    LinearMaps maps;
+    AlignedArray<float> dnormed, dmixed;  // scratch of the rows at hand
+  };
+  // Tiles that are taken through a block together, rows [first, first + rows) of R: so few by one
+  // thread that what they read and write stays in its cache; or all by all threads.
+  struct Group {
+    Worker& worker;
+    int64_t first, rows;
+  };
   // Of a map of the adapter or the projector: what it reads, and the same before GELU.
   struct KeptMap {
     AlignedArray<float> before, x;
@@ -66,19 +84,30 @@ class VisionPass {
   }
 
   void embed(std::span<const uint8_t* const> tiles);
-  void attention_forward(int64_t layer);
-  void feed_forward(int64_t layer);
+  void prepare();  // takes memory, which threads must not
+  void in_groups(const std::function<void(const Group&)>& body);
+  void attention_forward(const Group& g, int64_t layer);
+  void feed_forward(const Group& g, int64_t layer);
   void read_out(MatrixView out);
 
   bool read_out_backward(ConstMatrixView dout);  // whether anything below is taught
-  void feed_backward(int64_t layer);
-  void attention_backward(int64_t layer);
+  void feed_backward(const Group& g, int64_t layer);
+  void attention_backward(const Group& g, int64_t layer);
+  void add_gradients(int64_t layer, bool with_attention);
   void embed_backward();
 
   void norm(const TaughtMap& w, MatrixView out, ConstMatrixView x);
   void norm_backward(const TaughtMap& w, MatrixView dx, ConstMatrixView dy, ConstMatrixView x);
-  PackedAttention attention() const;
+  // The same of a layer's norm: the sums of each kGroupTiles tiles wait, so that their order knows
+  // of no threads; and are added.
+  enum WhichNorm { kAttentionNorm, kFfnNorm };
+  void norm_backward(const Group& g, WhichNorm which, const TaughtMap& w, MatrixView dx,
+                     ConstMatrixView dy, ConstMatrixView x);
+  void add_norm_sums(WhichNorm which, const TaughtMap& w);
+  PackedAttention attention(const Group& g) const;
 
+  int64_t groups() const;
+  MatrixView rows_of(const Group& g, MatrixView x) const;
   // [R, W] and [R, F] of this memory, which grows as needed.
   MatrixView hidden(AlignedArray<float>& memory) const;
   MatrixView inner(AlignedArray<float>& memory) const;
@@ -88,6 +117,8 @@ class VisionPass {
   const VisionConfig& config_;
   const Precision precision_;
   LinearMaps maps_;
+  std::deque<Worker> workers_;   // one per thread
+  Worker all_;                   // all threads
   Parameter* const adapter_[3];  // its two maps, and the projector
   RopeTable rope_;               // of one tile
 
@@ -100,8 +131,13 @@ class VisionPass {
   AlignedArray<float> embedded_;  // [R, W], before the norm
   std::vector<Kept> kept_;
   KeptMap kept_maps_[3];
-  AlignedArray<float> dh_;  // [R, W], gradient of the residual stream
-  AlignedArray<float> finished_, dnormed_, dq_, dk_, dv_, dmixed_, dinner_, dmaps_[3], nowhere_;
+  // [R, W], gradients of the residual stream: of what leaves a layer, of its middle, of what it
+  // reads. All three stay until those of the weights are made.
+  AlignedArray<float> dh_, dmiddle_, dbefore_;
+  AlignedArray<float> dq_, dk_, dv_;  // [R, W]
+  AlignedArray<float> dinner_;        // [R, F]
+  AlignedArray<float> norm_sums_[2];  // by WhichNorm, [groups, 2, W]: dweight and dbias
+  AlignedArray<float> finished_, dnormed_, dmaps_[3], nowhere_;
 };
 
 }  // namespace drover

@@ -447,26 +447,26 @@ void multiply_many(const MatmulTile& tile) {
   }
 }
 
-}  // namespace
-
-void pack_amx(const float* x, int64_t x_stride, int64_t tokens, int64_t cols,
-              const PackedTokens& form, std::byte* out) {
+template <int kTerms>
+void pack(const float* x, int64_t x_stride, int64_t tokens, int64_t cols, const PackedTokens& form,
+          std::byte* out) {
   const int64_t width = form.pair_bytes / 4;  // tokens, those included that are not there
   const __mmask16 lanes = first_lanes(width);
   for (int64_t k = 0; k < cols; k += kUnitCols) {
-    __m512i high[16], low[16];
+    __m512i terms[kTerms][16];
     for (int t = 0; t < 16; ++t) {
       if (t >= tokens) {
-        high[t] = low[t] = _mm512_setzero_si512();
+        for (auto& lines : terms) lines[t] = _mm512_setzero_si512();
         continue;
       }
       const Floats values(x + t * x_stride + k, cols - k);
       const __m512i first = round_to_bf16(values.low), second = round_to_bf16(values.high);
-      high[t] = upper_halves(first, second);
-      low[t] = rounded_line(rest_of(values.low, first), rest_of(values.high, second));
+      terms[0][t] = upper_halves(first, second);
+      if constexpr (kTerms == 2) {
+        terms[1][t] = rounded_line(rest_of(values.low, first), rest_of(values.high, second));
+      }
     }
-    for (int term = 0; term < form.terms; ++term) {
-      __m512i(&lines)[16] = term == 0 ? high : low;
+    for (auto& lines : terms) {
       if (width == 1) {
         _mm512_storeu_si512(out, lines[0]);
       } else {
@@ -478,6 +478,13 @@ void pack_amx(const float* x, int64_t x_stride, int64_t tokens, int64_t cols,
       out += form.term_bytes;
     }
   }
+}
+
+}  // namespace
+
+void pack_amx(const float* x, int64_t x_stride, int64_t tokens, int64_t cols,
+              const PackedTokens& form, std::byte* out) {
+  (form.terms == 2 ? pack<2> : pack<1>)(x, x_stride, tokens, cols, form, out);
 }
 
 void matmul_tile_amx(const MatmulTile& tile) {
