@@ -26,6 +26,11 @@ if(DROVER_SANITIZE)
     # What sanitizers put between a write and a read hides the write from it (GCC's manual says so).
     target_compile_options(drover_options INTERFACE -Wno-maybe-uninitialized)
   endif()
+  if(DROVER_SANITIZE MATCHES "address")
+    # AddressSanitizer stops whoever reads or writes there. Asking twice was a third of the time of
+    # compiling plain kernels, and a tenth of that of parsers.
+    target_compile_options(drover_options INTERFACE -fno-sanitize=null,object-size)
+  endif()
   target_link_options(drover_options INTERFACE -fsanitize=${DROVER_SANITIZE})
 endif()
 target_include_directories(drover_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
