@@ -18,10 +18,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
 // Parameters that one token is multiplied with: without the embedding, of which it takes one row.
 double active_parameters(const ModelConfig& config) {
   const int64_t embedding = config.tied_embeddings ? 0 : config.vocab * config.hidden;
@@ -151,7 +147,7 @@ boost::json::object json_of(const MachineLimits& limits) {
   return out;
 }
 
-std::string limits_text(const MachineLimits& limits) {
+std::string machine_text(const MachineLimits& limits) {
   std::string text =
       fmt::format("{} thread{}: reads {:.1f} GB/s, 8-bit dot {:.2f} TOP/s, f32 {:.2f} TFLOP/s",
                   limits.threads, limits.threads == 1 ? "" : "s", limits.bandwidth * 1e-9,
@@ -200,7 +196,7 @@ void Bench::measure_vision(const std::filesystem::path& path) const {
       const auto machine = context(n);
       const MachineLimits limits = measure_limits(*machine);
       limit_rows.push_back(json_of(limits));
-      text += limits_text(limits) + "\n";
+      text += machine_text(limits) + "\n";
       for (const int64_t count : counts) {
         const BenchTest test{.tiles = count};
         VisionBencher bencher(*machine, *vision, count, seed);
@@ -306,7 +302,7 @@ void Bench::measure() const {
       static_cast<double>(loaded->weights().bytes) * 1e-9,
       static_cast<double>(parameters.total) * 1e-9, static_cast<double>(parameters.active) * 1e-9,
       isa_name(contexts.front()->isa), batch, repeat);
-  for (const MachineLimits& l : limits) text += limits_text(l) + "\n";
+  for (const MachineLimits& l : limits) text += machine_text(l) + "\n";
   text +=
       "\n| test | depth | parallel | threads | tokens/s | spread | GB/s | of the limit |\n"
       "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n";

@@ -329,4 +329,8 @@ std::string speed_line(const Answer& answer) {
       finish_reason_name(answer.finish), kept);
 }
 
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 }  // namespace drover

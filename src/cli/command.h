@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -111,6 +112,8 @@ void warn(std::string_view sentence);
 
 // "42.1 tokens/s"-style line about an answer, for standard error.
 std::string speed_line(const Answer& answer);
+
+double seconds_since(std::chrono::steady_clock::time_point start);
 
 void add_run(CLI::App& app);
 void add_chat(CLI::App& app);

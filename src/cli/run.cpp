@@ -77,10 +77,6 @@ std::vector<Token> Run::continue_text(const Tokenizer& tokenizer,
   return tokens;
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 // What a context file keeps, as the beginning of a prompt. Its pictures are known by name alone.
 Prompt text_of(const ContextFile& file, Token patch) {
   const TextView text = file.text();
