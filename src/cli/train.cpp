@@ -111,7 +111,7 @@ struct Teach {
   int64_t steps = 0;
   std::string out;
   int64_t log_every = 20;
-  bool json = false;
+  bool write = false, json = false;
 
   void add_options(CLI::App& command);
   void operator()(Recipe recipe) const;
@@ -128,6 +128,8 @@ void Teach::add_options(CLI::App& command) {
   command.add_option("--log-every", log_every, "Steps between two lines where no terminal listens")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  command.add_flag("--write", write,
+                   "Write the model as it stands also if training stops before its end");
   command.add_flag("--json", json, "Print the result as one JSON object");
   machine.add_machine(command);
 }
@@ -185,7 +187,7 @@ void Teach::finish(Context& context, const Training& training, const Trainer& tr
                    TrainingEnd end, double loss) const {
   const TrainingCursor& cursor = trainer.cursor();
   std::vector<fs::path> written;
-  if (end == TrainingEnd::kDone) {
+  if (end == TrainingEnd::kDone || write) {
     ProgressBar bar("writing", "bytes");
     written = write_taught(context, training, bar.callback());
   }
@@ -201,13 +203,12 @@ void Teach::finish(Context& context, const Training& training, const Trainer& tr
     result["files"] = std::move(files);
     return print_out(json::serialize(result) + "\n");
   }
-  if (end == TrainingEnd::kStopped) {
-    return print_out(
-        fmt::format("Stopped after step {}; --resume goes on from there.\n", grouped(cursor.step)));
-  }
   std::string text =
-      fmt::format("Learnt from {} tokens in {} steps and {}.\n", grouped(cursor.tokens),
-                  grouped(cursor.step), duration_text(cursor.seconds));
+      end == TrainingEnd::kStopped
+          ? fmt::format("Stopped after step {}; --resume goes on from there.\n",
+                        grouped(cursor.step))
+          : fmt::format("Learnt from {} tokens in {} steps and {}.\n", grouped(cursor.tokens),
+                        grouped(cursor.step), duration_text(cursor.seconds));
   for (const fs::path& path : written) text += fmt::format("Wrote {}\n", path.string());
   print_out(text);
 }

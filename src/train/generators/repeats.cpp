@@ -3,6 +3,8 @@
 // finding rests on it (research/needle-pilot).
 //
 //   chunk     512   the two begin at least so far apart
+//   tokens    0     of a document, at most; 0: as long as examples may be. Short ones come first in
+//                   a training: what is far away among 1,000 tokens is hard to find by accident
 //   symbols   0     how many different tokens are drawn from; 0: all that are text
 #include "base/error.h"
 #include "train/generators/generator.h"
@@ -14,8 +16,9 @@ namespace {
 class Repeats : public Generator {
  public:
   Repeats(const boost::json::object& settings, const SourceContext& context)
-      : Generator(settings, context, {"chunk", "symbols"}),
+      : Generator(settings, context, {"chunk", "tokens", "symbols"}),
         chunk_(size_setting("chunk", 512, 1, 1 << 20)),
+        tokens_(size_setting("tokens", 0, 0, 1 << 20)),
         symbols_(text_tokens(*context.tokenizer)) {
     const auto all = static_cast<int64_t>(symbols_.size());
     const int64_t count = size_setting("symbols", 0, 0, all);
@@ -27,6 +30,7 @@ class Repeats : public Generator {
   }
 
   Example example(uint64_t seed, uint64_t index, int64_t length) const override {
+    if (tokens_ > 0) length = std::min(length, tokens_);
     const int64_t longest = length - chunk_;
     if (longest < 8) {
       throw_error(ErrorKind::kBadData,
@@ -56,7 +60,7 @@ class Repeats : public Generator {
     return out;
   }
 
-  int64_t chunk_;
+  int64_t chunk_, tokens_;
   std::vector<Token> symbols_;
 };
 
