@@ -101,6 +101,9 @@ TEST_F(GeneratorTest, WhatIsRepeatedStandsFurtherBackThanAChunk) {
     EXPECT_LE(std::set(example.tokens.begin(), example.tokens.end()).size(), 32u);
   }
   testing::expect_error(ErrorKind::kBadData, "length", [&] { made->example(1, 1, 64); });
+  const auto few = source({{"kind", "repeats"}, {"chunk", 64}, {"tokens", 100}});
+  EXPECT_EQ(few->example(1, 1, 200).tokens.size(), 100u);
+  EXPECT_EQ(few->example(1, 1, 90).tokens.size(), 90u);
 }
 
 TEST_F(GeneratorTest, EachRecalledValueStoodBesideItsKeyBefore) {
