@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <span>
+#include <vector>
 
 #include "base/aligned.h"
 #include "kernels/context.h"
@@ -56,11 +57,15 @@ class LinearMaps {
   void add_gradients(std::span<const LinearBackward> maps);
 
  private:
-  // A part of a map's dW, dy^T x for some columns of both, and of its dbias.
-  struct Part {
+  // Columns of dy, and so rows of dW = dy^T x and of dbias, of one map.
+  struct Strip {
     const LinearBackward* map;
-    int64_t output, outputs;  // columns of dy: rows of dW
-    int64_t input, inputs;    // columns of x
+    int64_t first, count;
+  };
+  // What a thread does at a time: for some columns of one x, strips of maps that read it.
+  struct Part {
+    int64_t input, inputs;
+    std::vector<Strip> strips;
   };
   struct Worker {  // of a thread
     explicit Worker(Isa isa) : context(/*threads=*/1, isa) {}
@@ -69,7 +74,10 @@ class LinearMaps {
     RoundedRows rounded_dy;
     AlignedArray<std::byte> dy, x;
   };
-  static void add_gradient(Worker& worker, const Part& part);
+  // Those of maps that read one x, each of so many columns of dy at the most.
+  static void add_parts(std::span<const LinearBackward> maps, int64_t columns,
+                        std::vector<Part>& parts);
+  static void add_gradients_of(Worker& worker, const Part& part);
 
   Context& context_;
   std::deque<Worker> workers_;

@@ -66,7 +66,7 @@ TEST(LinearMaps, GiveTheGradientsOfTheirProductsForAnyNumberOfRows) {
       bias.gradient = AlignedArray<float>(kRows);
       // Both factors rounded to bf16, by 2^-8 of themselves; each product and sum to float.
       const double of_factors = precision == Precision::kBF16 ? 0x1p-7 + 0x1p-16 : 0;
-      for (const int64_t rows : {0, 1, 31, 32, 33, 70, 300}) {
+      for (const int64_t rows : {0, 1, 31, 32, 33, 70, 300, 1100}) {
         const auto x = random_floats(rows * kCols, 2), dy = random_floats(rows * kRows, 3);
         std::vector<float> dx(static_cast<size_t>(rows * kCols), -1.0f);
         std::fill_n(w.gradient.data(), w.gradient.size(), 0.5f);
@@ -109,6 +109,42 @@ TEST(LinearMaps, GiveTheGradientsOfTheirProductsForAnyNumberOfRows) {
         }
       }
     }
+  }
+}
+
+// Threads share columns of dW, of several maps that read one x too, in panels of its rows.
+TEST(LinearMaps, GiveTheSameBitsOnAnyNumberOfThreads) {
+  constexpr int64_t kRows = 200, kCols = 800, kTokens = 700;
+  const auto x = random_floats(kTokens * kCols, 2), other = random_floats(kTokens * kCols, 4);
+  const auto dy = random_floats(kTokens * kRows, 3);
+  for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+    std::vector<std::vector<float>> results;
+    for (const int threads : {1, 2, 5}) {
+      Context context(threads);
+      LinearMaps maps(context);
+      Parameter a = two_matrices(context, kRows, kCols, precision);
+      Parameter b = two_matrices(context, kRows, kCols, precision);
+      const auto map = [&](Parameter& w, int64_t index, const std::vector<float>& from) {
+        return LinearBackward{.w = &w,
+                              .index = index,
+                              .x = {from.data(), kTokens, kCols, kCols},
+                              .dy = {dy.data(), kTokens, kRows, kRows},
+                              .dx = {}};
+      };
+      const LinearBackward all[] = {map(a, 0, x), map(b, 1, x), map(a, 1, other), map(b, 0, x)};
+      maps.backward(all);
+      std::vector<float>& result =
+          results.emplace_back(a.gradient.data(), a.gradient.data() + a.size());
+      result.insert(result.end(), b.gradient.data(), b.gradient.data() + b.size());
+    }
+    EXPECT_EQ(results[1], results[0]);
+    EXPECT_EQ(results[2], results[0]);
+    // Of one dy, x and beginning: alone or beside others is the same too.
+    const auto matrix = results[0].begin();
+    constexpr int64_t kSize = kRows * kCols;
+    EXPECT_TRUE(std::equal(matrix, matrix + kSize, matrix + 2 * kSize));
+    EXPECT_TRUE(std::equal(matrix, matrix + kSize, matrix + 3 * kSize));
+    EXPECT_FALSE(std::equal(matrix, matrix + kSize, matrix + kSize));
   }
 }
 

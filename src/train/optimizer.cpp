@@ -62,16 +62,24 @@ std::vector<NamedFloats> Optimizer::state() {
 }
 
 double Optimizer::gradient_norm() {
-  double sum = 0;
-  std::vector<double> parts;
+  struct Piece {
+    const float* first;
+    int64_t count;
+    double sum;
+  };
+  std::vector<Piece> all;
   for (const Kept& kept : kept_) {
-    const float* gradient = kept.parameter->gradient.data();
-    parts.assign(static_cast<size_t>(pieces(kept.parameter->size())), 0);
-    in_pieces(context_, kept.parameter->size(), [&](int64_t first, int64_t last) {
-      parts[static_cast<size_t>(first / kPiece)] = sum_of_squares(gradient + first, last - first);
-    });
-    for (const double part : parts) sum += part;
+    const int64_t size = kept.parameter->size();
+    for (int64_t i = 0; i < size; i += kPiece) {
+      all.push_back({kept.parameter->gradient.data() + i, std::min(kPiece, size - i), 0});
+    }
   }
+  context_.threads.run(static_cast<int64_t>(all.size()), [&](int64_t i, int) {
+    Piece& piece = all[static_cast<size_t>(i)];
+    piece.sum = sum_of_squares(piece.first, piece.count);
+  });
+  double sum = 0;
+  for (const Piece& piece : all) sum += piece.sum;
   return std::sqrt(sum);
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/huge_pages.h"
 #include "kernels/transpose/transpose.h"
 #include "model/tensor_table.h"
 #include "tensor/dequantize.h"
@@ -74,7 +75,7 @@ Parameters::Parameters(const ModelConfig& config, std::optional<VisionConfig> vi
     p.matrices = shape.size() == 3 ? shape[0] : 1;
     p.rows = shape.size() == 1 ? 1 : shape[shape.size() - 2];
     p.cols = shape.back();
-    p.value = AlignedArray<float>(static_cast<size_t>(p.size()));
+    reserve_huge(p.value, static_cast<size_t>(p.size()));
   };
   for (const ExpectedTensor& tensor : expected_tensors(config_)) add(tensor);
   if (vision_config_) {
@@ -138,34 +139,64 @@ Parameter* Parameters::find(std::string_view name) {
 }
 
 void Parameters::refresh(Context& context) {
+  struct Matrix {
+    Parameter* p;
+    int64_t index;
+    DType type;
+  };
+  std::vector<Matrix> matrices;
+  int64_t values = 0;
   for (Parameter& p : all_) {
     if (!is_passed(p)) continue;
     const bool rounds = precision_ == Precision::kBF16 && may_round(p);
     const DType type = rounds ? DType::kBF16 : DType::kF32;
-    if (rounds) {
-      p.working.reserve_discarding(static_cast<size_t>(2 * p.size()));
-      auto* to = reinterpret_cast<bf16*>(p.working.data());
-      for_slices(context, p.size(), [&](int64_t first, int64_t end) {
-        for (int64_t i = first; i < end; ++i) to[i] = to_bf16(p.value[static_cast<size_t>(i)]);
+    if (rounds) reserve_huge(p.working, static_cast<size_t>(2 * p.size()));
+    reserve_huge(p.transposed, static_cast<size_t>(p.matrices * p.cols * row_bytes(type, p.rows)));
+    for (int64_t m = 0; m < p.matrices; ++m) matrices.push_back({&p, m, type});
+    values += p.size();
+  }
+  const auto copy = [](Context& with, const Matrix& matrix) {
+    const Parameter& p = *matrix.p;
+    const int64_t size = p.rows * p.cols, first = matrix.index * size;
+    if (matrix.type == DType::kBF16) {
+      auto* to = reinterpret_cast<bf16*>(matrix.p->working.data()) + first;
+      const float* from = p.value.data() + first;
+      for_slices(with, size, [=](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) to[i] = to_bf16(from[i]);
       });
     }
-    const int64_t bytes = p.cols * row_bytes(type, p.rows);
-    p.transposed.reserve_discarding(static_cast<size_t>(p.matrices * bytes));
-    for (int64_t m = 0; m < p.matrices; ++m) {
-      transpose(context, {p.matrix(m), p.rows, p.cols, p.cols}, type,
-                p.transposed.data() + m * bytes);
-    }
-  }
+    transpose(with, {p.value.data() + first, p.rows, p.cols, p.cols}, matrix.type,
+              matrix.p->transposed.data() + matrix.index * p.cols * row_bytes(matrix.type, p.rows));
+  };
+  // A thread does a matrix by itself; all do those that the others would wait for.
+  const int threads = context.threads.size();
+  const auto large = std::partition(matrices.begin(), matrices.end(), [&](const Matrix& matrix) {
+    return matrix.p->rows * matrix.p->cols * 2 * threads < values;
+  });
+  std::deque<Context> alone;
+  for (int worker = 0; worker < threads; ++worker) alone.emplace_back(/*threads=*/1, context.isa);
+  context.threads.run(large - matrices.begin(), [&](int64_t i, int worker) {
+    copy(alone[static_cast<size_t>(worker)], matrices[static_cast<size_t>(i)]);
+  });
+  for (auto matrix = large; matrix != matrices.end(); ++matrix) copy(context, *matrix);
 }
 
 void Parameters::clear_gradients(Context& context) {
+  struct Slice {
+    float* first;
+    int64_t count;
+  };
+  std::vector<Slice> slices;
   for (Parameter& p : all_) {
     if (!p.taught) continue;
-    p.gradient.reserve_discarding(static_cast<size_t>(p.size()));
-    for_slices(context, p.size(), [&](int64_t first, int64_t end) {
-      std::fill(p.gradient.data() + first, p.gradient.data() + end, 0.0f);
-    });
+    reserve_huge(p.gradient, static_cast<size_t>(p.size()));
+    for (int64_t i = 0; i < p.size(); i += kSlice) {
+      slices.push_back({p.gradient.data() + i, std::min(kSlice, p.size() - i)});
+    }
   }
+  context.threads.run(static_cast<int64_t>(slices.size()), [&](int64_t i, int) {
+    std::fill_n(slices[static_cast<size_t>(i)].first, slices[static_cast<size_t>(i)].count, 0.0f);
+  });
 }
 
 void Parameters::freeze(Parameter& parameter, bool frozen) {

@@ -291,13 +291,16 @@ TEST(VisionPass, TilesInOneCallAreTilesOneByOne) {
   }
 }
 
+// Threads go through the encoder with a few tiles each, or all with all if there are fewer tiles.
 TEST(VisionPass, NumberOfThreadsAndWhatWasThereBeforeChangeNoBit) {
-  const Scene scene(3);
-  for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
-    Eyes one(precision, 1), three(precision, 3);
-    const auto expected = gradients(one, scene);
-    forward(three, Scene(5, 10));  // larger memory, other content
-    EXPECT_EQ(gradients(three, scene), expected);
+  for (const int64_t tiles : {3, 9, 26}) {
+    const Scene scene(tiles);
+    for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+      Eyes one(precision, 1), three(precision, 3);
+      const auto expected = gradients(one, scene);
+      forward(three, Scene(tiles + 2, 10));  // larger memory, other content
+      EXPECT_EQ(gradients(three, scene), expected) << tiles << " tiles";
+    }
   }
 }
 
