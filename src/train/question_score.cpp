@@ -1,6 +1,7 @@
 #include "train/question_score.h"
 
 #include <algorithm>
+#include <cmath>
 #include <future>
 #include <map>
 #include <optional>
@@ -51,13 +52,23 @@ class Asker {
         stops_(chat_stop_tokens(ChatFormat::kLlama4, tokenizer)) {}
 
   std::vector<std::string> answers(std::span<const Question> questions) {
+    // All tiles go through the encoder together.
+    std::vector<TiledImage> pictures;
+    for (const Question& question : questions) {
+      pictures.insert(pictures.end(), question.pictures.begin(), question.pictures.end());
+    }
+    std::vector<std::shared_ptr<const EncodedPicture>> seen;
+    if (!pictures.empty()) {
+      DROVER_CHECK(encoder_ != nullptr);
+      engine_.call([&] { seen = encoder_->encode(pictures); });
+    }
     std::vector<Request> requests;
+    auto next = seen.begin();
     for (const Question& question : questions) {
       Request request{.prompt = {question.prompt}};
-      if (!question.pictures.empty()) {
-        DROVER_CHECK(encoder_ != nullptr);
-        engine_.call([&] { request.prompt.pictures = encoder_->encode(question.pictures); });
-      }
+      const auto end = next + static_cast<int64_t>(question.pictures.size());
+      request.prompt.pictures.assign(next, end);
+      next = end;
       request.options.sampling.temperature = 0;
       request.options.max_tokens = kMostAnswerTokens;
       request.options.stop_tokens = stops_;
@@ -93,6 +104,16 @@ class Asker {
 };
 
 }  // namespace
+
+Interval interval_95(double share, int64_t trials) {
+  if (trials <= 0) return {0, 1};
+  constexpr double kDeviations = 1.959964;  // of the normal distribution, 2.5 % on each side
+  const auto n = static_cast<double>(trials);
+  const double z2 = kDeviations * kDeviations / n;
+  const double middle = (share + z2 / 2) / (1 + z2);
+  const double half = kDeviations * std::sqrt(share * (1 - share) / n + z2 / (4 * n)) / (1 + z2);
+  return {std::max(0.0, middle - half), std::min(1.0, middle + half)};
+}
 
 Question first_question(const Example& example, const Tokenizer& tokenizer) {
   const auto learnt = [&](size_t i) { return example.weights[i] > 0; };

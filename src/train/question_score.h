@@ -25,6 +25,14 @@ struct Question {
 // The first question of an example. kBadData if it has no answer that is learnt.
 Question first_question(const Example& example, const Tokenizer& tokenizer);
 
+// Where the share of right answers to all such questions lies, with 95 % certainty, when `share` of
+// `trials` were right. It does not shrink to a point at 0 or 1. Everything, if there are no trials.
+// Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+struct Interval {
+  double low = 0, high = 0;
+};
+Interval interval_95(double share, int64_t trials);
+
 struct QuestionScore {
   int64_t asked = 0;
   double right = 0;  // shares of `asked`

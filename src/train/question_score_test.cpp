@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <random>
 
@@ -125,6 +126,23 @@ TEST_F(QuestionScoreTest, QuestionsWithoutPicturesHaveNoSuchControls) {
 
   example.weights.back() = 0;
   testing::expect_error(ErrorKind::kBadData, "answer", [&] { score({example}); });
+}
+
+// Both ends solve (share - p)^2 = z^2 p (1 - p) / n, which is the definition.
+TEST(Interval95, EndsWhereTheShareIsTwoDeviationsAway) {
+  for (const auto& [right, trials] : {std::pair{90, 100}, {1, 3}, {500, 1000}}) {
+    const double share = static_cast<double>(right) / trials;
+    const Interval got = interval_95(share, trials);
+    for (const double p : {got.low, got.high}) {
+      EXPECT_NEAR(std::abs(share - p) / std::sqrt(p * (1 - p) / trials), 1.959964, 1e-9);
+    }
+    EXPECT_LT(got.low, share);
+    EXPECT_GT(got.high, share);
+  }
+  EXPECT_EQ(interval_95(1, 100).high, 1);
+  EXPECT_NEAR(interval_95(1, 100).low, 0.963, 0.0005);  // 100 of 100 are no certainty
+  EXPECT_EQ(interval_95(0, 100).low, 0);
+  EXPECT_EQ(interval_95(0, 0).high - interval_95(0, 0).low, 1);
 }
 
 }  // namespace
