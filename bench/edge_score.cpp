@@ -31,8 +31,8 @@ std::string percent(double share) { return share < 0 ? "" : fmt::format("{:.1f} 
 
 std::string row(const std::string& name, std::optional<double> aim, const QuestionScore& score) {
   const Interval sure = interval_95(score.right, score.asked);
-  return fmt::format("| {} | {} | {} | {:.1f} to {:.1f} % | {} | {} | {} | {} |\n", name, score.asked,
-                     percent(score.right), 100 * sure.low, 100 * sure.high,
+  return fmt::format("| {} | {} | {} | {:.1f} to {:.1f} % | {} | {} | {} | {} |\n", name,
+                     score.asked, percent(score.right), 100 * sure.low, 100 * sure.high,
                      aim ? fmt::format("{:.0f} %", 100 * *aim) : "", percent(score.without_picture),
                      percent(score.other_picture), percent(score.most_frequent));
 }
@@ -59,7 +59,8 @@ boost::json::object report(const std::string& name, std::optional<double> aim,
 
 int run(int argc, char** argv) {
   Flags flags;
-  CLI::App app("Asks a model held-out questions; prints shares of right answers as a Markdown table");
+  CLI::App app(
+      "Asks a model held-out questions; prints shares of right answers as a Markdown table");
   app.add_option("model", flags.model, "The model")->required();
   app.add_option("--tests", flags.tests, "What is asked")->capture_default_str();
   app.add_option("--only", flags.only, "Names of tests; all if none is given");
