@@ -39,7 +39,9 @@ struct QuestionScore {
   // Shares too; -1 where a question has no picture.
   double without_picture = -1;
   double other_picture = -1;
-  double most_frequent = 0;  // if each question's most frequent answer in this set were given
+  // If each question were given the answer that it has most often in as many other examples; the
+  // most frequent of all answers, where it is not among these.
+  double most_frequent = 0;
   struct Miss {
     std::string question, expected, answer;
   };
@@ -54,8 +56,9 @@ struct QuestionOptions {
   int64_t misses = 8;
 };
 
-// Asks examples 0, 1, ... of the source. The encoder must be one of the engine's context; both are
-// used from here alone meanwhile. Progress counts questions. Throws what asking throws.
+// Asks examples 0, 1, ... of the source; as many that follow say what is answered most often. The
+// encoder must be one of the engine's context; both are used from here alone meanwhile. Progress
+// counts questions. Throws what asking throws.
 QuestionScore score_questions(Engine& engine, PictureEncoder* encoder, const Tokenizer& tokenizer,
                               const Source& source, const QuestionOptions& options,
                               const Progress& progress = {});

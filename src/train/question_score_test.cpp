@@ -19,7 +19,7 @@ class Written : public Source {
   explicit Written(std::vector<Example> examples) : examples_(std::move(examples)) {}
   std::string_view name() const override { return "written"; }
   Example example(uint64_t, uint64_t index, int64_t) const override {
-    return examples_.at(static_cast<size_t>(index));
+    return examples_[static_cast<size_t>(index) % examples_.size()];
   }
 
  private:
@@ -112,6 +112,31 @@ TEST_F(QuestionScoreTest, AnotherPictureThatIsTheSameChangesNothing) {
   EXPECT_EQ(got.right, 1);
   EXPECT_EQ(got.other_picture, 1);
   EXPECT_EQ(got.most_frequent, 1);
+}
+
+// Examples 0 and 1 are asked, 2 and 3 say what is usual.
+TEST_F(QuestionScoreTest, WhatIsAnsweredMostOftenIsLearntFromOthers) {
+  const auto text_only = [&](std::string_view question, std::string_view answer) {
+    Example out;
+    out.tokens = model_->tokenizer().encode(question);
+    out.weights.assign(out.tokens.size(), 0);
+    expect(out, answer);
+    return out;
+  };
+  const auto most_frequent = [&](std::vector<Example> examples) {
+    QuestionOptions options;
+    options.examples = 2;
+    return score_questions(*engine_, nullptr, model_->tokenizer(), Written(std::move(examples)),
+                           options)
+        .most_frequent;
+  };
+  // By itself a question that comes once would always be right. Here "z" is said to both.
+  EXPECT_EQ(most_frequent({text_only("a", "x"), text_only("b", "z"), text_only("c", "z"),
+                           text_only("d", "z")}),
+            0.5);
+  EXPECT_EQ(most_frequent({text_only("a", "x"), text_only("c", "z"), text_only("c", "z"),
+                           text_only("a", "x")}),
+            1);
 }
 
 TEST_F(QuestionScoreTest, QuestionsWithoutPicturesHaveNoSuchControls) {
