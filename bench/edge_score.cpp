@@ -1,5 +1,5 @@
 // edge_score MODEL: asks a model what recipes/edge/score.json lists, and prints shares of right
-// answers beside their controls (train/question_score.h), as JSON and as a Markdown table.
+// answers beside their controls (train/question_score.h) as a Markdown table.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <boost/json.hpp>
@@ -7,6 +7,7 @@
 #include <exception>
 #include <optional>
 
+#include "base/file_writer.h"
 #include "base/progress.h"
 #include "formats/json.h"
 #include "model/model.h"
@@ -19,7 +20,7 @@ namespace {
 struct Flags {
   std::string model;
   std::string tests = "recipes/edge/score.json";
-  std::string markdown;
+  std::string json;
   std::vector<std::string> only;
   int64_t examples = 0;
   int threads = 0;
@@ -27,6 +28,14 @@ struct Flags {
 };
 
 std::string percent(double share) { return share < 0 ? "" : fmt::format("{:.1f} %", 100 * share); }
+
+std::string row(const std::string& name, std::optional<double> aim, const QuestionScore& score) {
+  const Interval sure = interval_95(score.right, score.asked);
+  return fmt::format("| {} | {} | {} | {:.1f} to {:.1f} % | {} | {} | {} | {} |\n", name,
+                     score.asked, percent(score.right), 100 * sure.low, 100 * sure.high,
+                     aim ? fmt::format("{:.0f} %", 100 * *aim) : "", percent(score.without_picture),
+                     percent(score.other_picture), percent(score.most_frequent));
+}
 
 boost::json::object report(const std::string& name, std::optional<double> aim,
                            const QuestionScore& score) {
@@ -50,14 +59,15 @@ boost::json::object report(const std::string& name, std::optional<double> aim,
 
 int run(int argc, char** argv) {
   Flags flags;
-  CLI::App app("Asks a model held-out questions; prints shares of right answers as JSON");
+  CLI::App app(
+      "Asks a model held-out questions; prints shares of right answers as a Markdown table");
   app.add_option("model", flags.model, "The model")->required();
   app.add_option("--tests", flags.tests, "What is asked")->capture_default_str();
   app.add_option("--only", flags.only, "Names of tests; all if none is given");
   app.add_option("--examples", flags.examples, "Of each test; 0: as many as it says");
   app.add_option("--seed", flags.seed, "Of the examples")->capture_default_str();
-  app.add_option("--threads", flags.threads, "0: the physical cores")->capture_default_str();
-  app.add_option("--markdown", flags.markdown, "A file for the table; standard error if not given");
+  app.add_option("-t,--threads", flags.threads, "0: the physical cores")->capture_default_str();
+  app.add_option("--json", flags.json, "A file for everything, some of the misses too");
   CLI11_PARSE(app, argc, argv);
 
   const boost::json::object root = read_json_object(flags.tests);
@@ -72,8 +82,8 @@ int run(int argc, char** argv) {
 
   boost::json::array results;
   std::string table =
-      "| what | asked | right | aim | without picture | another picture | most frequent answer |\n"
-      "| --- | --- | --- | --- | --- | --- | --- |\n";
+      "| what | asked | right | 95 % interval | aim | without picture | another picture | most "
+      "frequent answer |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
   const JsonFields top(root, flags.tests);
   const boost::json::value* tests = top.find("tests");
   if (tests == nullptr || !tests->is_array()) {
@@ -101,18 +111,11 @@ int run(int argc, char** argv) {
                         bar.callback());
     const auto aim = test.number("aim");
     results.push_back(report(name, aim, score));
-    table +=
-        fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", name, score.asked,
-                    percent(score.right), aim ? percent(*aim) : "", percent(score.without_picture),
-                    percent(score.other_picture), percent(score.most_frequent));
+    table += row(name, aim, score);
   }
-  std::puts(boost::json::serialize(results).c_str());
-  if (std::FILE* out = flags.markdown.empty() ? stderr : std::fopen(flags.markdown.c_str(), "w")) {
-    std::fputs(table.c_str(), out);
-    if (out != stderr) std::fclose(out);
-  } else {
-    throw_errno("cannot write", flags.markdown, errno);
-  }
+  if (results.empty()) throw_error(ErrorKind::kUsage, "--only: no test has such a name");
+  if (!flags.json.empty()) write_file(flags.json, boost::json::serialize(results) + "\n");
+  std::fputs(table.c_str(), stdout);
   return 0;
 }
 

@@ -225,7 +225,7 @@ void add_needle(CLI::App& app) {
   command
       ->add_option("--kinds", needle->kinds,
                    "control (the needle removed), single, multi-key, multi-value, near-duplicate,\n"
-                   "variable-tracking, or all")
+                   "variable-tracking, two-hop, or all")
       ->delimiter(',')
       ->type_name("LIST")
       ->default_str("control,single");

@@ -73,6 +73,7 @@ class Teller {
   }
 
   void held_out(const HeldOutReport& r) {
+    if (r.sources.empty()) return;  // all of the data is learnt
     std::string text = fmt::format("step {}, held out:", grouped(r.step));
     for (const SourceScore& s : r.sources) {
       if (s.weight == 0) continue;

@@ -20,6 +20,7 @@ constexpr KindName kKinds[] = {
     {NeedleKind::kMultiValue, "multi-value"},
     {NeedleKind::kNearDuplicate, "near-duplicate"},
     {NeedleKind::kTracking, "variable-tracking"},
+    {NeedleKind::kTwoHop, "two-hop"},
 };
 
 constexpr std::string_view kBuildings[] = {"lighthouse", "windmill",    "observatory", "bakery",
@@ -184,15 +185,16 @@ NeedleTask make_needle_task(NeedleKind kind, uint64_t seed, double depth, int64_
       add_decoys(task, draw, others);
       return task;
     }
-    case NeedleKind::kTracking: {
-      constexpr int64_t kHops = 4;
+    case NeedleKind::kTracking:
+    case NeedleKind::kTwoHop: {
+      const int64_t hops = kind == NeedleKind::kTracking ? 4 : 1;
       std::string name = draw.variable();
       task.needles = {{fmt::format("The cipher {} stands for {}.", name, task.expected[0]), depth}};
-      for (int64_t i = 0; i < kHops; ++i) {
+      for (int64_t i = 0; i < hops; ++i) {
         const std::string next = draw.variable();
         task.needles.push_back(
             {fmt::format("The cipher {} stands for the same number as the cipher {}.", next, name),
-             spread(i, kHops)});
+             spread(i, hops)});
         name = next;
       }
       task.question = fmt::format(

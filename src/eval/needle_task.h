@@ -16,10 +16,11 @@ enum class NeedleKind {
   kMultiValue,     // four numbers of one place, all of them asked for
   kNearDuplicate,  // beside up to 63 others whose places differ in a word
   kTracking,       // a number, and four names that each stand for the one before
+  kTwoHop,         // a number, and one name that stands for that of the number
 };
 
-// "control", "single", "multi-key", "multi-value", "near-duplicate", "variable-tracking"; the other
-// way throws kUsage for any other name.
+// "control", "single", "multi-key", "multi-value", "near-duplicate", "variable-tracking",
+// "two-hop"; the other way throws kUsage for any other name.
 std::string_view needle_kind_name(NeedleKind kind);
 NeedleKind needle_kind_from_name(std::string_view name);
 std::vector<NeedleKind> all_needle_kinds();

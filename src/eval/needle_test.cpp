@@ -124,6 +124,21 @@ TEST(NeedleTask, ItsNumbersAndSentencesAreAllDifferent) {
   }
 }
 
+TEST(NeedleTask, TwoHopsAreOneNameThatStandsForAnother) {
+  const NeedleTask task = make_needle_task(NeedleKind::kTwoHop, 3, 0.9);
+  ASSERT_EQ(task.needles.size(), 2u);
+  EXPECT_EQ(task.needles[0].depth, 0.9);
+  const auto named = between(task.needles[0].text, "cipher ", " ");
+  const auto asked = between(task.question, "cipher ", " ");
+  ASSERT_TRUE(named && asked);
+  EXPECT_NE(*named, *asked);
+  EXPECT_EQ(task.needles[0].text,
+            fmt::format("The cipher {} stands for {}.", *named, task.expected[0]));
+  EXPECT_EQ(
+      task.needles[1].text,
+      fmt::format("The cipher {} stands for the same number as the cipher {}.", *asked, *named));
+}
+
 TEST(NeedleTask, AnAnswerCountsByItsNumbersAlone) {
   NeedleTask task;
   task.expected = {"1234567"};
@@ -271,7 +286,7 @@ TEST(Needle, AReaderWhoReadsAllFindsAllAndNobodyFindsWhatIsNotThere) {
   const NeedleSummary summary = summarise(grid, run_needles(grid, reader, hay, nullptr));
   for (const auto& [length, mean] : summary.by_length) {
     EXPECT_EQ(mean.recall(), 1) << length;
-    EXPECT_EQ(mean.trials, 5 * 3 * 2);
+    EXPECT_EQ(mean.trials, 6 * 3 * 2);
   }
   EXPECT_EQ(summary.control.trials, 2 * 3 * 2);
   EXPECT_EQ(summary.control.recall(), 0);
@@ -404,7 +419,7 @@ TEST(NeedleReport, SaysTheSameInEveryForm) {
   const NeedleResults results = run_needles(grid, reader, hay, nullptr);
   const NeedleSummary summary = summarise(grid, results);
   const std::string csv = needle_csv(grid, summary);
-  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 1 + 6 * 2 * 3);
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 1 + 7 * 2 * 3);
   EXPECT_NE(csv.find("\nsingle,1024,0.0000,2,0.0000\n"), std::string::npos);
   EXPECT_NE(csv.find("\nsingle,1024,1.0000,2,1.0000\n"), std::string::npos);
   const boost::json::object json = needle_json(grid, summary, results, {}, 0.9);

@@ -1,6 +1,7 @@
 #include "train/question_score.h"
 
 #include <algorithm>
+#include <cmath>
 #include <future>
 #include <map>
 #include <optional>
@@ -51,13 +52,23 @@ class Asker {
         stops_(chat_stop_tokens(ChatFormat::kLlama4, tokenizer)) {}
 
   std::vector<std::string> answers(std::span<const Question> questions) {
+    // All tiles go through the encoder together.
+    std::vector<TiledImage> pictures;
+    for (const Question& question : questions) {
+      pictures.insert(pictures.end(), question.pictures.begin(), question.pictures.end());
+    }
+    std::vector<std::shared_ptr<const EncodedPicture>> seen;
+    if (!pictures.empty()) {
+      DROVER_CHECK(encoder_ != nullptr);
+      engine_.call([&] { seen = encoder_->encode(pictures); });
+    }
     std::vector<Request> requests;
+    auto next = seen.begin();
     for (const Question& question : questions) {
       Request request{.prompt = {question.prompt}};
-      if (!question.pictures.empty()) {
-        DROVER_CHECK(encoder_ != nullptr);
-        engine_.call([&] { request.prompt.pictures = encoder_->encode(question.pictures); });
-      }
+      const auto end = next + static_cast<int64_t>(question.pictures.size());
+      request.prompt.pictures.assign(next, end);
+      next = end;
       request.options.sampling.temperature = 0;
       request.options.max_tokens = kMostAnswerTokens;
       request.options.stop_tokens = stops_;
@@ -92,7 +103,38 @@ class Asker {
   std::vector<Token> stops_;
 };
 
+// What questions are answered by most often, in examples of which none is asked.
+class Habits {
+ public:
+  void add(const Question& question) {
+    ++answers_[question.text][question.expected];
+    ++answers_[kAny][question.expected];
+  }
+  const std::string& answer(const std::string& question) const {
+    const auto known = answers_.find(question);
+    const Counts& counts = (known == answers_.end() ? answers_.find(kAny) : known)->second;
+    return std::max_element(counts.begin(), counts.end(),
+                            [](const auto& a, const auto& b) { return a.second < b.second; })
+        ->first;
+  }
+
+ private:
+  using Counts = std::map<std::string, int64_t>;
+  static constexpr const char* kAny = "";  // for a question that was not there
+  std::map<std::string, Counts> answers_;
+};
+
 }  // namespace
+
+Interval interval_95(double share, int64_t trials) {
+  if (trials <= 0) return {0, 1};
+  constexpr double kDeviations = 1.959964;  // of the normal distribution, 2.5 % on each side
+  const auto n = static_cast<double>(trials);
+  const double z2 = kDeviations * kDeviations / n;
+  const double middle = (share + z2 / 2) / (1 + z2);
+  const double half = kDeviations * std::sqrt(share * (1 - share) / n + z2 / (4 * n)) / (1 + z2);
+  return {std::max(0.0, middle - half), std::min(1.0, middle + half)};
+}
 
 Question first_question(const Example& example, const Tokenizer& tokenizer) {
   const auto learnt = [&](size_t i) { return example.weights[i] > 0; };
@@ -119,16 +161,20 @@ QuestionScore score_questions(Engine& engine, PictureEncoder* encoder, const Tok
                               const Progress& progress) {
   Asker asker(engine, encoder, tokenizer);
   QuestionScore out;
-  std::map<std::string, std::map<std::string, int64_t>> expected;  // question -> answer -> times
+  std::vector<std::pair<std::string, std::string>> asked;  // question, answer
+  Habits habits;
   int64_t right = 0, controls = 0, blind = 0, shuffled = 0;
   while (out.asked < options.examples) {
     const int64_t count = std::min(kTogether, options.examples - out.asked);
     std::vector<Question> questions;
     for (int64_t i = 0; i < count; ++i) {
-      const auto index = static_cast<uint64_t>(out.asked + i);
-      questions.push_back(
-          first_question(source.example(options.seed, index, options.length), tokenizer));
-      ++expected[questions.back().text][questions.back().expected];
+      const auto question = [&](int64_t index) {
+        return first_question(
+            source.example(options.seed, static_cast<uint64_t>(index), options.length), tokenizer);
+      };
+      questions.push_back(question(out.asked + i));
+      asked.emplace_back(questions.back().text, questions.back().expected);
+      habits.add(question(options.examples + out.asked + i));
     }
     const auto said = asker.answers(questions);
     for (size_t i = 0; i < said.size(); ++i) {
@@ -161,13 +207,10 @@ QuestionScore score_questions(Engine& engine, PictureEncoder* encoder, const Tok
   const auto share = [](int64_t part, int64_t of) {
     return static_cast<double>(part) / static_cast<double>(of);
   };
-  int64_t most = 0;
-  for (const auto& [question, answers] : expected) {
-    most += std::max_element(answers.begin(), answers.end(), [](const auto& a, const auto& b) {
-              return a.second < b.second;
-            })->second;
-  }
   if (out.asked == 0) return out;
+  const auto most = std::count_if(asked.begin(), asked.end(), [&](const auto& entry) {
+    return habits.answer(entry.first) == entry.second;
+  });
   out.right = share(right, out.asked);
   out.most_frequent = share(most, out.asked);
   if (controls > 0) {

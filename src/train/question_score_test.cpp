@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <random>
 
@@ -18,7 +19,7 @@ class Written : public Source {
   explicit Written(std::vector<Example> examples) : examples_(std::move(examples)) {}
   std::string_view name() const override { return "written"; }
   Example example(uint64_t, uint64_t index, int64_t) const override {
-    return examples_.at(static_cast<size_t>(index));
+    return examples_[static_cast<size_t>(index) % examples_.size()];
   }
 
  private:
@@ -113,6 +114,31 @@ TEST_F(QuestionScoreTest, AnotherPictureThatIsTheSameChangesNothing) {
   EXPECT_EQ(got.most_frequent, 1);
 }
 
+// Examples 0 and 1 are asked, 2 and 3 say what is usual.
+TEST_F(QuestionScoreTest, WhatIsAnsweredMostOftenIsLearntFromOthers) {
+  const auto text_only = [&](std::string_view question, std::string_view answer) {
+    Example out;
+    out.tokens = model_->tokenizer().encode(question);
+    out.weights.assign(out.tokens.size(), 0);
+    expect(out, answer);
+    return out;
+  };
+  const auto most_frequent = [&](std::vector<Example> examples) {
+    QuestionOptions options;
+    options.examples = 2;
+    return score_questions(*engine_, nullptr, model_->tokenizer(), Written(std::move(examples)),
+                           options)
+        .most_frequent;
+  };
+  // By itself a question that comes once would always be right. Here "z" is said to both.
+  EXPECT_EQ(most_frequent({text_only("a", "x"), text_only("b", "z"), text_only("c", "z"),
+                           text_only("d", "z")}),
+            0.5);
+  EXPECT_EQ(most_frequent({text_only("a", "x"), text_only("c", "z"), text_only("c", "z"),
+                           text_only("a", "x")}),
+            1);
+}
+
 TEST_F(QuestionScoreTest, QuestionsWithoutPicturesHaveNoSuchControls) {
   Example example = answered(noise(1));
   example.pictures.clear();
@@ -125,6 +151,23 @@ TEST_F(QuestionScoreTest, QuestionsWithoutPicturesHaveNoSuchControls) {
 
   example.weights.back() = 0;
   testing::expect_error(ErrorKind::kBadData, "answer", [&] { score({example}); });
+}
+
+// Both ends solve (share - p)^2 = z^2 p (1 - p) / n, which is the definition.
+TEST(Interval95, EndsWhereTheShareIsTwoDeviationsAway) {
+  for (const auto& [right, trials] : {std::pair{90, 100}, {1, 3}, {500, 1000}}) {
+    const double share = static_cast<double>(right) / trials;
+    const Interval got = interval_95(share, trials);
+    for (const double p : {got.low, got.high}) {
+      EXPECT_NEAR(std::abs(share - p) / std::sqrt(p * (1 - p) / trials), 1.959964, 1e-9);
+    }
+    EXPECT_LT(got.low, share);
+    EXPECT_GT(got.high, share);
+  }
+  EXPECT_EQ(interval_95(1, 100).high, 1);
+  EXPECT_NEAR(interval_95(1, 100).low, 0.963, 0.0005);  // 100 of 100 are no certainty
+  EXPECT_EQ(interval_95(0, 100).low, 0);
+  EXPECT_EQ(interval_95(0, 0).high - interval_95(0, 0).low, 1);
 }
 
 }  // namespace

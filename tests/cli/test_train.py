@@ -129,9 +129,13 @@ class Train(CliTest):
         for model in ("tuned/tuned.gguf", "tuned/tuned"):
             self.good("run", self.folder / model, "what is 1 and 2?", "-n", 3)
 
+    def test_says_nothing_of_what_is_held_out_when_nothing_is(self):
+        self.assertNotIn("held out", self.tune("--held-out", 0).err)
+
     def test_tunes_adapters_beside_a_model(self):
         done = self.tune("--rank", 2, "--lora", "attention,experts")
         self.assertIn("teaches adapters of rank 2 on ", done.err)
+        self.assertIn("held out: data ", done.err)
         adapter = self.folder / "tuned/tuned"
         self.assertEqual(json.loads((adapter / "adapter_config.json").read_text())["r"], 2)
         self.good("run", self.scout, "what is 1 and 2?", "-n", 3, "--lora", adapter)

@@ -63,7 +63,7 @@ def chat(prompt: str) -> str:
 class LlamaCpp:
     """llama.cpp through its C interface: tokens in, float32 logits out."""
 
-    def __init__(self, model: Path, context: int):
+    def __init__(self, model: Path, context: int, f32_cache: bool = False):
         import llama_cpp
 
         self.api, self.context = llama_cpp, context
@@ -80,6 +80,9 @@ class LlamaCpp:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context, 512, 512
         params.n_threads = params.n_threads_batch = 2
+        if f32_cache:  # f16 is its default
+            params.type_k = params.type_v = 0
+            params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.handle = llama_cpp.llama_init_from_model(self.model, params)
         self.batch = llama_cpp.llama_batch_init(512, 0, 1)
         self.used = 0
