@@ -11,6 +11,10 @@
 namespace drover {
 namespace {
 
+// Questions have numbers of their own, or a source that makes them up would ask what a training with
+// the same seed was taught.
+constexpr uint64_t kAsked = 0x61736b6564;  // "asked"
+
 constexpr int64_t kMostAnswerTokens = 64;
 constexpr int64_t kTogether = 64;  // questions that are answered at the same time
 
@@ -170,7 +174,8 @@ QuestionScore score_questions(Engine& engine, PictureEncoder* encoder, const Tok
     for (int64_t i = 0; i < count; ++i) {
       const auto question = [&](int64_t index) {
         return first_question(
-            source.example(options.seed, static_cast<uint64_t>(index), options.length), tokenizer);
+            source.example(options.seed ^ kAsked, static_cast<uint64_t>(index), options.length),
+            tokenizer);
       };
       questions.push_back(question(out.asked + i));
       asked.emplace_back(questions.back().text, questions.back().expected);

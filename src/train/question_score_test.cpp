@@ -18,7 +18,9 @@ class Written : public Source {
  public:
   explicit Written(std::vector<Example> examples) : examples_(std::move(examples)) {}
   std::string_view name() const override { return "written"; }
-  Example example(uint64_t, uint64_t index, int64_t) const override {
+  Example example(uint64_t seed, uint64_t index, int64_t) const override {
+    // Or a training with the same seed would have taught what is asked.
+    EXPECT_NE(seed, QuestionOptions().seed);
     return examples_[static_cast<size_t>(index) % examples_.size()];
   }
 

@@ -68,11 +68,16 @@ World begin(Random& random, bool held_out) {
   }
 }
 
-// One thing that happens, told in a sentence. Empty if it cannot happen now.
-std::string happen(Random& random, World& world, const std::vector<std::string>& places) {
+// One thing that happens, told in a sentence. Empty if it cannot happen now, or, where no pair that is
+// held out may come up, if it would make one.
+std::string happen(Random& random, World& world, const std::vector<std::string>& places,
+                   bool may_be_held_out) {
   const auto who = below(random, world.people.size());
   Person& person = world.people[who];
   Thing& thing = world.things[below(random, world.things.size())];
+  const auto may_have = [&](const Person& p) {
+    return may_be_held_out || !kept_back(p.name, thing.kind);
+  };
   switch (random.below(4)) {
     case 0: {
       const std::string& to = pick(random, places);
@@ -83,7 +88,7 @@ std::string happen(Random& random, World& world, const std::vector<std::string>&
     case 1: {
       const auto other = below(random, world.people.size());
       if (other == who || thing.owner != who) return "";
-      if (world.people[other].place != person.place) return "";
+      if (world.people[other].place != person.place || !may_have(world.people[other])) return "";
       thing.owner = other;
       return fmt::format("{} gives the {} to {}.", person.name, thing.name,
                          world.people[other].name);
@@ -95,7 +100,7 @@ std::string happen(Random& random, World& world, const std::vector<std::string>&
       return fmt::format("{} leaves the {} in {}.", person.name, thing.name, person.place);
     }
     default: {
-      if (thing.owner || thing.place != person.place) return "";
+      if (thing.owner || thing.place != person.place || !may_have(person)) return "";
       thing.owner = who;
       return fmt::format("{} takes the {}.", person.name, thing.name);
     }
@@ -163,7 +168,7 @@ Story make_story(Random& random, bool held_out) {
   }
   const int64_t events = random.between(1, 6);
   for (int64_t told = 0, tried = 0; told < events && tried < 40; ++tried) {
-    const std::string sentence = happen(random, world, places);
+    const std::string sentence = happen(random, world, places, held_out);
     told += !sentence.empty();
     say(sentence);
   }

@@ -289,6 +289,23 @@ TEST(Story, AnswersFollowFromWhatWasTold) {
   EXPECT_NEAR(yes_no['Y'], yes_no['N'], 0.25 * (yes_no['Y'] + yes_no['N']));
 }
 
+TEST(Story, NobodyIsTaughtToHaveWhatIsHeldOut) {
+  const std::regex has(R"((\w+) has the (\w+)\.)");
+  int64_t unseen = 0;
+  for (uint64_t i = 0; i < 2000; ++i) {
+    Random random(6, i);
+    const bool asked = i % 2 == 1;
+    for (const Turn& turn : make_story(random, asked).questions) {
+      std::smatch m;
+      if (!std::regex_match(turn.answer, m, has) || m[1] == "Nobody") continue;
+      if (!held_out("story", m[1].str() + " " + m[2].str(), 0.1)) continue;
+      EXPECT_TRUE(asked) << turn.answer;
+      ++unseen;
+    }
+  }
+  EXPECT_GT(unseen, 100);
+}
+
 TEST_F(GeneratorTest, TheSmallWorldSaysWhoItIs) {
   const auto made = source({{"kind", "small_world"}, {"stories", 0}});
   std::set<std::string> said;
