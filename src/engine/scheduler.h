@@ -21,39 +21,14 @@
 #include "base/aligned.h"
 #include "cache/context_file.h"
 #include "cache/prefix_tree.h"
+#include "engine/engine_options.h"
 #include "engine/request.h"
+#include "engine/step_clock.h"
 #include "kernels/context.h"
 #include "model/decoder.h"
 #include "model/model.h"
 
 namespace drover {
-
-// Tokens that are computed together. Sixteen experts get 128 of them each, enough to unpack an
-// expert's weights for; and the activations of the largest models take half a gigabyte.
-inline constexpr int64_t kDefaultBatch = 2048;
-
-struct EngineOptions {
-  int64_t context = 0;  // tokens of one conversation; 0: what the model was made for, <= 32,768
-  int64_t batch = kDefaultBatch;
-  // f32, bf16 or i8; unset: f32 for f32 weights, else bf16
-  std::optional<DType> cache_type = std::nullopt;
-  // Bytes of pages, at most. 0: two conversations of the whole context, or `parallel` of them up to
-  // a quarter of the machine's memory.
-  int64_t cache_memory = 0;
-  std::filesystem::path cache_dir = {};  // pages lie in a file there; empty: in memory
-  int64_t parallel = 64;                 // answers that are written at the same time, at most
-  Shortcuts shortcuts = {};
-  std::optional<PageChoice> choice = std::nullopt;  // which pages global layers visit; unset: all
-  bool chunk_reuse = true;                          // PrefixTree::adopt_chunk
-  InputObserver* observer = nullptr;                // of the decoder; must outlive the engine
-};
-
-// The type of cached keys and values: what was asked for (kUsage unless f32, bf16 or i8), else f32
-// for a model of f32 weights and bf16 for others.
-DType choose_cache_type(const Model& model, std::optional<DType> asked);
-
-// What a context file is bound to: the model, its tokenizer, and how they are asked.
-ContextIdentity context_identity(const Model& model, const EngineOptions& options);
 
 // What a scheduler has in hand.
 struct SchedulerState {
@@ -123,10 +98,6 @@ class Scheduler {
   void drop_cancelled();
   void end(const std::shared_ptr<Job>& job, FinishReason reason);
   bool admit(Job& job);
-  bool is_crowd_known(int64_t answers) const;
-  int64_t prompt_budget(int64_t answers) const;
-  int64_t ahead() const;
-  void learn(int64_t answers, int64_t prompt_tokens, double seconds);
   void skip_known_chunks(Sequence& sequence);
   void take_room(std::span<const SequenceSlice> slices);
   void run_batch(std::span<Sequence* const> batch, std::span<const SequenceSlice> slices,
@@ -159,13 +130,7 @@ class Scheduler {
   std::vector<float> logits_;
   std::vector<float> own_;      // an answer's copy of its logits, which bias and penalties change
   AlignedArray<float> states_;  // of prompts that are embedded
-  // Seconds of a step of answers alone, and of one more token of a prompt.
-  double answers_seconds_ = 0;
-  double token_seconds_ = 0;
-  double head_start_ = 0;  // left of it
-  int64_t answers_then_ = 0;
-  int64_t steps_since_ = 0;
-  int64_t probe_after_ = 0;
+  StepClock clock_;
 };
 
 }  // namespace drover

@@ -1,6 +1,6 @@
 // "printed_words": a word of up to six letters, or a number, in a font, and the question what it
-// says; or some lines of them, all to be read. Held out are words and numbers; a font is held out by
-// not being named.
+// says; or some lines of them, all to be read. Held out are words and numbers; a font is held out
+// by not being named.
 //
 //   words     a file with a word on each line, of which those of two to six small letters are taken
 //   fonts     [..] files that FreeType reads
@@ -8,7 +8,8 @@
 //   numbers   0.25   share of pictures with a number
 //   letters   0.1    share of pictures with letters that are no word
 //   lines     1      at most so many in a picture: more letters to learn from for the same work
-//   plain     0      share of pictures in dark ink on a light page, large, upright and in the middle,
+//   plain     0      share of pictures in dark ink on a light page, large, upright and in the
+//   middle,
 //                    from which letters are learnt first
 //   large     0.05   share of pictures of several tiles
 #include <fmt/format.h>
@@ -42,7 +43,8 @@ constexpr std::string_view kOfLines[] = {"What does it say?", "Read all lines.",
 class PrintedWords : public Generator {
  public:
   PrintedWords(const boost::json::object& settings, const SourceContext& context)
-      : Generator(settings, context, {"words", "fonts", "most", "numbers", "letters", "lines", "plain", "large"}),
+      : Generator(settings, context,
+                  {"words", "fonts", "most", "numbers", "letters", "lines", "plain", "large"}),
         most_(size_setting("most", kMost, 1, kMost)),
         numbers_(share_setting("numbers", 0.25)),
         letters_(share_setting("letters", 0.1)),
@@ -129,8 +131,8 @@ class PrintedWords : public Generator {
     for (size_t i = 0; i < lines.size(); ++i) {
       const Path line = font.line(lines[i]);
       const Box box = bounds(line);
-      const Path placed = transformed(line, {1, 0, 0, 1, -(box.left + box.right) / 2,
-                                             kLineHeight * static_cast<double>(i)});
+      const Path placed = transformed(
+          line, {1, 0, 0, 1, -(box.left + box.right) / 2, kLineHeight * static_cast<double>(i)});
       out.insert(out.end(), placed.begin(), placed.end());
     }
     return out;

@@ -68,8 +68,8 @@ World begin(Random& random, bool held_out) {
   }
 }
 
-// One thing that happens, told in a sentence. Empty if it cannot happen now, or, where no pair that is
-// held out may come up, if it would make one.
+// One thing that happens, told in a sentence. Empty if it cannot happen now, or, where no pair that
+// is held out may come up, if it would make one.
 std::string happen(Random& random, World& world, const std::vector<std::string>& places,
                    bool may_be_held_out) {
   const auto who = below(random, world.people.size());

@@ -13,8 +13,8 @@ struct Story {
   std::vector<Turn> questions;  // without the text
 };
 
-// Who has which thing, from the beginning to the end, is drawn from pairs of name and thing that are
-// learnt; or, held_out, begins with one pair that is not.
+// Who has which thing, from the beginning to the end, is drawn from pairs of name and thing that
+// are learnt; or, held_out, begins with one pair that is not.
 Story make_story(Random& random, bool held_out);
 
 }  // namespace drover
