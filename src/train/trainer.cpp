@@ -321,8 +321,9 @@ void Trainer::save(const TrainingWatch& watch) {
   saved_step_ = cursor_.step;
   saved_seconds_ = cursor_.seconds;
   // Older ones go; those of later steps are damaged, or we would stand there.
-  int64_t kept = 0;
-  for (const fs::path& file : checkpoints_in(recipe_.out)) {
+  const std::vector<fs::path> files = checkpoints_in(recipe_.out);
+  const auto own = std::find(files.begin(), files.end(), path);
+  for (auto file = own; file != files.end(); ++file) {
     std::error_code ignored;
     if (file <= path && ++kept > recipe_.checkpoints_kept) fs::remove(file, ignored);
   }
