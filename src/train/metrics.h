@@ -44,8 +44,8 @@ struct HeldOutReport {
 class MetricsFile {
  public:
   // Keeps what stands there of steps up to `step`, of held-out examples up to `evaluated`, and cuts
-  // off what follows, with what is no whole line. kUsage while another training writes there; what
-  // opening and writing throw.
+  // off what follows, whatever it is. kBadData for a line before that which is none; kUsage while
+  // another training writes there; what opening and writing throw.
   MetricsFile(const std::filesystem::path& path, int64_t step, int64_t evaluated);
   ~MetricsFile();
   MetricsFile(const MetricsFile&) = delete;
