@@ -82,6 +82,11 @@ class Teller {
     }
     line(text);
   }
+  void warning(const std::string& text) {
+    clear();
+    warn(text);
+  }
+
 
   // A line that stays.
   void line(const std::string& text) {
@@ -239,6 +244,7 @@ void Teach::operator()(Recipe recipe) const {
   watch.steps = steps;
   watch.step = [&](const StepReport& report) { teller->step(report); };
   watch.held_out = [&](const HeldOutReport& report) { teller->held_out(report); };
+  watch.warn = [&](const std::string& text) { teller->warning(text); };
   const TrainingEnd end = trainer.run(watch);
   const double loss = teller->last_loss();
   teller.reset();  // its line goes
