@@ -13,7 +13,6 @@
 #include "cli/command.h"
 #include "cli/quantities.h"
 #include "formats/json.h"
-#include "train/checkpoint.h"
 #include "train/training.h"
 
 namespace drover {
@@ -82,11 +81,11 @@ class Teller {
     }
     line(text);
   }
+
   void warning(const std::string& text) {
     clear();
     warn(text);
   }
-
 
   // A line that stays.
   void line(const std::string& text) {
@@ -161,6 +160,12 @@ void Teach::say_plan(const Training& training, const TrainingCursor& cursor) con
     say(fmt::format("{}: teaches {} of {} tensors, {} of {} parameters", recipe.name, taught,
                     tensors, grouped(parameters), grouped(all)));
   }
+  const TeachingMemory memory =
+      teaching_memory(*training.parameters, training.lora.get(), recipe.optimizer);
+  say(fmt::format("{} of memory beside passes: values {}, gradients {}, averages {}, copies {}",
+                  bytes_text(memory.bytes()), bytes_text(memory.values),
+                  bytes_text(memory.gradients), bytes_text(memory.averages),
+                  bytes_text(memory.copies)));
   if (!recipe.freeze.empty()) say(fmt::format("frozen: {}", fmt::join(recipe.freeze, ", ")));
   int64_t tokens = 0;
   for (size_t i = 0; i < recipe.stages.size(); ++i) {
@@ -220,13 +225,8 @@ void Teach::finish(Context& context, const Training& training, const Trainer& tr
 }
 
 void Teach::operator()(Recipe recipe) const {
-  if (!out.empty()) recipe.out = out;
-  if (!resume && !checkpoints_in(recipe.out).empty()) {
-    throw Error(ErrorKind::kUsage,
-                fmt::format("{}: there are checkpoints of a training already",
-                            printable(recipe.out.string(), 300)),
-                "--resume goes on with it; --out begins elsewhere");
-  }
+  if (!out.empty()) recipe.out = fs::path(out).lexically_normal();
+  expect_room(recipe, resume);
   const auto context = machine.make_context();
   InterruptGuard interrupt;
   std::unique_ptr<Training> training;
@@ -277,7 +277,10 @@ void Tune::operator()() const {
   };
   std::vector<std::string> files;
   for (const std::string& file : data) files.push_back(fs::absolute(file).string());
-  const std::string name = fs::path(teach.out).filename().string();
+  // The folder's own name, also of "tuned/" and ".".
+  fs::path folder = fs::absolute(teach.out).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();
+  const std::string name = folder.filename().string();
   if (full && (!groups.empty() || alpha)) {
     throw_error(ErrorKind::kUsage, "lora, alpha: expected no --full, which teaches no adapters");
   }

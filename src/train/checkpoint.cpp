@@ -126,7 +126,7 @@ TrainingCursor read_checkpoint(const fs::path& path, const Digest& digest,
         fmt::format("{}: expected a checkpoint of this recipe ({}), got one of another ({})",
                     source, short_hex(digest),
                     printable(fields.required_text("digest").substr(0, 12))),
-        "the recipe, its model's configuration or its tokenizer changed since; put them "
+        "the recipe, its data, its model's configuration or its tokenizer changed since; put them "
         "back, or begin in another folder");
   }
   TrainingCursor cursor = cursor_from(fields.required_fields("cursor"));

@@ -353,7 +353,8 @@ Recipe recipe_from_json(const json::object& object, const std::filesystem::path&
 }
 
 Recipe read_recipe(const std::filesystem::path& path) {
-  return recipe_from_json(read_json_object(path), path.parent_path(),
+  // A bare name has no parent of its own.
+  return recipe_from_json(read_json_object(path), std::filesystem::absolute(path).parent_path(),
                           printable(path.string(), 300));
 }
 

@@ -31,7 +31,7 @@ struct TrainerParts {
   // Of each source in the recipe's order; a null where nothing is held out.
   std::vector<const Source*> sources, held_out;
   std::optional<Token> patch_token;
-  Digest digest = {};  // of all that decides what comes out: checkpoints are bound to it
+  Digest digest = {};  // of recipe, model, tokenizer and data: checkpoints are bound to it
 };
 
 // What is told of a training while it runs; a function may be empty.
