@@ -27,7 +27,6 @@ struct RunningScore {
   double correct = 0;
 
   double accuracy() const { return weight > 0 ? correct / weight : 0; }
-  double mean_loss() const { return weight > 0 ? loss / weight : 0; }
 };
 
 // Where a training stands, between two steps.

@@ -27,7 +27,7 @@ struct StepReport {
   double gradient_norm = 0;
   int64_t tokens = 0;
   double seconds = 0;
-  std::vector<SourceScore> sources;          // those that the step had examples of
+  std::vector<SourceScore> sources;          // all of the recipe; of weight 0 without examples
   std::vector<std::vector<double>> experts;  // shares of each expert, by MoE layer
 
   // The busiest expert of any layer beside the mean: 1 is even.
