@@ -72,14 +72,13 @@ class Teller {
   }
 
   void held_out(const HeldOutReport& r) {
-    if (r.sources.empty()) return;  // all of the data is learnt
-    std::string text = fmt::format("step {}, held out:", grouped(r.step));
+    std::string scores;
     for (const SourceScore& s : r.sources) {
       if (s.weight == 0) continue;
-      text += fmt::format(" {} {:.3f} ({:.1f} %)", s.name, s.loss / s.weight,
-                          100 * s.correct / s.weight);
+      scores += fmt::format(" {} {:.3f} ({:.1f} %)", s.name, s.loss / s.weight,
+                            100 * s.correct / s.weight);
     }
-    line(text);
+    if (!scores.empty()) line(fmt::format("step {}, held out:{}", grouped(r.step), scores));
   }
 
   void warning(const std::string& text) {
