@@ -13,7 +13,6 @@
 #include "cli/command.h"
 #include "cli/quantities.h"
 #include "formats/json.h"
-#include "train/checkpoint.h"
 #include "train/training.h"
 
 namespace drover {
@@ -73,14 +72,18 @@ class Teller {
   }
 
   void held_out(const HeldOutReport& r) {
-    if (r.sources.empty()) return;  // all of the data is learnt
-    std::string text = fmt::format("step {}, held out:", grouped(r.step));
+    std::string scores;
     for (const SourceScore& s : r.sources) {
       if (s.weight == 0) continue;
-      text += fmt::format(" {} {:.3f} ({:.1f} %)", s.name, s.loss / s.weight,
-                          100 * s.correct / s.weight);
+      scores += fmt::format(" {} {:.3f} ({:.1f} %)", s.name, s.loss / s.weight,
+                            100 * s.correct / s.weight);
     }
-    line(text);
+    if (!scores.empty()) line(fmt::format("step {}, held out:{}", grouped(r.step), scores));
+  }
+
+  void warning(const std::string& text) {
+    clear();
+    warn(text);
   }
 
   // A line that stays.
@@ -156,6 +159,12 @@ void Teach::say_plan(const Training& training, const TrainingCursor& cursor) con
     say(fmt::format("{}: teaches {} of {} tensors, {} of {} parameters", recipe.name, taught,
                     tensors, grouped(parameters), grouped(all)));
   }
+  const TeachingMemory memory =
+      teaching_memory(*training.parameters, training.lora.get(), recipe.optimizer);
+  say(fmt::format("{} of memory beside passes: values {}, gradients {}, averages {}, copies {}",
+                  bytes_text(memory.bytes()), bytes_text(memory.values),
+                  bytes_text(memory.gradients), bytes_text(memory.averages),
+                  bytes_text(memory.copies)));
   if (!recipe.freeze.empty()) say(fmt::format("frozen: {}", fmt::join(recipe.freeze, ", ")));
   int64_t tokens = 0;
   for (size_t i = 0; i < recipe.stages.size(); ++i) {
@@ -215,13 +224,8 @@ void Teach::finish(Context& context, const Training& training, const Trainer& tr
 }
 
 void Teach::operator()(Recipe recipe) const {
-  if (!out.empty()) recipe.out = out;
-  if (!resume && !checkpoints_in(recipe.out).empty()) {
-    throw Error(ErrorKind::kUsage,
-                fmt::format("{}: there are checkpoints of a training already",
-                            printable(recipe.out.string(), 300)),
-                "--resume goes on with it; --out begins elsewhere");
-  }
+  if (!out.empty()) recipe.out = fs::path(out).lexically_normal();
+  expect_room(recipe, resume);
   const auto context = machine.make_context();
   InterruptGuard interrupt;
   std::unique_ptr<Training> training;
@@ -239,6 +243,7 @@ void Teach::operator()(Recipe recipe) const {
   watch.steps = steps;
   watch.step = [&](const StepReport& report) { teller->step(report); };
   watch.held_out = [&](const HeldOutReport& report) { teller->held_out(report); };
+  watch.warn = [&](const std::string& text) { teller->warning(text); };
   const TrainingEnd end = trainer.run(watch);
   const double loss = teller->last_loss();
   teller.reset();  // its line goes
@@ -271,7 +276,10 @@ void Tune::operator()() const {
   };
   std::vector<std::string> files;
   for (const std::string& file : data) files.push_back(fs::absolute(file).string());
-  const std::string name = fs::path(teach.out).filename().string();
+  // The folder's own name, also of "tuned/" and ".".
+  fs::path folder = fs::absolute(teach.out).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();
+  const std::string name = folder.filename().string();
   if (full && (!groups.empty() || alpha)) {
     throw_error(ErrorKind::kUsage, "lora, alpha: expected no --full, which teaches no adapters");
   }

@@ -29,8 +29,9 @@ struct TrainingBatch {
   double weight() const;  // sum of weights
 };
 
-// Lays out examples for a model. Token and picture counts must fit: kBadData says where not
-// (patch_token: whose rows pictures fill, of config.vision; without one, pictures are refused).
+// Lays out examples for a model. Rows with patch_token are those that pictures fill, tokens_of_tile
+// for each of their tiles; kBadData where counts of these differ, for pictures without a
+// patch_token, and for a token that the model does not have. An example without tokens is left out.
 TrainingBatch pack(const ModelConfig& config, std::optional<Token> patch_token,
                    int64_t tokens_of_tile, std::span<const Example> examples);
 

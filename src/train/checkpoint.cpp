@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <boost/json.hpp>
+#include <charconv>
 #include <cstring>
 
 #include "base/byte_reader.h"
@@ -125,7 +126,7 @@ TrainingCursor read_checkpoint(const fs::path& path, const Digest& digest,
         fmt::format("{}: expected a checkpoint of this recipe ({}), got one of another ({})",
                     source, short_hex(digest),
                     printable(fields.required_text("digest").substr(0, 12))),
-        "the recipe, its model's configuration or its tokenizer changed since; put them "
+        "the recipe, its data, its model's configuration or its tokenizer changed since; put them "
         "back, or begin in another folder");
   }
   TrainingCursor cursor = cursor_from(fields.required_fields("cursor"));
@@ -168,28 +169,40 @@ fs::path checkpoint_path(const fs::path& folder, int64_t step) {
 
 namespace {
 
+// The step in a name such as step-00001200.checkpoint; nothing for any other name.
+std::optional<int64_t> step_of(std::string_view name, std::string_view suffix) {
+  if (!name.starts_with(kPrefix) || !name.ends_with(suffix)) return std::nullopt;
+  name.remove_prefix(kPrefix.size());
+  name.remove_suffix(std::min(name.size(), suffix.size()));
+  int64_t step = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), step);
+  if (error != std::errc() || end != name.data() + name.size() || step < 0) return std::nullopt;
+  return step;
+}
+
+// Files of steps in the folder, the newest first.
 std::vector<fs::path> steps_in(const fs::path& folder, std::string_view suffix) {
-  std::vector<fs::path> out;
+  std::vector<std::pair<int64_t, fs::path>> found;
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(kPrefix) && name.ends_with(suffix)) out.push_back(entry.path());
+    const auto step = step_of(entry.path().filename().string(), suffix);
+    if (step) found.emplace_back(*step, entry.path());
   }
+  std::sort(found.begin(), found.end(), std::greater<>());
+  std::vector<fs::path> out;
+  for (auto& [step, path] : found) out.push_back(std::move(path));
   return out;
 }
 
 }  // namespace
 
-std::vector<fs::path> checkpoints_in(const fs::path& folder) {
-  std::vector<fs::path> out = steps_in(folder, kSuffix);
-  // Steps have the same number of digits up to a hundred million.
-  std::sort(out.begin(), out.end(), std::greater<>());
-  return out;
-}
+std::vector<fs::path> checkpoints_in(const fs::path& folder) { return steps_in(folder, kSuffix); }
 
 void remove_unfinished(const fs::path& folder) {
   std::error_code ignored;
-  for (const fs::path& file : steps_in(folder, ".partial")) fs::remove(file, ignored);
+  for (const fs::path& file : steps_in(folder, std::string(kSuffix) + ".partial")) {
+    fs::remove(file, ignored);
+  }
 }
 
 }  // namespace drover

@@ -27,7 +27,6 @@ struct RunningScore {
   double correct = 0;
 
   double accuracy() const { return weight > 0 ? correct / weight : 0; }
-  double mean_loss() const { return weight > 0 ? loss / weight : 0; }
 };
 
 // Where a training stands, between two steps.
@@ -58,7 +57,8 @@ TrainingCursor read_checkpoint(const std::filesystem::path& path, const Digest& 
 
 // FOLDER/step-00001200.checkpoint
 std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64_t step);
-// Those in the folder, the newest first; none if there is no folder.
+// Those in the folder, the newest first; none if there is no folder. Other names that look alike,
+// step-best.checkpoint, are left alone.
 std::vector<std::filesystem::path> checkpoints_in(const std::filesystem::path& folder);
 // Removes what was left of checkpoints when writing them was cut short.
 void remove_unfinished(const std::filesystem::path& folder);

@@ -112,16 +112,24 @@ TEST_F(Checkpoint, AreListedNewestFirst) {
   for (const int64_t step : {9, 1200, 100}) write_file(checkpoint_path(folder_.path(), step), "x");
   write_file(folder_ / "metrics.jsonl", "");
   write_file(folder_ / "step-00000100.checkpoint.other", "");
+  // More digits than the name has room for, and names that somebody else gave.
+  write_file(checkpoint_path(folder_.path(), 1'000'000'000), "x");
+  for (const char* other : {"best", "", "-1", "12a"}) {
+    write_file(folder_ / fmt::format("step-{}.checkpoint", other), "x");
+  }
   const auto at = [&](int64_t step) { return checkpoint_path(folder_.path(), step); };
-  EXPECT_EQ(checkpoints_in(folder_.path()),
-            (std::vector<std::filesystem::path>{at(1200), at(100), at(12), at(9)}));
+  EXPECT_EQ(
+      checkpoints_in(folder_.path()),
+      (std::vector<std::filesystem::path>{at(1'000'000'000), at(1200), at(100), at(12), at(9)}));
   EXPECT_TRUE(checkpoints_in(folder_ / "nowhere").empty());
 }
 
 TEST_F(Checkpoint, LeavesNothingUnfinishedBehind) {
   const auto partial = path_.string() + ".partial";
   std::ofstream(partial) << "half";
+  const auto other = folder_.write("step-best.checkpoint.partial", "somebody else's");
   remove_unfinished(folder_.path());
+  EXPECT_TRUE(std::filesystem::exists(other));
   EXPECT_FALSE(std::filesystem::exists(partial));
   EXPECT_TRUE(std::filesystem::exists(path_));
 }

@@ -46,7 +46,6 @@ class Lora {
   // What optimizers change: A and B of each target in turn, "layers.0.self_attn.q_proj.lora_A".
   // Neither has copies to multiply with.
   std::deque<Parameter>& factors() { return factors_; }
-  const std::deque<Parameter>& factors() const { return factors_; }
 
   // Sets the values of the adapted matrices to W + s B A and refreshes the copies of all: for the
   // next pass, and for whoever writes the merged model (train/write_model.h).

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "base/error.h"
 #include "base/mapped_file.h"
@@ -32,17 +33,28 @@ json::object to_json(const std::vector<SourceScore>& sources) {
   return out;
 }
 
+// Behind the last line that counts anything may stand, such as what a power failure left; before it
+// a line that is none is an error.
 size_t bytes_up_to(std::string_view text, int64_t step, int64_t evaluated,
                    const std::string& source) {
   size_t kept = 0;
-  while (kept < text.size()) {
-    const size_t end = text.find('\n', kept);
+  std::optional<Error> damage;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = text.find('\n', at);
     if (end == std::string_view::npos) break;  // a write that was cut
-    const json::value line = parse_json(text.substr(kept, end - kept), source);
-    if (!line.is_object()) throw_error(ErrorKind::kBadData, "{}: expected objects", source);
-    const JsonFields fields(line.get_object(), source);
-    if (fields.required_integer("step") > (fields.has("held_out") ? evaluated : step)) break;
-    kept = end + 1;
+    const std::string_view line = text.substr(at, end - at);
+    at = end + 1;
+    try {
+      const json::value value = parse_json(line, source);
+      if (!value.is_object()) throw_error(ErrorKind::kBadData, "{}: expected objects", source);
+      const JsonFields fields(value.get_object(), source);
+      if (fields.required_integer("step") > (fields.has("held_out") ? evaluated : step)) break;
+    } catch (const Error& error) {
+      if (!damage) damage = error;
+      continue;
+    }
+    if (damage) throw *damage;
+    kept = at;
   }
   return kept;
 }

@@ -27,7 +27,7 @@ struct StepReport {
   double gradient_norm = 0;
   int64_t tokens = 0;
   double seconds = 0;
-  std::vector<SourceScore> sources;          // those that the step had examples of
+  std::vector<SourceScore> sources;          // all of the recipe; of weight 0 without examples
   std::vector<std::vector<double>> experts;  // shares of each expert, by MoE layer
 
   // The busiest expert of any layer beside the mean: 1 is even.
@@ -44,8 +44,8 @@ struct HeldOutReport {
 class MetricsFile {
  public:
   // Keeps what stands there of steps up to `step`, of held-out examples up to `evaluated`, and cuts
-  // off what follows, with what is no whole line. kUsage while another training writes there; what
-  // opening and writing throw.
+  // off what follows, whatever it is. kBadData for a line before that which is none; kUsage while
+  // another training writes there; what opening and writing throw.
   MetricsFile(const std::filesystem::path& path, int64_t step, int64_t evaluated);
   ~MetricsFile();
   MetricsFile(const MetricsFile&) = delete;

@@ -89,6 +89,27 @@ TEST_F(Metrics, LoseALineThatWasCutInWriting) {
   EXPECT_EQ(lines_of(path_).size(), 5u);
 }
 
+TEST_F(Metrics, AreCutWhateverStandsBehindTheStep) {
+  write();
+  const std::string text = read_file(path_, 1 << 20);
+  const size_t third = text.find("{\"step\":3");
+  for (const std::string& bad :
+       {std::string("{\"step\":"), std::string("[3]"), std::string("{}"), std::string(100, '\0')}) {
+    SCOPED_TRACE(bad);
+    folder_.write("metrics.jsonl", text.substr(0, third) + bad + "\n" + text.substr(third));
+    { const MetricsFile file(path_, 2, 2); }
+    EXPECT_EQ(read_file(path_, 1 << 20), text.substr(0, third));
+    // What counts is not thrown away for it.
+    folder_.write("metrics.jsonl", text.substr(0, third) + bad + "\n" + text.substr(third));
+    try {
+      const MetricsFile file(path_, 3, 2);
+      ADD_FAILURE() << "expected an Error, got none";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kBadData);
+    }
+  }
+}
+
 TEST_F(Metrics, HaveOneWriter) {
   const MetricsFile file(path_, 0, 0);
   expect_error(ErrorKind::kUsage, "another training writes there",

@@ -138,6 +138,16 @@ Parameter* Parameters::find(std::string_view name) {
   return found == all_.end() ? nullptr : &*found;
 }
 
+int64_t Parameters::copy_bytes() const {
+  int64_t out = 0;
+  for (const Parameter& p : all_) {
+    if (!is_passed(p)) continue;
+    // In bf16 there are two of a matrix, in f32 the values serve and its transpose is a copy.
+    out += 4 * p.size();
+  }
+  return out;
+}
+
 void Parameters::refresh(Context& context) {
   struct Matrix {
     Parameter* p;
@@ -221,8 +231,6 @@ FindTensor finder(const std::deque<Parameter>& all) {
 }
 
 }  // namespace
-
-Weights Parameters::weights() const { return make_weights(config_, finder(all_)); }
 
 std::optional<Vision> Parameters::eyes() const {
   if (!vision_config_) return std::nullopt;

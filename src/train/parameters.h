@@ -104,9 +104,10 @@ class Parameters {
   // No gradient, and no memory for one, from now on (or again).
   void freeze(Parameter& parameter, bool frozen = true);
 
-  // Views of what refresh() made, for a Decoder (or a VisionEncoder) that tries the model out. They
-  // stay good until this object goes; with kBF16 matrices are bf16.
-  Weights weights() const;
+  // Bytes of those copies, made or not.
+  int64_t copy_bytes() const;
+  // Views of what refresh() made, for a VisionEncoder that tries the model out; nothing without
+  // eyes. They stay good until this object goes; with kBF16 matrices are bf16.
   std::optional<Vision> eyes() const;
 
  private:

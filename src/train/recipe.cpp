@@ -41,10 +41,11 @@ class Fields : public JsonFields {
     return value;
   }
   int64_t count(std::string_view key, int64_t lowest, int64_t otherwise) const {
+    // Far above any plan; products of two stay below 2^63.
+    constexpr int64_t kMost = int64_t{1} << 31;
     const int64_t value = integer(key).value_or(otherwise);
-    if (value < lowest || value > int64_t{1} << 40) {
-      wrong(key, fmt::format("{} or more", lowest), value);
-    }
+    if (value < lowest) wrong(key, fmt::format("{} or more", lowest), value);
+    if (value > kMost) wrong(key, fmt::format("at most {}", kMost), value);
     return value;
   }
   int64_t required_count(std::string_view key) const {
@@ -87,6 +88,10 @@ void read_model(const Fields& top, Recipe& recipe) {
 }
 
 void read_initialization(const Fields& top, Recipe& recipe) {
+  if (!recipe.start.empty() && top.has("initialization")) {
+    throw_error(ErrorKind::kBadData,
+                "{}: expected 'initialization', or a model to 'start' from, got both", top.where());
+  }
   const Fields f = part(top, "initialization", {"embedding", "constant_components", "constant"});
   Initialization& out = recipe.initialization;
   out.seed = recipe.seed;
@@ -113,7 +118,11 @@ void read_optimizer(const Fields& top, Recipe& recipe) {
   AdamWOptions& adamw = out.adamw;
   adamw.rate = a.at_least("rate", 0, adamw.rate);
   adamw.decay = a.at_least("decay", 0, adamw.decay);
-  adamw.epsilon = a.at_least("epsilon", 0, adamw.epsilon);
+  adamw.epsilon = a.number("epsilon").value_or(adamw.epsilon);
+  // Steps divide by it, in f32, where nothing was learnt yet.
+  if (!(static_cast<float>(adamw.epsilon) > 0)) {
+    a.wrong("epsilon", "a number above 0 as f32", adamw.epsilon);
+  }
   if (const auto betas = a.numbers("betas")) {
     const auto fits = [](double beta) { return beta >= 0 && beta < 1; };
     if (betas->size() != 2 || !fits((*betas)[0]) || !fits((*betas)[1])) {
@@ -138,6 +147,9 @@ void read_plan(const Fields& top, Recipe& recipe) {
   const Fields b = part(e, "selection_bias", {"rate", "until"});
   recipe.selection_bias.rate = b.at_least("rate", 0, 0);
   recipe.selection_bias.until = b.between("until", 0, 1, recipe.selection_bias.until);
+  if (recipe.selection_bias.until == 1) {
+    b.wrong("until", "below 1, so that the bias is gone before the end", 1);
+  }
 
   if (const auto patterns = top.texts("freeze")) {
     recipe.freeze.assign(patterns->begin(), patterns->end());
@@ -268,6 +280,7 @@ void read_stages(const Fields& top, Recipe& recipe) {
   if (list == nullptr || !list->is_array() || list->get_array().empty()) {
     throw_error(ErrorKind::kBadData, "{}: 'stages': expected a list of at least one", top.where());
   }
+  int64_t tokens = 0;
   int64_t after_until = 0;  // steps of the stages behind the last that may end early
   bool may_end_early = false;
   for (const json::value& value : list->get_array()) {
@@ -275,6 +288,12 @@ void read_stages(const Fields& top, Recipe& recipe) {
     if (!value.is_object()) throw_error(ErrorKind::kBadData, "{}: expected an object", where);
     recipe.stages.push_back(read_stage(JsonFields(value.get_object(), where), recipe));
     const RecipeStage& stage = recipe.stages.back();
+    constexpr int64_t kMostTokens = int64_t{1} << 50;
+    if (stage.steps > (kMostTokens - tokens) / stage.tokens) {
+      throw_error(ErrorKind::kBadData, "{}: expected at most {} tokens in all stages, got more",
+                  where, kMostTokens);
+    }
+    tokens += stage.steps * stage.tokens;
     after_until = stage.until ? 0 : after_until + stage.steps;
     may_end_early = may_end_early || stage.until;
   }
@@ -305,7 +324,8 @@ Recipe recipe_from_json(const json::object& object, const std::filesystem::path&
   Recipe recipe;
   recipe.folder = folder;
   recipe.name = top.required_text("name");
-  if (recipe.name.empty() || recipe.name.find('/') != std::string::npos) {
+  if (recipe.name.empty() || recipe.name == "." || recipe.name == ".." ||
+      recipe.name.find('/') != std::string::npos) {
     top.wrong("name", "a name for files", printable(recipe.name));
   }
   recipe.out = folder / std::filesystem::path(top.text("out").value_or(recipe.name));
@@ -333,7 +353,8 @@ Recipe recipe_from_json(const json::object& object, const std::filesystem::path&
 }
 
 Recipe read_recipe(const std::filesystem::path& path) {
-  return recipe_from_json(read_json_object(path), path.parent_path(),
+  // A bare name has no parent of its own.
+  return recipe_from_json(read_json_object(path), std::filesystem::absolute(path).parent_path(),
                           printable(path.string(), 300));
 }
 

@@ -160,6 +160,17 @@ TEST(Recipe, NamesAFieldThatIsOutOfItsRange) {
   expect_refusal("stages.1.mixture", "{\"words\": 0}", "'mixture': expected a weight above 0");
   expect_refusal("stages.0.steps", "0", "'steps': expected 1 or more, got 0");
   expect_refusal("checkpoint.keep", "0", "'keep': expected 1 or more");
+  for (const char* name : {"\"\"", "\".\"", "\"..\""}) {
+    expect_refusal("name", name, "'name': expected a name for files");
+  }
+  expect_refusal("optimizer.adamw.epsilon", "0", "'epsilon': expected a number above 0");
+  expect_refusal("optimizer.adamw.epsilon", "1e-60", "'epsilon': expected a number above 0");
+  expect_refusal("experts.selection_bias.until", "1", "'until': expected below 1");
+  expect_refusal("stages.0.steps", "1099511627776", "'steps': expected at most 2147483648");
+  expect_refusal("stages", R"([{"steps": 2147483648, "tokens": 2147483648, "length": 1024,
+                                "mixture": {"words": 1}}])",
+                 "stages[0]: expected at most 1125899906842624 tokens in all stages");
+  expect_refusal("model", R"({"start": "m.gguf"})", "expected 'initialization', or a model");
   expect_refusal("model.start", "\"m.gguf\"", "expected 'start', or 'config' and 'tokenizer'");
 }
 
@@ -219,6 +230,7 @@ TEST(Recipe, SourcesOfAFileAreThoseThatItsStagesUse) {
 
 TEST(Recipe, TeachesAdaptersBesideAModelThatIsThere) {
   json::object tuned = with("freeze", "[]");
+  tuned.erase("initialization");
   tuned["model"] = {{"start", "m.gguf"}};
   tuned["lora"] = {{"rank", 4}};
   Recipe r = read(tuned);

@@ -71,6 +71,30 @@ std::vector<std::vector<double>> shares_of(const ModelConfig& config,
   return out;
 }
 
+[[noreturn]] void throw_apart(const std::string& what) {
+  throw Error(ErrorKind::kBadData, what + ": training has come apart",
+              "lower rates or a longer warm-up may help; the last checkpoint is from before");
+}
+
+// kBadData for a place that no training by this recipe comes to.
+void check_cursor(const TrainingCursor& c, const Recipe& recipe, const std::string& source) {
+  const auto stages = static_cast<int64_t>(recipe.stages.size());
+  const bool on_the_way = c.stage >= 0 && c.stage < stages;
+  // A stage that is over is left at once.
+  const int64_t steps = on_the_way ? recipe.stages[static_cast<size_t>(c.stage)].steps : 1;
+  const bool fits = (on_the_way || c.stage == stages) && c.stage_step >= 0 &&
+                    c.stage_step < steps && c.step >= c.stage_step && c.step <= recipe.steps() &&
+                    c.evaluated >= 0 && c.evaluated <= c.step && c.optimizer_steps == c.step &&
+                    c.tokens >= 0 && std::isfinite(c.seconds) && c.seconds >= 0 &&
+                    c.scores.size() == recipe.sources.size();
+  if (fits) return;
+  throw_error(ErrorKind::kBadData,
+              "{}: expected a place in a plan of {} steps in {} stages from {} sources, got step "
+              "{}, {} in stage {}, with {} scores",
+              source, recipe.steps(), stages, recipe.sources.size(), c.step, c.stage_step,
+              c.stage + 1, c.scores.size());
+}
+
 }  // namespace
 
 Trainer::Trainer(Context& context, const Recipe& recipe, const TrainerParts& parts)
@@ -111,14 +135,15 @@ bool Trainer::resume(const std::function<void(const std::string&)>& warn) {
   std::optional<Error> first;
   for (const fs::path& file : files) {
     try {
-      cursor_ = read_checkpoint(file, parts_.digest, arrays());
+      const TrainingCursor cursor = read_checkpoint(file, parts_.digest, arrays());
+      check_cursor(cursor, recipe_, printable(file.string(), 300));
+      cursor_ = cursor;
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kBadData) throw;
       if (!first) first = error;
       if (warn) warn(error.message());
       continue;
     }
-    DROVER_CHECK(cursor_.scores.size() == recipe_.sources.size());
     optimizer_.set_steps(cursor_.optimizer_steps);
     refresh();
     saved_step_ = cursor_.step;
@@ -164,34 +189,49 @@ PassReport Trainer::pass(const TrainingBatch& batch, float scale) {
   return report;
 }
 
-// Returns false, with nothing changed, if it was stopped before the end.
-bool Trainer::step(const TrainingWatch& watch) {
-  const auto start = Clock::now();
-  const ModelConfig& config = parameters_.config();
+// Does what may fail and changes nothing that is learnt: what was learnt is then saved first.
+template <typename Work>
+auto Trainer::keeping(Work&& work) {
+  try {
+    return work();
+  } catch (...) {
+    if (cursor_.step > 0 && cursor_.step != saved_step_) save();
+    throw;
+  }
+}
+
+// The examples of the step that comes now, as its passes take them.
+Trainer::Drawn Trainer::draw(const RecipeStage& stage) {
   const auto& eyes = parameters_.vision_config();
-  const RecipeStage& stage = recipe_.stages[static_cast<size_t>(cursor_.stage)];
   if (!stream_) {
     mixture_ =
         std::make_unique<ExampleMixture>(parts_.sources, stage.mixture, recipe_.seed, stage.length);
     stream_ = std::make_unique<ExampleStream>(context_, *mixture_, cursor_.example);
   }
-  std::vector<TrainingBatch> batches;
-  std::vector<std::vector<size_t>> sources;
-  StepReport report;
-  double weight = 0;
+  Drawn out;
   for (int64_t i = 0; i < stage.passes(); ++i) {
     MicroBatch micro = stream_->next(stage.micro);
-    batches.push_back(
-        pack(config, parts_.patch_token, eyes ? eyes->tile_tokens() : 0, micro.examples));
-    sources.push_back(std::move(micro.sources));
-    weight += batches.back().weight();
-    report.tokens += batches.back().rows();
+    out.batches.push_back(pack(parameters_.config(), parts_.patch_token,
+                               eyes ? eyes->tile_tokens() : 0, micro.examples));
+    out.sources.push_back(std::move(micro.sources));
+    out.weight += out.batches.back().weight();
+    out.tokens += out.batches.back().rows();
   }
-  if (!(weight > 0)) {
+  if (!(out.weight > 0)) {
     throw_error(ErrorKind::kBadData, "step {}: expected tokens that are to be learnt, got none",
                 cursor_.step + 1);
   }
+  return out;
+}
 
+// Returns false, with nothing changed, if it was stopped before the end.
+bool Trainer::step(const TrainingWatch& watch) {
+  const auto start = Clock::now();
+  const ModelConfig& config = parameters_.config();
+  const RecipeStage& stage = recipe_.stages[static_cast<size_t>(cursor_.stage)];
+  const auto [batches, sources, weight, tokens] = keeping([&] { return draw(stage); });
+  StepReport report;
+  report.tokens = tokens;
   report.sources.resize(recipe_.sources.size());
   for (size_t i = 0; i < report.sources.size(); ++i) {
     report.sources[i].name = recipe_.sources[i].name;
@@ -218,12 +258,8 @@ bool Trainer::step(const TrainingWatch& watch) {
   if (parts_.lora) parts_.lora->backward(context_);
   report.gradient_norm = optimizer_.gradient_norm();
   if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm)) {
-    throw Error(
-        ErrorKind::kBadData,
-        fmt::format("step {}: the loss is {} and the gradient's length {}: training has come "
-                    "apart",
-                    cursor_.step + 1, report.loss, report.gradient_norm),
-        "lower rates or a longer warm-up may help; the last checkpoint is from before");
+    throw_apart(fmt::format("step {}: the loss is {} and the gradient's length {}",
+                            cursor_.step + 1, report.loss, report.gradient_norm));
   }
   const PlanPlace at = place();
   report.rate = rate_scale(recipe_.schedule, at);
@@ -268,36 +304,53 @@ void Trainer::advance(const StepReport& report) {
   stream_.reset();
 }
 
+// Of the stages that use the source the one with the longest examples; null if none does.
+const RecipeStage* Trainer::stage_that_asks(size_t source) const {
+  const RecipeStage* out = nullptr;
+  if (parts_.held_out[source] == nullptr) return out;
+  for (const RecipeStage& stage : recipe_.stages) {
+    if (stage.mixture[source] > 0 && (out == nullptr || stage.length > out->length)) out = &stage;
+  }
+  return out;
+}
+
 bool Trainer::evaluation_is_due() const {
   if (recipe_.evaluate_examples == 0 || cursor_.step == 0 || cursor_.evaluated == cursor_.step) {
     return false;
   }
+  bool asks = false;
+  for (size_t i = 0; i < parts_.held_out.size(); ++i) asks = asks || stage_that_asks(i) != nullptr;
   const int64_t every = recipe_.evaluate_steps;
-  return done() || (every > 0 && cursor_.step % every == 0);
+  return asks && (done() || (every > 0 && cursor_.step % every == 0));
 }
 
 // Returns false, with nothing written, if it was stopped before the end.
 bool Trainer::evaluate(const TrainingWatch& watch) {
   const auto& eyes = parameters_.vision_config();
-  // The same examples all through the training: those of its end.
-  const RecipeStage& last = recipe_.stages.back();
   HeldOutReport report;
   report.step = cursor_.step;
   for (size_t i = 0; i < parts_.held_out.size(); ++i) {
-    if (parts_.held_out[i] == nullptr) continue;
+    // The same examples all through the training.
+    const RecipeStage* stage = stage_that_asks(i);
+    if (stage == nullptr) continue;
     const double all = 1;
     const ExampleMixture source({&parts_.held_out[i], 1}, {&all, 1}, recipe_.seed ^ kHeldOut,
-                                last.length);
+                                stage->length);
     ExampleStream stream(context_, source, 0);
     std::vector<SourceScore> score(1);
     score[0].name = recipe_.sources[i].name;
-    while (stream.index() < static_cast<uint64_t>(recipe_.evaluate_examples)) {
-      const MicroBatch micro = stream.next(last.micro);
-      if (is_set(watch.stop)) return false;
-      const TrainingBatch batch = pack(parameters_.config(), parts_.patch_token,
-                                       eyes ? eyes->tile_tokens() : 0, micro.examples);
-      pass(batch, /*scale=*/0);
-      add_scores(batch, decoder_, micro.sources, score);
+    try {
+      while (stream.index() < static_cast<uint64_t>(recipe_.evaluate_examples)) {
+        const MicroBatch micro = stream.next(stage->micro);
+        if (is_set(watch.stop)) return false;
+        const TrainingBatch batch = pack(parameters_.config(), parts_.patch_token,
+                                         eyes ? eyes->tile_tokens() : 0, micro.examples);
+        pass(batch, /*scale=*/0);
+        add_scores(batch, decoder_, micro.sources, score);
+      }
+    } catch (const Error& error) {
+      if (watch.warn) watch.warn(fmt::format("held out, left out: {}", error.message()));
+      continue;
     }
     report.sources.push_back(std::move(score[0]));
   }
@@ -314,17 +367,27 @@ bool Trainer::checkpoint_is_due() const {
          cursor_.seconds - saved_seconds_ >= 60 * recipe_.checkpoint_minutes;
 }
 
-void Trainer::save(const TrainingWatch& watch) {
+void Trainer::save() {
+  // The loss of a step is that of the values before it: what it made of them nobody has seen yet.
+  for (const NamedFloats& array : arrays()) {
+    if (std::all_of(array.values.begin(), array.values.end(),
+                    [](float x) { return std::isfinite(x); })) {
+      continue;
+    }
+    throw_apart(fmt::format("step {}: '{}' has values that are no numbers", cursor_.step,
+                            printable(array.name)));
+  }
   metrics_->flush_to_disk();
   const fs::path path = checkpoint_path(recipe_.out, cursor_.step);
   write_checkpoint(path, parts_.digest, cursor_, arrays());
   saved_step_ = cursor_.step;
   saved_seconds_ = cursor_.seconds;
   // Older ones go; those of later steps are damaged, or we would stand there.
-  int64_t kept = 0;
-  for (const fs::path& file : checkpoints_in(recipe_.out)) {
+  const std::vector<fs::path> files = checkpoints_in(recipe_.out);
+  const auto own = std::find(files.begin(), files.end(), path);
+  for (auto file = own; file != files.end(); ++file) {
     std::error_code ignored;
-    if (file <= path && ++kept > recipe_.checkpoints_kept) fs::remove(file, ignored);
+    if (file - own >= recipe_.checkpoints_kept) fs::remove(*file, ignored);
   }
   const std::string metrics = (recipe_.out / "metrics.jsonl").string();
   const MappedFile lines(metrics);
@@ -333,7 +396,6 @@ void Trainer::save(const TrainingWatch& watch) {
              loss_svg(loss_curves({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
                                   printable(metrics, 300)),
                       recipe_.name));
-  if (watch.saved) watch.saved(path);
 }
 
 TrainingEnd Trainer::run(const TrainingWatch& watch) {
@@ -345,16 +407,16 @@ TrainingEnd Trainer::run(const TrainingWatch& watch) {
   remove_unfinished(recipe_.out);
   bool stopped = false;
   while (!stopped) {
-    if (evaluation_is_due() && !evaluate(watch)) {
+    if (evaluation_is_due() && !keeping([&] { return evaluate(watch); })) {
       stopped = true;
       break;
     }
-    if (checkpoint_is_due()) save(watch);
+    if (checkpoint_is_due()) save();
     if (done()) break;
     stopped =
         is_set(watch.stop) || (watch.steps > 0 && cursor_.step >= watch.steps) || !step(watch);
   }
-  if (cursor_.step != saved_step_) save(watch);
+  if (cursor_.step != saved_step_) save();
   return stopped ? TrainingEnd::kStopped : TrainingEnd::kDone;
 }
 

@@ -31,16 +31,16 @@ struct TrainerParts {
   // Of each source in the recipe's order; a null where nothing is held out.
   std::vector<const Source*> sources, held_out;
   std::optional<Token> patch_token;
-  Digest digest = {};  // of all that decides what comes out: checkpoints are bound to it
+  Digest digest = {};  // of recipe, model, tokenizer and data: checkpoints are bound to it
 };
 
 // What is told of a training while it runs; a function may be empty.
 struct TrainingWatch {
-  const std::atomic<bool>* stop = nullptr;  // read before each pass
+  const std::atomic<bool>* stop = nullptr;  // read before each step and pass
   int64_t steps = 0;                        // stop after so many in all; 0: when all is done
   std::function<void(const StepReport&)> step;
   std::function<void(const HeldOutReport&)> held_out;
-  std::function<void(const std::filesystem::path&)> saved;
+  std::function<void(const std::string&)> warn;  // of a source that cannot be asked about
 };
 
 enum class TrainingEnd { kDone, kStopped };
@@ -57,20 +57,32 @@ class Trainer {
   // Goes on until the plan is done or it is stopped, with a checkpoint at the end of either. Makes
   // recipe.out and writes there: checkpoints, metrics.jsonl, loss.svg. A step that a stop
   // interrupts is taken back. kBadData when losses are no numbers any more; what reading and
-  // writing throw.
+  // writing throw. Where an example cannot be had, a checkpoint is written before that is thrown;
+  // of held-out ones it is said to watch.warn, and their source left out of that evaluation.
   TrainingEnd run(const TrainingWatch& watch);
 
   const TrainingCursor& cursor() const { return cursor_; }
   bool done() const { return cursor_.stage == static_cast<int64_t>(recipe_.stages.size()); }
 
  private:
+  struct Drawn {
+    std::vector<TrainingBatch> batches;        // a pass each
+    std::vector<std::vector<size_t>> sources;  // of each document
+    double weight = 0;                         // of all
+    int64_t tokens = 0;
+  };
+
+  template <typename Work>
+  auto keeping(Work&& work);
+  Drawn draw(const RecipeStage& stage);
   bool step(const TrainingWatch& watch);
   bool evaluate(const TrainingWatch& watch);
   PassReport pass(const TrainingBatch& batch, float scale);
   void advance(const StepReport& report);
+  const RecipeStage* stage_that_asks(size_t source) const;
   bool evaluation_is_due() const;
   bool checkpoint_is_due() const;
-  void save(const TrainingWatch& watch);
+  void save();
   PlanPlace place() const;
   std::vector<NamedFloats> arrays();
   void refresh();

@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "base/crc32c.h"
 #include "base/file_writer.h"
 #include "base/mapped_file.h"
 #include "formats/json.h"
@@ -106,6 +108,7 @@ struct School {
     watch.steps = steps;
     watch.stop = &stop;
     watch.step = [this](const StepReport& report) { reports.push_back(report); };
+    watch.warn = [this](const std::string& text) { warnings.push_back(text); };
     return trainer->run(watch);
   }
   // Values of all tensors, one behind the other.
@@ -125,6 +128,7 @@ struct School {
   TrainerParts parts;
   std::atomic<bool> stop{false};
   std::vector<StepReport> reports;
+  std::vector<std::string> warnings;
   std::optional<Trainer> trainer;
 };
 
@@ -273,6 +277,122 @@ TEST_F(TrainerTest, FallsBackToTheCheckpointBeforeADamagedOne) {
   expect_error(ErrorKind::kBadData, "magic", [&] { lost.trainer->resume({}); });
 }
 
+TEST_F(TrainerTest, SavesWhatWasLearntBeforeAnExampleThatCannotBeHad) {
+  {
+    School school(own_.path());
+    school.counting.drawn = [](uint64_t i) {
+      if (i == 31) throw_error(ErrorKind::kBadData, "damaged");
+    };
+    expect_error(ErrorKind::kBadData, "source 'counting': damaged", [&] { school.go(); });
+    EXPECT_GT(school.trainer->cursor().step, 4) << "or the checkpoint of step 4 would be enough";
+    EXPECT_EQ(checkpoints_in(own_ / "out")[0],
+              checkpoint_path(own_ / "out", school.trainer->cursor().step));
+  }
+  School school(own_.path());
+  EXPECT_TRUE(school.trainer->resume({}));
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  expect_the_same(school);
+}
+
+TEST_F(TrainerTest, SavesWhatWasLearntWhenAskingFails) {
+  {
+    School school(own_.path());
+    school.asked.drawn = [](uint64_t) { throw std::bad_alloc(); };
+    EXPECT_THROW(school.go(), std::bad_alloc);
+  }
+  School school(own_.path());
+  EXPECT_TRUE(school.trainer->resume({}));
+  EXPECT_EQ(school.trainer->cursor().step, 5);
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  expect_the_same(school);
+}
+
+TEST_F(TrainerTest, LeavesASourceOutOfAnEvaluationThatCannotBeAskedAbout) {
+  School school(own_.path());
+  school.asked.drawn = [](uint64_t) { throw_error(ErrorKind::kBadData, "damaged"); };
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  EXPECT_EQ(school.warnings.size(), 3u) << "after 5, 10 and at the end";
+  EXPECT_NE(school.warnings[0].find("source 'counting': damaged"), std::string::npos);
+  EXPECT_TRUE(school.values() == values_);
+  const std::string last = timeless(own_.path()).back();
+  EXPECT_EQ(last, R"({"step":12,"held_out":{}})");
+}
+
+TEST_F(TrainerTest, AsksAtTheLongestLengthThatASourceIsLearntWithAndOnlyIfItIs) {
+  class Asked : public Source {
+    std::string_view name() const override { return "asked"; }
+    Example example(uint64_t, uint64_t, int64_t length) const override {
+      longest = length;
+      const auto tokens = static_cast<size_t>(length);
+      return {.tokens = std::vector<Token>(tokens, 1), .weights = std::vector<float>(tokens, 1)};
+    }
+
+   public:
+    mutable std::atomic<int64_t> longest{0};
+  };
+  json::object recipe = recipe_json();
+  json::array& stages = recipe["stages"].get_array();
+  stages[0].get_object()["length"] = 30;  // the last stage has 24
+  stages[1].get_object()["mixture"] = {{"counting", 1}};
+  School school(own_.path(), 2, recipe);
+  const Asked counting, echo;
+  school.parts.held_out = {&counting, &echo};
+  school.trainer.emplace(school.context, school.recipe, school.parts);
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  EXPECT_EQ(counting.longest, 30);
+  EXPECT_EQ(echo.longest, 0) << "no stage teaches it";
+}
+
+TEST_F(TrainerTest, WritesNoLineOfHeldOutExamplesWhereThereAreNone) {
+  School school(own_.path());
+  school.parts.held_out = {nullptr, nullptr};
+  school.trainer.emplace(school.context, school.recipe, school.parts);
+  EXPECT_EQ(school.go(), TrainingEnd::kDone);
+  EXPECT_EQ(timeless(own_.path()).size(), 12u);
+}
+
+// The checkpoint with another number in its cursor, under a checksum that is right.
+std::string with_cursor(const std::string& bytes, std::string_view key, const json::value& value) {
+  constexpr size_t kSize = 8, kSum = 16, kHead = 20;
+  uint64_t size = 0;
+  std::memcpy(&size, bytes.data() + kSize, sizeof size);
+  json::object head = parse_json(bytes.substr(kHead, size), "head").get_object();
+  head["cursor"].get_object()[key] = value;
+  const std::string text = json::serialize(head);
+  std::string out = bytes.substr(0, kHead) + text + bytes.substr(kHead + size);
+  size = text.size();
+  const uint32_t sum = crc32c(std::as_bytes(std::span(text)));
+  std::memcpy(out.data() + kSize, &size, sizeof size);
+  std::memcpy(out.data() + kSum, &sum, sizeof sum);
+  return out;
+}
+
+TEST_F(TrainerTest, RefusesACheckpointThatStandsOutsideThePlan) {
+  {
+    School school(own_.path());
+    school.go(8);
+  }
+  const fs::path newest = checkpoint_path(own_ / "out", 8);
+  fs::remove(checkpoint_path(own_ / "out", 4));
+  const std::string bytes = read_file(newest, 1 << 24);
+  const std::pair<const char*, json::value> wrong[] = {
+      {"stage", -1},      {"stage", 3},           {"stage", 2},
+      {"stage_step", -1}, {"stage_step", 6},      {"step", -1},
+      {"step", 13},       {"evaluated", 9},       {"scores", json::array()},
+      {"tokens", -1},     {"optimizer_steps", 7}, {"seconds", -1}};
+  for (const auto& [key, value] : wrong) {
+    SCOPED_TRACE(fmt::format("{} = {}", key, json::serialize(value)));
+    write_file(newest, with_cursor(bytes, key, value));
+    School school(own_.path());
+    expect_error(ErrorKind::kBadData, "expected a place in a plan of 12 steps",
+                 [&] { school.trainer->resume({}); });
+    EXPECT_EQ(school.trainer->cursor().step, 0);
+  }
+  write_file(newest, with_cursor(bytes, "tokens", 7));
+  School school(own_.path());
+  EXPECT_TRUE(school.trainer->resume({}));
+}
+
 TEST_F(TrainerTest, DoesTheSameOnAnyNumberOfThreads) {
   School school(own_.path(), 1);
   EXPECT_EQ(school.go(), TrainingEnd::kDone);
@@ -310,6 +430,18 @@ TEST_F(TrainerTest, StopsWhenLossesAreNoNumbers) {
   recipe["schedule"] = json::object();
   School school(own_.path(), 2, recipe);
   expect_error(ErrorKind::kBadData, "training has come apart", [&] { school.go(); });
+}
+
+TEST_F(TrainerTest, SavesNoValuesThatAreNoNumbers) {
+  json::object recipe = recipe_json();
+  // The one step's loss is a number; what it makes of the values is none.
+  recipe["optimizer"] = {{"adamw", {{"rate", 1e30}, {"decay", 1e30}}}};
+  recipe["schedule"] = json::object();
+  School school(own_.path(), 2, recipe);
+  expect_error(ErrorKind::kBadData, "values that are no numbers: training has come apart",
+               [&] { school.go(1); });
+  EXPECT_EQ(school.trainer->cursor().step, 1);
+  EXPECT_TRUE(checkpoints_in(own_ / "out").empty());
 }
 
 TEST_F(TrainerTest, NamesASourceWhoseExampleIsTooLong) {

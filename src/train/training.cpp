@@ -1,5 +1,7 @@
 #include "train/training.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <boost/json.hpp>
 
@@ -7,6 +9,7 @@
 #include "base/mapped_file.h"
 #include "base/sha256.h"
 #include "formats/huggingface.h"
+#include "formats/json.h"
 #include "model/fingerprint.h"
 #include "train/manifest.h"
 #include "train/write_model.h"
@@ -86,6 +89,66 @@ std::vector<ManifestSource> sides_of(const Training& training) {
 
 }  // namespace
 
+void expect_room(const Recipe& recipe, bool resume) {
+  const bool checkpoints = !checkpoints_in(recipe.out).empty();
+  if (resume && checkpoints) return;
+  const fs::path metrics = recipe.out / "metrics.jsonl",
+                 model = recipe.out / (recipe.name + ".gguf");
+  std::error_code ignored;
+  const auto refuse = [&](std::string_view what, std::string_view hint) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("{}: there {} of a training already",
+                            printable(recipe.out.string(), 300), what),
+                std::string(hint));
+  };
+  if (checkpoints) refuse("are checkpoints", "--resume goes on with it; --out begins elsewhere");
+  if (fs::exists(model, ignored)) {
+    refuse("is the model", "its checkpoints are gone; --out begins elsewhere");
+  }
+  // Of one that was killed before its first checkpoint nothing else is left.
+  const bool lines = fs::exists(metrics, ignored) && !fs::is_empty(metrics, ignored);
+  if (lines && !resume) refuse("are metrics", "--resume begins it anew; --out begins elsewhere");
+}
+
+TeachingMemory teaching_memory(const Parameters& parameters, Lora* lora,
+                               const OptimizerOptions& optimizer) {
+  constexpr int64_t kFloat = sizeof(float);
+  TeachingMemory out;
+  out.copies = parameters.copy_bytes();
+  const auto average = [&](const Parameter& p) {
+    // Muon keeps one, AdamW two.
+    const bool muon = optimizer.muon && p.kind == Parameter::Kind::kMatrix;
+    out.averages += (muon ? 1 : 2) * kFloat * p.size();
+  };
+  for (const Parameter& p : parameters.all()) {
+    out.values += kFloat * p.size();
+    if (!p.taught) continue;
+    out.gradients += kFloat * p.size();
+    if (lora) {
+      out.values += kFloat * p.size();  // as it was before
+    } else {
+      average(p);
+    }
+  }
+  if (!lora) return out;
+  for (const Parameter& p : lora->factors()) {
+    out.values += kFloat * p.size();
+    out.gradients += kFloat * p.size();
+    average(p);
+  }
+  return out;
+}
+
+void expect_memory(const TeachingMemory& memory, int64_t machine) {
+  if (memory.bytes() <= machine) return;
+  throw Error(ErrorKind::kLimit,
+              fmt::format("teaching: expected at most the machine's {} bytes of memory, got {}: "
+                          "values {}, gradients {}, averages {}, copies {}",
+                          machine, memory.bytes(), memory.values, memory.gradients, memory.averages,
+                          memory.copies),
+              "adapters of fewer groups, or freezing more, take less");
+}
+
 std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
                                            const Progress& progress) {
   auto out = std::make_unique<Training>();
@@ -107,14 +170,22 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
     hash.update_text(hex(fingerprint(*out->start)));
   } else {
     const fs::path file = fs::is_directory(r.config) ? r.config / "config.json" : r.config;
-    const auto folder = HuggingfaceFolder::open_config_only(file.parent_path());
+    HuggingfaceFolder folder;
+    folder.path = file.parent_path();
+    folder.config = read_json_object(file);
     config = config_from_huggingface(folder.config, file.string());
     eyes = vision_config_from_huggingface(folder, config.hidden);
     read_tokenizer(r.tokenizer, *out);
     hash.update_text(json::serialize(folder.config));
   }
   hash.update_text(hex(fingerprint(out->tokenizer->vocabulary())));
+  hash.update_text(out->tokenizer->vocabulary().chat_template);
   check_tokenizer(*out, config, eyes);
+  if (eyes) {
+    // How pictures are prepared stands beside config.json.
+    hash.update_text(fmt::format("{} {} {} {}", eyes->tiles.max_tiles, eyes->tiles.fill_canvas,
+                                 fmt::join(eyes->mean, " "), fmt::join(eyes->std, " ")));
+  }
 
   if (r.initialization.constant_components > config.hidden) {
     throw_error(ErrorKind::kBadData,
@@ -123,6 +194,12 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
                 r.name, config.hidden, r.initialization.constant_components);
   }
   out->parameters = std::make_unique<Parameters>(config, eyes, r.precision);
+  // Pages that nobody has written to are not there yet.
+  const int64_t machine = ::sysconf(_SC_PHYS_PAGES) * ::sysconf(_SC_PAGESIZE);
+  if (!r.lora) {
+    freeze(*out->parameters, r.freeze);
+    expect_memory(teaching_memory(*out->parameters, nullptr, r.optimizer), machine);
+  }
   if (out->start) {
     load_values(context, *out->parameters, *out->start);
   } else {
@@ -133,11 +210,13 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
     if (r.lora->all_groups) options.experts = config.experts > 0;
     out->lora = std::make_unique<Lora>(*out->parameters, options);
     out->parts.lora = out->lora.get();
-  } else {
-    freeze(*out->parameters, r.freeze);
+    expect_memory(teaching_memory(*out->parameters, out->parts.lora, r.optimizer), machine);
   }
   out->parameters->refresh(context);
   make_sources(*out);
+  for (const auto& source : out->sources) {
+    for (const auto& file : source->facts().files) hash.update_text(hex(file.sha256));
+  }
   check_disjoint(sides_of(*out));
   out->parts.parameters = out->parameters.get();
   out->parts.patch_token = eyes ? eyes->patch_token : std::nullopt;

@@ -115,10 +115,20 @@ class Train(CliTest):
         self.assertNotEqual(other.code, 0)
         self.assertIn("expected a checkpoint of this recipe", other.err)
 
-    def tune(self, *more):
+    def test_a_new_training_takes_no_place_of_a_finished_one(self):
+        recipe = small_recipe.write(self.folder)
+        self.good("train", recipe, "--steps", 2, "--write")
+        for file in (self.folder / "out").glob("*.checkpoint"):
+            file.unlink()
+        lines = self.metrics()
+        for more in ([], ["--resume"]):
+            self.bad(2, ["there is the model of a training already"], "train", recipe, *more)
+        self.assertEqual(self.metrics(), lines)
+
+    def tune(self, *more, out="tuned"):
         small_recipe.write(self.folder)
         return self.good(
-            "tune", self.scout, self.folder / "sums.jsonl", "--out", self.folder / "tuned",
+            "tune", self.scout, self.folder / "sums.jsonl", "--out", f"{self.folder}/{out}",
             "--steps", 4, "--tokens", 256, "--micro", 128, "--length", 64, "--json", *more,
         )  # fmt: skip
 
@@ -128,6 +138,11 @@ class Train(CliTest):
         self.assertEqual(done.json["step"], 4)
         for model in ("tuned/tuned.gguf", "tuned/tuned"):
             self.good("run", self.folder / model, "what is 1 and 2?", "-n", 3)
+
+    def test_a_tuned_model_has_its_folders_own_name(self):
+        for out, name in (("tuned/", "tuned"), ("other/more/..", "other")):
+            self.tune(out=out)
+            self.assertTrue((self.folder / name / name / "adapter_config.json").exists(), out)
 
     def test_says_nothing_of_what_is_held_out_when_nothing_is(self):
         self.assertNotIn("held out", self.tune("--held-out", 0).err)

@@ -44,7 +44,18 @@ Lesson teach(const SourceContext& context, Dialogue dialogue) {
     if (messages[i].role != "assistant" || weight == 0) continue;
     // The turn begins where the prompt ends that a model is asked with. A format that encodes
     // header and content together may join tokens over that border; the joined one is learnt then.
-    const std::vector<Token> prompt = rendered(i, /*prompt=*/true);
+    std::vector<Token> prompt;
+    if (i > 0) {
+      prompt = rendered(i, /*prompt=*/true);
+    } else {
+      // A template may put a system turn before the first message, but none before no message: what
+      // stands before an answer that says nothing is the prompt.
+      const Message nothing("assistant", "");
+      prompt = render_chat(context.format, tokenizer, {&nothing, 1},
+                           /*add_generation_prompt=*/false, dialogue.tools);
+      while (!prompt.empty() && !tokenizer.is_control(prompt.back())) prompt.pop_back();
+      if (!prompt.empty()) prompt.pop_back();  // the end of that turn
+    }
     std::vector<Token> turn = rendered(i + 1, /*prompt=*/false);
     while (!turn.empty() && !tokenizer.is_control(turn.back())) turn.pop_back();
     DROVER_CHECK(turn.size() <= example.tokens.size() &&

@@ -47,6 +47,25 @@ TEST_F(DialogueTest, InChatMlTheLineBreakAfterATurnIsNotLearnt) {
   EXPECT_TRUE(said == "Hi<|im_end|>\ny<|im_end|>" || said == "Hi<|im_end|>\n\ny<|im_end|>") << said;
 }
 
+TEST_F(DialogueTest, TheDefaultSystemTurnIsNotLearntWhereTheAssistantBegins) {
+  Vocabulary vocabulary = trained({"<|im_start|>", "<|im_end|>"}).vocabulary();
+  vocabulary.chat_template = R"({{'<|im_start|>system\nBe kind.<|im_end|>\n'}})";
+  const Tokenizer chat_ml(std::move(vocabulary));
+  SourceContext with = context();
+  with.tokenizer = &chat_ml;
+  with.format = ChatFormat::kChatMl;
+  Dialogue dialogue;
+  dialogue.messages = {{"assistant", "Hi"}, {"user", "x"}, {"assistant", "y"}};
+  const Example example = teach(with, dialogue).example;
+  EXPECT_NE(chat_ml.decode(example.tokens, /*show_special=*/true).find("Be kind."),
+            std::string::npos);
+  std::vector<Token> tokens;
+  for (size_t i = 0; i < example.tokens.size(); ++i) {
+    if (example.weights[i] > 0) tokens.push_back(example.tokens[i]);
+  }
+  EXPECT_EQ(chat_ml.decode(tokens, /*show_special=*/true), "Hi<|im_end|>y<|im_end|>");
+}
+
 TEST_F(DialogueTest, TurnsCountWhatTheirWeightsSay) {
   Dialogue dialogue;
   dialogue.messages = {{"user", "a"}, {"assistant", "b"}, {"user", "c"}, {"assistant", "d"}};
