@@ -1,5 +1,5 @@
-// edge_samples RECIPE SOURCE: what a source of a recipe teaches, to be looked at: its conversations
-// as text, and its pictures as one PNG.
+// edge_samples SOURCES SOURCE: what a source teaches, to be looked at: its conversations as text, and
+// its pictures as one PNG. SOURCES is a file that recipes share, beside a config.json.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <boost/json.hpp>
@@ -19,7 +19,7 @@ namespace drover {
 namespace {
 
 struct Flags {
-  std::string recipe, source, text, sheet;
+  std::string sources, source, text, sheet;
   int64_t count = 25;
   int64_t length = 2048;
   uint64_t seed = 1;
@@ -54,9 +54,9 @@ void write_sheet(const std::string& path, const std::vector<TiledImage>& picture
 
 int run(int argc, char** argv) {
   Flags flags;
-  CLI::App app("Shows what a source of a recipe teaches");
-  app.add_option("recipe", flags.recipe, "Its folder holds config.json too")->required();
-  app.add_option("source", flags.source, "Its name in the recipe")->required();
+  CLI::App app("Shows what a source of recipes teaches");
+  app.add_option("sources", flags.sources, "sources.json; its folder holds config.json too")->required();
+  app.add_option("source", flags.source, "Its name in the file")->required();
   app.add_option("--count", flags.count, "Examples")->capture_default_str();
   app.add_option("--length", flags.length, "Most tokens of one")->capture_default_str();
   app.add_option("--seed", flags.seed, "Of the examples")->capture_default_str();
@@ -65,14 +65,14 @@ int run(int argc, char** argv) {
   app.add_flag("--held-out", flags.held_out, "What is asked, not what is learnt");
   CLI11_PARSE(app, argc, argv);
 
-  const boost::json::object root = read_json_object(flags.recipe);
-  const JsonFields top(root, flags.recipe);
-  const std::filesystem::path folder = std::filesystem::path(flags.recipe).parent_path();
+  const boost::json::object root = read_json_object(flags.sources);
+  const JsonFields sources(root, flags.sources);
+  const std::filesystem::path folder = std::filesystem::path(flags.sources).parent_path();
   const auto config = HuggingfaceFolder::open_config_only(folder);
   const auto vision = vision_config_from_huggingface(config, /*embedding=*/256);
   const Tokenizer tokenizer = bytes_and_control_tokens();
   const auto source = make_source(
-      top.required_fields("sources").required_fields(flags.source).object(),
+      sources.required_fields(flags.source).object(),
       {&tokenizer, ChatFormat::kLlama4, vision ? &*vision : nullptr, folder, flags.held_out});
   if (!source) throw_error(ErrorKind::kBadData, "{}: nothing is held out", flags.source);
 

@@ -66,17 +66,23 @@ Fields part(const Fields& of, std::string_view key, std::initializer_list<std::s
 }
 
 void read_model(const Fields& top, Recipe& recipe) {
-  const Fields f(top.required_fields("model"), {"config", "tokenizer", "start"});
+  const Fields f(top.required_fields("model"), {"config", "tokenizer", "start", "chunk"});
   const auto path = [&](std::string_view key) -> std::filesystem::path {
     const auto text = f.text(key);
     return text ? recipe.folder / std::filesystem::path(*text) : std::filesystem::path();
   };
   recipe.config = path("config");
   recipe.tokenizer = path("tokenizer");
+  if (f.has("chunk")) recipe.chunk = f.required_count("chunk");
   if (const auto start = f.text("start")) {
     // A name in the local model folder stays one; a path is relative to the recipe.
     const auto beside = path("start");
     recipe.start = std::filesystem::exists(beside) ? beside.string() : std::string(*start);
+  }
+  if (recipe.chunk > 0 && top.has("lora")) {
+    throw_error(ErrorKind::kBadData,
+                "{}: expected 'chunk' or 'lora', got both: adapters leave the model as it is",
+                f.where());
   }
   if (recipe.start.empty()) {
     f.required_text("config");

@@ -54,6 +54,7 @@ struct Recipe {
   std::filesystem::path config;     // a config.json; empty with `start`
   std::filesystem::path tokenizer;  // a file or a folder; empty: that of `start`
   std::string start;                // the model to begin from; empty: from nothing
+  int64_t chunk = 0;                // of local attention, instead of the model's own; 0: that one
 
   Initialization initialization;
   OptimizerOptions optimizer;

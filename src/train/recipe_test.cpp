@@ -240,6 +240,10 @@ TEST(Recipe, TeachesAdaptersBesideAModelThatIsThere) {
   EXPECT_EQ(r.lora->options.alpha, 8);
   EXPECT_EQ(r.lora->options.seed, 7u);
   EXPECT_TRUE(r.lora->all_groups);
+  json::object other_chunk = tuned;
+  other_chunk["model"] = {{"start", "m.gguf"}, {"chunk", 64}};
+  expect_error(ErrorKind::kBadData, "expected 'chunk' or 'lora', got both",
+               [&] { read(other_chunk); });
   tuned["lora"] = {{"groups", {"experts"}}, {"alpha", 3}};
   r = read(tuned);
   EXPECT_FALSE(r.lora->all_groups);

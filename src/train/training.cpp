@@ -178,6 +178,13 @@ std::unique_ptr<Training> prepare_training(Context& context, Recipe recipe,
     read_tokenizer(r.tokenizer, *out);
     hash.update_text(json::serialize(folder.config));
   }
+  if (r.chunk > 0) {
+    const auto chunked = [](const LayerConfig& layer) { return layer.chunked; };
+    if (std::none_of(config.layers.begin(), config.layers.end(), chunked)) {
+      throw_error(ErrorKind::kBadData, "{}: model: 'chunk': none of its layers has chunks", r.name);
+    }
+    config.chunk = r.chunk;
+  }
   hash.update_text(hex(fingerprint(out->tokenizer->vocabulary())));
   hash.update_text(out->tokenizer->vocabulary().chat_template);
   check_tokenizer(*out, config, eyes);

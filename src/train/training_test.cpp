@@ -30,11 +30,13 @@ class TrainingTest : public SourceTest {
     folder_.write("words.txt", "the user says what the assistant says");
     write_recipe("config.json");
   }
-  void write_recipe(std::string_view config) const {
+  void write_recipe(std::string_view config, int64_t chunk = 0) const {
     json::object settings = data_settings("text", "words.txt");
+    json::object model = {{"config", config}, {"tokenizer", "tokenizer.json"}};
+    if (chunk > 0) model["chunk"] = chunk;
     const json::object recipe = {
         {"name", "small"},
-        {"model", {{"config", config}, {"tokenizer", "tokenizer.json"}}},
+        {"model", model},
         {"sources", {{"words", settings}}},
         {"stages", {{{"steps", 2}, {"tokens", 32}, {"length", 16}, {"mixture", {{"words", 1}}}}}}};
     folder_.write("recipe.json", json::serialize(recipe));
@@ -67,6 +69,23 @@ TEST_F(TrainingTest, TakesTheConfigurationThatIsNamedNotTheOneBesideIt) {
   EXPECT_EQ(prepared()->parameters->config().hidden, 32);
   write_recipe("config.json");
   testing::expect_error(ErrorKind::kNotFound, "config.json", [&] { prepared(); });
+}
+
+TEST_F(TrainingTest, TakesTheRecipesChunkInsteadOfTheModelsOwn) {
+  json::object chunked = parse_json(kConfig, "config").get_object();
+  chunked["model_type"] = "llama4_text";
+  chunked["intermediate_size_mlp"] = 32;
+  chunked["num_local_experts"] = 2;
+  chunked["num_experts_per_tok"] = 1;
+  chunked["attention_chunk_size"] = 512;
+  chunked["layer_types"] = {"chunked_attention"};
+  folder_.write("chunked.json", json::serialize(chunked));
+  write_recipe("chunked.json");
+  EXPECT_EQ(prepared()->parameters->config().chunk, 512);
+  write_recipe("chunked.json", 64);
+  EXPECT_EQ(prepared()->parameters->config().chunk, 64);
+  write_recipe("config.json", 64);
+  testing::expect_error(ErrorKind::kBadData, "none of its layers has chunks", [&] { prepared(); });
 }
 
 TEST_F(TrainingTest, CheckpointsBelongToItsDataItsChatTemplateAndItsEyes) {

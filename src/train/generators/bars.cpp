@@ -1,7 +1,9 @@
-// "bars": a bar chart of three to five bars with letters under them and values on an axis, and
+// "bars": a bar chart of a few bars with letters under them and values on an axis, and
 // questions for them. Held out are combinations of values.
 //
 //   fonts    [..]  files that FreeType reads
+//   least    3     bars of a chart,
+//   most     5     at most: few come first in a training
 //   turns    3     questions about a chart, at most
 //   printed  0.25  share of charts that have their values written over the bars
 //   large    0.1   share of pictures of several tiles
@@ -36,7 +38,9 @@ struct Chart {
 class Bars : public Generator {
  public:
   Bars(const boost::json::object& settings, const SourceContext& context)
-      : Generator(settings, context, {"fonts", "turns", "printed", "large"}),
+      : Generator(settings, context, {"fonts", "least", "most", "turns", "printed", "large"}),
+        least_(size_setting("least", 3, 1, kMost)),
+        most_(size_setting("most", kMost, least_, kMost)),
         turns_(size_setting("turns", 3, 1, 64)),
         printed_(share_setting("printed", 0.25)),
         large_(share_setting("large", 0.1)),
@@ -62,7 +66,7 @@ class Bars : public Generator {
     for (;;) {
       Chart out;
       out.top = pick(random, kTops);
-      const int64_t count = random.between(3, 5);
+      const int64_t count = random.between(least_, most_);
       std::vector<char> labels;
       for (char c = 'A'; c <= 'Z'; ++c) labels.push_back(c);
       // From A on, or any.
@@ -188,7 +192,9 @@ class Bars : public Generator {
     return canvas.take();
   }
 
-  int64_t turns_;
+  static constexpr int64_t kMost = 5;
+
+  int64_t least_, most_, turns_;
   double printed_, large_;
   std::vector<Font> fonts_;
 };

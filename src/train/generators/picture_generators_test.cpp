@@ -145,6 +145,22 @@ TEST_F(GeneratorTest, PairsOfColourAndShapeThatAreHeldOutAreNeverTaught) {
   EXPECT_GT(unseen, 100);
 }
 
+TEST_F(GeneratorTest, PicturesHaveAsManyShapesAsTheRecipeAllows) {
+  for (const bool held_out : {false, true}) {
+    const auto few = source({{"kind", "shapes"}, {"most", 2}, {"turns", 8}}, held_out);
+    int64_t most = 0, counted = 0;
+    for (uint64_t i = 0; i < 300; ++i) {
+      for (const Turn& turn : turns(few->example(1, i, 2048))) {
+        if (turn.question.find("shapes") == std::string::npos || turn.answer.size() > 1) continue;
+        most = std::max<int64_t>(most, std::stoi(turn.answer));
+        ++counted;
+      }
+    }
+    EXPECT_LE(most, 2);
+    EXPECT_EQ(counted > 0, !held_out);  // what is held out is asked of one kind of shape
+  }
+}
+
 TEST_F(GeneratorTest, PrintedWordsAreSpelledAndThoseHeldOutAreOthers) {
   if (kinds_.size() < 7) GTEST_SKIP() << "no font at " << kFont;
   const auto taught = source(kinds_[6]), asked = source(kinds_[6], true);
@@ -257,6 +273,24 @@ TEST_F(GeneratorTest, ValuesOfAChartAgreeWithEachOther) {
     }
   }
   EXPECT_GT(compared, 50);
+}
+
+TEST_F(GeneratorTest, ChartsHaveAsManyBarsAsTheRecipeAllows) {
+  if (kinds_.size() < 8) GTEST_SKIP() << "no font at " << kFont;
+  json::object settings = kinds_[7];
+  settings["least"] = 1;
+  settings["most"] = 2;
+  std::map<std::string, int> counts;
+  const auto few = source(settings);
+  for (uint64_t i = 0; i < 200; ++i) {
+    for (const Turn& turn : turns(few->example(1, i, 2048))) {
+      if (turn.question == "Count the bars.") ++counts[turn.answer];
+    }
+  }
+  EXPECT_EQ(counts.size(), 2u);
+  EXPECT_TRUE(counts.contains("1") && counts.contains("2"));
+  settings["least"] = 3;
+  testing::expect_error(ErrorKind::kBadData, "most: expected 3 to 5, got 2", [&] { source(settings); });
 }
 
 TEST_F(GeneratorTest, AnEmojiIsShownAndNamedAndOneWithoutAPictureIsNot) {

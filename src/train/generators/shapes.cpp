@@ -2,6 +2,7 @@
 // sizes. Held out are pairs of colour and shape, and numbers of a shape: a held-out example has
 // such a pair or number, and its one question is about it.
 //
+//   most    6      shapes of a picture, from one on: few come first in a training
 //   turns   3      questions about a picture, at most
 //   large   0.1    share of pictures of several tiles
 #include <algorithm>
@@ -16,7 +17,8 @@ namespace {
 class Shapes : public Generator {
  public:
   Shapes(const boost::json::object& settings, const SourceContext& context)
-      : Generator(settings, context, {"turns", "large"}),
+      : Generator(settings, context, {"most", "turns", "large"}),
+        most_(size_setting("most", kMost, 1, kMost)),
         turns_(size_setting("turns", 3, 1, 64)),
         large_(share_setting("large", 0.1)) {
     for (size_t colour = 0; colour < named_colours().size(); ++colour) {
@@ -25,7 +27,7 @@ class Shapes : public Generator {
       }
     }
     for (size_t shape = 0; shape < shape_names().size(); ++shape) {
-      for (int64_t count = 1; count <= kMost; ++count) {
+      for (int64_t count = 1; count <= most_; ++count) {
         if (count_held_out(count, shape)) unseen_counts_.push_back({count, shape});
       }
     }
@@ -42,7 +44,7 @@ class Shapes : public Generator {
   Example seen(Random& random, int64_t length) const {
     SceneKinds kinds;
     // Often several of one shape or colour: counting would be too easy otherwise.
-    const int64_t count = random.between(1, kMost);
+    const int64_t count = random.between(1, most_);
     const double alike = 0.6 * random.uniform();
     for (int64_t i = 0; i < count; ++i) {
       auto kind = pick(random, seen_);
@@ -91,7 +93,7 @@ class Shapes : public Generator {
       }
       const size_t shape = kinds[0].second;
       const bool counted = what == SceneQuestion::kCountShape;
-      for (int64_t more = random.between(0, kMost - static_cast<int64_t>(kinds.size()));
+      for (int64_t more = random.between(0, most_ - static_cast<int64_t>(kinds.size()));
            more > 0;) {
         const auto& kind = pick(random, seen_);
         if (counted && kind.second == shape) continue;
@@ -104,7 +106,7 @@ class Shapes : public Generator {
     }
   }
 
-  int64_t turns_;
+  int64_t most_, turns_;
   double large_;
   SceneKinds seen_, unseen_;
   std::vector<std::pair<int64_t, size_t>> unseen_counts_;
