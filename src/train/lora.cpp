@@ -54,6 +54,7 @@ Lora::Lora(Parameters& parameters, const LoraOptions& options)
       AlignedArray<float>& base = target.base.emplace_back(static_cast<size_t>(weight->size()));
       std::copy_n(weight->value.data(), weight->size(), base.data());
       target.weights.push_back(weight);
+      adapted_.push_back(weight);
     }
     const auto factor = [&](std::string_view suffix, int64_t rows, int64_t cols) {
       Parameter& out = factors_.emplace_back();
@@ -96,7 +97,7 @@ void Lora::apply(Context& context) {
       first += weight.rows;
     }
   }
-  parameters_.refresh(context);
+  parameters_.refresh(context, adapted_);
 }
 
 void Lora::clear_gradients(Context& context) {

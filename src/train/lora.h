@@ -47,7 +47,7 @@ class Lora {
   // Neither has copies to multiply with.
   std::deque<Parameter>& factors() { return factors_; }
 
-  // Sets the values of the adapted matrices to W + s B A and refreshes the copies of all: for the
+  // Sets the values of the adapted matrices to W + s B A and refreshes their copies: for the
   // next pass, and for whoever writes the merged model (train/write_model.h).
   void apply(Context& context);
 
@@ -72,6 +72,7 @@ class Lora {
   };
 
   Parameters& parameters_;
+  std::vector<Parameter*> adapted_;  // of all targets
   const LoraOptions options_;
   const float scale_;
   std::deque<Parameter> factors_;

@@ -149,6 +149,12 @@ int64_t Parameters::copy_bytes() const {
 }
 
 void Parameters::refresh(Context& context) {
+  std::vector<Parameter*> all;
+  for (Parameter& p : all_) all.push_back(&p);
+  refresh(context, all);
+}
+
+void Parameters::refresh(Context& context, std::span<Parameter* const> changed) {
   struct Matrix {
     Parameter* p;
     int64_t index;
@@ -156,7 +162,8 @@ void Parameters::refresh(Context& context) {
   };
   std::vector<Matrix> matrices;
   int64_t values = 0;
-  for (Parameter& p : all_) {
+  for (Parameter* const each : changed) {
+    Parameter& p = *each;
     if (!is_passed(p)) continue;
     const bool rounds = precision_ == Precision::kBF16 && may_round(p);
     const DType type = rounds ? DType::kBF16 : DType::kF32;

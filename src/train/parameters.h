@@ -99,6 +99,8 @@ class Parameters {
 
   // The copies that products take, after values changed. Of frozen ones too.
   void refresh(Context& context);
+  // Of these, which are some of all(): the others' values are as they were at the last call.
+  void refresh(Context& context, std::span<Parameter* const> changed);
   // Sets every gradient to zero; takes memory for those of taught parameters.
   void clear_gradients(Context& context);
   // No gradient, and no memory for one, from now on (or again).

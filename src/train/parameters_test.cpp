@@ -67,5 +67,29 @@ TEST(Parameters, EveryMatrixHasItselfTransposedInTheTypeThatProductsTake) {
   }
 }
 
+// What is frozen does not change, and copying it in every step would cost as much as teaching it.
+TEST(Parameters, OnlyCopiesOfWhatChangedAreMadeAgain) {
+  Context context(2);
+  Parameters parameters(tiny_mixture(), {}, Precision::kBF16);
+  initialize(parameters, {.seed = 3});
+  parameters.refresh(context);
+  const auto copy_of = [](const Parameter& p) {
+    return std::vector<std::byte>(p.working.data(), p.working.data() + p.working.size());
+  };
+  std::vector<Parameter*> matrices;
+  std::vector<std::vector<std::byte>> before;
+  for (Parameter& p : parameters.all()) {
+    if (p.kind != Parameter::Kind::kMatrix) continue;
+    matrices.push_back(&p);
+    before.push_back(copy_of(p));
+    for (float& value : p.value.span()) value += 1;
+  }
+  Parameter* const changed = matrices[1];
+  parameters.refresh(context, {&changed, 1});
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    EXPECT_EQ(copy_of(*matrices[i]) == before[i], matrices[i] != changed) << matrices[i]->name;
+  }
+}
+
 }  // namespace
 }  // namespace drover

@@ -118,7 +118,7 @@ void Trainer::refresh() {
   if (parts_.lora) {
     parts_.lora->apply(context_);
   } else {
-    parameters_.refresh(context_);
+    parameters_.refresh(context_, taught_);
   }
 }
 

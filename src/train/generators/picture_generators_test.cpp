@@ -157,7 +157,7 @@ TEST_F(GeneratorTest, PicturesHaveAsManyShapesAsTheRecipeAllows) {
       }
     }
     EXPECT_LE(most, 2);
-    EXPECT_EQ(counted > 0, !held_out);  // what is held out is asked of one kind of shape
+    EXPECT_GT(counted, 0);
   }
 }
 

@@ -124,10 +124,6 @@ bool pair_held_out(size_t colour, size_t shape) {
                   kHeldOut);
 }
 
-bool count_held_out(int64_t count, size_t shape) {
-  return held_out("shapes", fmt::format("{} {}", count, plural(kShapes[shape])), kHeldOut);
-}
-
 Scene draw_scene(Random& random, const SourceContext& context, double large,
                  const SceneKinds& kinds) {
   // A background that all of them stand out from, or the best of some.
@@ -194,7 +190,6 @@ std::optional<Turn> ask_scene(Random& random, const Scene& scene, SceneQuestion 
         shape = static_cast<size_t>(random.below(std::size(kShapes)));
       }
       const int64_t n = count(scene, [&](const SceneObject& x) { return x.shape == shape; });
-      if (n > 0 && count_held_out(n, shape) != with_held_out) return {};
       return asked_count(plural(kShapes[shape]), n);
     }
     case SceneQuestion::kCountColour:

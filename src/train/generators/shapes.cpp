@@ -1,6 +1,6 @@
 // "shapes": one to six coloured shapes, and questions for their names, colours, number, places and
-// sizes. Held out are pairs of colour and shape, and numbers of a shape: a held-out example has
-// such a pair or number, and its one question is about it.
+// sizes. Held out are pairs of colour and shape: a held-out example has such a pair, and its one
+// question is about it.
 //
 //   most    6      shapes of a picture, from one on: few come first in a training
 //   turns   3      questions about a picture, at most
@@ -24,11 +24,6 @@ class Shapes : public Generator {
     for (size_t colour = 0; colour < named_colours().size(); ++colour) {
       for (size_t shape = 0; shape < shape_names().size(); ++shape) {
         (pair_held_out(colour, shape) ? unseen_ : seen_).push_back({colour, shape});
-      }
-    }
-    for (size_t shape = 0; shape < shape_names().size(); ++shape) {
-      for (int64_t count = 1; count <= most_; ++count) {
-        if (count_held_out(count, shape)) unseen_counts_.push_back({count, shape});
       }
     }
   }
@@ -74,31 +69,15 @@ class Shapes : public Generator {
   }
 
   Example unseen(Random& random, int64_t length) const {
+    constexpr SceneQuestion kAbout[] = {
+        SceneQuestion::kCountShape, SceneQuestion::kCountColour, SceneQuestion::kColour,
+        SceneQuestion::kShape,      SceneQuestion::kIsThere,     SceneQuestion::kSide,
+        SceneQuestion::kHalf,       SceneQuestion::kRelation,    SceneQuestion::kLargest};
     for (;;) {
-      SceneKinds kinds;
-      auto what = SceneQuestion::kCountShape;
-      if (!unseen_counts_.empty() && random.chance(0.25)) {
-        const auto& [count, shape] = pick(random, unseen_counts_);
-        while (static_cast<int64_t>(kinds.size()) < count) {
-          const auto& kind = pick(random, seen_);
-          if (kind.second == shape) kinds.push_back(kind);
-        }
-      } else {
-        kinds.push_back(pick(random, unseen_));
-        constexpr SceneQuestion kAbout[] = {SceneQuestion::kColour,  SceneQuestion::kShape,
-                                            SceneQuestion::kIsThere, SceneQuestion::kSide,
-                                            SceneQuestion::kHalf,    SceneQuestion::kRelation,
-                                            SceneQuestion::kLargest};
-        what = pick(random, kAbout);
-      }
-      const size_t shape = kinds[0].second;
-      const bool counted = what == SceneQuestion::kCountShape;
-      for (int64_t more = random.between(0, most_ - static_cast<int64_t>(kinds.size()));
-           more > 0;) {
-        const auto& kind = pick(random, seen_);
-        if (counted && kind.second == shape) continue;
-        kinds.push_back(kind);
-        --more;
+      const SceneQuestion what = pick(random, kAbout);
+      SceneKinds kinds = {pick(random, unseen_)};
+      for (int64_t more = random.between(0, most_ - 1); more > 0; --more) {
+        kinds.push_back(pick(random, seen_));
       }
       const Scene scene = draw_scene(random, context_, large_, kinds);
       const auto turn = ask_scene(random, scene, what, 0, /*with_held_out=*/true);
@@ -109,7 +88,6 @@ class Shapes : public Generator {
   int64_t most_, turns_;
   double large_;
   SceneKinds seen_, unseen_;
-  std::vector<std::pair<int64_t, size_t>> unseen_counts_;
 };
 
 }  // namespace
