@@ -5,6 +5,8 @@
 //   least    3     bars of a chart,
 //   most     5     at most: few come first in a training
 //   turns    3     questions about a chart, at most
+//   lists    0     share of charts of which all letters or values are named first: much to learn from
+//                  one picture
 //   printed  0.25  share of charts that have their values written over the bars
 //   large    0.1   share of pictures of several tiles
 #include <fmt/format.h>
@@ -38,10 +40,12 @@ struct Chart {
 class Bars : public Generator {
  public:
   Bars(const boost::json::object& settings, const SourceContext& context)
-      : Generator(settings, context, {"fonts", "least", "most", "turns", "printed", "large"}),
+      : Generator(settings, context, {"fonts", "least", "most", "turns", "lists", "printed",
+                   "large"}),
         least_(size_setting("least", 3, 1, kMost)),
         most_(size_setting("most", kMost, least_, kMost)),
         turns_(size_setting("turns", 3, 1, 64)),
+        lists_(share_setting("lists", 0)),
         printed_(share_setting("printed", 0.25)),
         large_(share_setting("large", 0.1)),
         fonts_(read_fonts(read_all("fonts"))) {}
@@ -51,6 +55,7 @@ class Bars : public Generator {
     const Chart chart = a_chart(random);
     const Image picture = draw(random, chart);
     std::vector<Turn> turns;
+    if (lists_ > 0 && random.chance(lists_)) turns.push_back(list(random, chart));
     const int64_t wanted = random.between(1, turns_);
     for (int tries = 0; tries < 20 && static_cast<int64_t>(turns.size()) < wanted; ++tries) {
       const Turn turn = ask(random, chart);
@@ -90,6 +95,16 @@ class Bars : public Generator {
           static_cast<size_t>(random.below(static_cast<int64_t>(named_colours().size())));
       if (named_colours()[i].name != "white" && named_colours()[i].name != "black") return i;
     }
+  }
+
+  static Turn list(Random& random, const Chart& chart) {
+    const bool letters = random.chance(0.3);
+    std::vector<std::string> all;
+    for (const Bar& bar : chart.bars) {
+      all.push_back(letters ? std::string(1, bar.label) : std::to_string(chart.value(bar)));
+    }
+    return {fmt::format("List the {} from left to right.", letters ? "bars" : "values"),
+            fmt::format("{}", fmt::join(all, ", "))};
   }
 
   static Turn ask(Random& random, const Chart& chart) {
@@ -195,7 +210,7 @@ class Bars : public Generator {
   static constexpr int64_t kMost = 5;
 
   int64_t least_, most_, turns_;
-  double printed_, large_;
+  double lists_, printed_, large_;
   std::vector<Font> fonts_;
 };
 

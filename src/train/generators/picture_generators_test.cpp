@@ -145,6 +145,24 @@ TEST_F(GeneratorTest, PairsOfColourAndShapeThatAreHeldOutAreNeverTaught) {
   EXPECT_GT(unseen, 100);
 }
 
+TEST_F(GeneratorTest, ListsOfShapesAgreeWithWhatIsCounted) {
+  const auto listed = source({{"kind", "shapes"}, {"lists", 1}, {"turns", 12}});
+  int64_t lists = 0, counted = 0;
+  for (uint64_t i = 0; i < 200; ++i) {
+    const auto all = turns(listed->example(1, i, 2048));
+    if (all[0].question != "List the shapes from left to right.") continue;
+    ++lists;
+    const std::string& list = all[0].answer;
+    for (const Turn& turn : all) {
+      if (turn.question != "Count the shapes.") continue;
+      EXPECT_EQ(turn.answer, std::to_string(1 + std::count(list.begin(), list.end(), ','))) << list;
+      ++counted;
+    }
+  }
+  EXPECT_GT(lists, 50);  // some lie too close above each other
+  EXPECT_GT(counted, 5);
+}
+
 TEST_F(GeneratorTest, PicturesHaveAsManyShapesAsTheRecipeAllows) {
   for (const bool held_out : {false, true}) {
     const auto few = source({{"kind", "shapes"}, {"most", 2}, {"turns", 8}}, held_out);
@@ -244,8 +262,9 @@ TEST_F(GeneratorTest, ValuesOfAChartAgreeWithEachOther) {
   if (kinds_.size() < 8) GTEST_SKIP() << "no font at " << kFont;
   json::object settings = kinds_[7];
   settings["turns"] = 16;
+  settings["lists"] = 0.5;
   const auto made = source(settings);
-  int64_t compared = 0;
+  int64_t compared = 0, listed = 0;
   for (uint64_t i = 0; i < 100; ++i) {
     std::map<char, int> value;
     const auto all = turns(made->example(1, i, 4096));
@@ -270,9 +289,17 @@ TEST_F(GeneratorTest, ValuesOfAChartAgreeWithEachOther) {
         EXPECT_EQ(value[turn.answer[0]], number);
         ++compared;
       }
+      if (turn.question == "List the values from left to right.") {
+        const std::string list = turn.answer + ",";
+        for (const auto& [name, number_of] : value) {
+          EXPECT_NE((" " + list).find(fmt::format(" {},", number_of)), std::string::npos) << list;
+        }
+        ++listed;
+      }
     }
   }
   EXPECT_GT(compared, 50);
+  EXPECT_GT(listed, 20);
 }
 
 TEST_F(GeneratorTest, ChartsHaveAsManyBarsAsTheRecipeAllows) {

@@ -106,6 +106,19 @@ std::optional<size_t> foremost(const Scene& scene, double ahead, Value value) {
   return best;
 }
 
+// Colour and shape of each, if none is closer than `apart` pixels to the next.
+std::optional<std::vector<std::string>> from_left_to_right(const Scene& scene, double apart) {
+  std::vector<SceneObject> order = scene.objects;
+  std::sort(order.begin(), order.end(),
+            [](const SceneObject& a, const SceneObject& b) { return a.x < b.x; });
+  std::vector<std::string> names;
+  for (size_t i = 0; i < order.size(); ++i) {
+    if (i > 0 && order[i].x - order[i - 1].x < apart) return {};
+    names.push_back(both(order[i]));
+  }
+  return names;
+}
+
 }  // namespace
 
 std::span<const std::string_view> shape_names() { return kShapes; }
@@ -275,16 +288,16 @@ std::optional<Turn> ask_scene(Random& random, const Scene& scene, SceneQuestion 
     }
     case SceneQuestion::kDescribe: {
       if (all > 3) return {};
-      std::vector<SceneObject> order = scene.objects;
-      std::sort(order.begin(), order.end(),
-                [](const SceneObject& a, const SceneObject& b) { return a.x < b.x; });
-      std::vector<std::string> names;
-      for (size_t i = 0; i < order.size(); ++i) {
-        if (i > 0 && order[i].x - order[i - 1].x < 0.08 * w) return {};
-        names.push_back(with_article(both(order[i])));
-      }
+      auto names = from_left_to_right(scene, 0.08 * w);
+      if (!names) return {};
+      for (std::string& name : *names) name = with_article(name);
       return Turn{random.chance(0.5) ? "What is in the picture?" : "Describe the picture.",
-                  listed(names)};
+                  listed(*names)};
+    }
+    case SceneQuestion::kList: {
+      const auto names = from_left_to_right(scene, 0.02 * w);
+      if (!names) return {};
+      return Turn{"List the shapes from left to right.", fmt::format("{}", fmt::join(*names, ", "))};
     }
   }
   return {};

@@ -46,9 +46,10 @@ enum class SceneQuestion {
   kHalf,
   kRelation,
   kLargest,
-  kDescribe
+  kDescribe,
+  kList  // all of them in order: asked for by itself, see below
 };
-inline constexpr int kSceneQuestions = 11;
+inline constexpr int kSceneQuestions = 11;  // those before kList
 
 // A question of this kind about object `about` of the scene, or, where it fits, another one;
 // nothing if the scene has no clear answer to such a question.

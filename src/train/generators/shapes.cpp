@@ -4,6 +4,7 @@
 //
 //   most    6      shapes of a picture, from one on: few come first in a training
 //   turns   3      questions about a picture, at most
+//   lists   0      share of pictures whose shapes are all named first: much to learn from one picture
 //   large   0.1    share of pictures of several tiles
 #include <algorithm>
 
@@ -17,9 +18,10 @@ namespace {
 class Shapes : public Generator {
  public:
   Shapes(const boost::json::object& settings, const SourceContext& context)
-      : Generator(settings, context, {"most", "turns", "large"}),
+      : Generator(settings, context, {"most", "turns", "lists", "large"}),
         most_(size_setting("most", kMost, 1, kMost)),
         turns_(size_setting("turns", 3, 1, 64)),
+        lists_(share_setting("lists", 0)),
         large_(share_setting("large", 0.1)) {
     for (size_t colour = 0; colour < named_colours().size(); ++colour) {
       for (size_t shape = 0; shape < shape_names().size(); ++shape) {
@@ -52,6 +54,10 @@ class Shapes : public Generator {
     }
     const Scene scene = draw_scene(random, context_, large_, kinds);
     std::vector<Turn> turns;
+    if (lists_ > 0 && random.chance(lists_)) {
+      const auto list = ask_scene(random, scene, SceneQuestion::kList, 0, /*with_held_out=*/false);
+      if (list) turns.push_back(*list);
+    }
     const int64_t wanted = random.between(1, turns_);
     for (int tries = 0; tries < 100 && static_cast<int64_t>(turns.size()) < wanted; ++tries) {
       const auto what = static_cast<SceneQuestion>(random.below(kSceneQuestions));
@@ -86,7 +92,7 @@ class Shapes : public Generator {
   }
 
   int64_t most_, turns_;
-  double large_;
+  double lists_, large_;
   SceneKinds seen_, unseen_;
 };
 
