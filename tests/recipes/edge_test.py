@@ -112,6 +112,13 @@ class Fill(Edge):
         self.assertIn("m.gguf is 9a129038d9a0 (SHA-256)", text)
         self.assertTrue(text.endswith("<!-- /b -->\nafter\n"))
 
+    def test_keeps_what_was_written_while_the_command_ran(self):
+        edit = f"sed -i s/between/meanwhile/ {self.page} && echo new"
+        self.assertEqual(self.fill("a", "sh", "-c", edit), 0)
+        text = self.page.read_text()
+        self.assertIn("<!-- /a -->\nmeanwhile\n", text)
+        self.assertIn("<!-- a -->\nnew\n", text)
+
     def test_leaves_the_page_alone_when_there_is_nothing_to_say(self):
         for command, code in ((("a", "false"), 1), (("a", "true"), 65), (("c", "echo", "x"), 65)):
             self.assertEqual(self.fill(*command), code, command)
