@@ -26,6 +26,9 @@
 namespace drover {
 namespace {
 
+// The share of documents of which a border between chunks surely cuts the questions.
+constexpr double kCutQuestions = 0.25;
+
 constexpr std::string_view kPrefaces[] = {"", "Read this text.\n\n",
                                           "Here is a long text. A question follows it.\n\n"};
 
@@ -126,7 +129,9 @@ class Needles : public Generator {
       needed += static_cast<int64_t>(needles.back().size());
     }
     const auto head = static_cast<int64_t>(frame.head.size());
-    const int64_t body = length - head - static_cast<int64_t>(tail.tokens.size());
+    const auto behind = static_cast<int64_t>(tail.tokens.size());
+    const int64_t total = tokens_of(random, length, head + needed, behind);
+    const int64_t body = total - head - behind;
     while (body < needed && needles.size() > task.required) {
       needed -= static_cast<int64_t>(needles.back().size());
       needles.pop_back();
@@ -134,7 +139,7 @@ class Needles : public Generator {
     if (body < needed) {
       throw_error(ErrorKind::kBadData,
                   "source of kind 'needles': length: expected at least {} tokens, got {}",
-                  length - body + needed, length);
+                  total - body + needed, length);
     }
     shuffle(random, needles);
     const std::vector<int64_t> places = places_of(random, needles, body, head);
@@ -157,6 +162,16 @@ class Needles : public Generator {
                                static_cast<int>(random.below(std::max<int64_t>(1, doublings))));
     }
     return out;
+  }
+
+  // How long a document is, of `before` tokens at least and those of its questions and answers: it
+  // ends anywhere in a chunk, and often enough where a border cuts a question, whose beginning only
+  // global layers see then.
+  int64_t tokens_of(Random& random, int64_t length, int64_t before, int64_t behind) const {
+    const int64_t most = random.chance(kCutQuestions) ? std::min(behind, chunk_) : chunk_;
+    const int64_t end = random.below(most);  // tokens behind the last border
+    const int64_t out = (length - end) / chunk_ * chunk_ + end;
+    return out < before + behind ? length : out;
   }
 
   // Where needles stand in the text, increasing, evenly over all ways to place them.

@@ -142,10 +142,11 @@ TEST_F(GeneratorTest, TheAnswerToANeedlesQuestionStandsInItsText) {
     int64_t questions = 0;
     for (uint64_t i = 0; i < 40; ++i) {
       const Example example = made->example(1, i, 2048);
-      EXPECT_EQ(example.tokens.size(), 2048u);
+      EXPECT_LE(example.tokens.size(), 2048u);
+      EXPECT_GT(example.tokens.size(), 2048u - 64);
       ASSERT_EQ(example.filler.size(), example.tokens.size());
       std::vector<Token> hidden;
-      for (size_t t = 0; t < 2048; ++t) {
+      for (size_t t = 0; t < example.tokens.size(); ++t) {
         if (example.filler[t] == 0 && example.weights[t] == 0) hidden.push_back(example.tokens[t]);
         if (example.filler[t] != 0) {
           EXPECT_EQ(example.weights[t], 0);
@@ -178,7 +179,7 @@ TEST_F(GeneratorTest, NeedlesStandAtAllDepthsAndNowAndThenAcrossABorder) {
       while (!filler(first)) ++first;
       while (filler(first)) ++first;
       int64_t end = first;
-      while (!filler(end) && end < length - 1) ++end;
+      while (!filler(end) && end + 1 < std::ssize(example.tokens)) ++end;
       cut_and_late.first += first / chunk != (end - 1) / chunk;
       cut_and_late.second += first > length / 2;
     }
@@ -191,6 +192,27 @@ TEST_F(GeneratorTest, NeedlesStandAtAllDepthsAndNowAndThenAcrossABorder) {
   EXPECT_GT(always.first, 80);
   EXPECT_GT(by_chance.second, 25);
   EXPECT_LT(by_chance.second, 65);
+}
+
+// A prompt is as long as it is: a model whose questions never lay across a border found nothing in a
+// text of 1,000,000 tokens, whose last border was in the question, and 73 % in one of 999,424.
+TEST_F(GeneratorTest, TextsWithNeedlesEndAnywhereInAChunk) {
+  const int64_t chunk = 1024, length = 4096;
+  const auto made = source(
+      {{"kind", "needles"}, {"chunk", chunk}, {"measured", 1}, {"kinds", {"single"}}, {"repeated", 0}});
+  std::set<size_t> lengths;
+  int cut = 0;
+  for (uint64_t i = 0; i < 100; ++i) {
+    const Example example = made->example(1, i, length);
+    lengths.insert(example.tokens.size());
+    int64_t last = std::ssize(example.tokens) - 1;
+    const int64_t end = last;
+    while (example.filler[static_cast<size_t>(last)] == 0) --last;
+    cut += (last + 1) / chunk != end / chunk;
+  }
+  EXPECT_GT(lengths.size(), 60u);
+  EXPECT_GT(cut, 25);
+  EXPECT_LT(cut, 75);
 }
 
 TEST_F(GeneratorTest, HiddenFactsHaveKeysOfTheirOwn) {
