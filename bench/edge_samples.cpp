@@ -1,5 +1,5 @@
-// edge_samples SOURCES SOURCE: what a source teaches, to be looked at: its conversations as text, and
-// its pictures as one PNG. SOURCES is a file that recipes share, beside a config.json.
+// edge_samples SOURCES SOURCE: what a source teaches, to be looked at: its conversations as text,
+// and its pictures as one PNG. SOURCES is a file that recipes share, beside a config.json.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <boost/json.hpp>
@@ -55,7 +55,8 @@ void write_sheet(const std::string& path, const std::vector<TiledImage>& picture
 int run(int argc, char** argv) {
   Flags flags;
   CLI::App app("Shows what a source of recipes teaches");
-  app.add_option("sources", flags.sources, "sources.json; its folder holds config.json too")->required();
+  app.add_option("sources", flags.sources, "sources.json; its folder holds config.json too")
+      ->required();
   app.add_option("source", flags.source, "Its name in the file")->required();
   app.add_option("--count", flags.count, "Examples")->capture_default_str();
   app.add_option("--length", flags.length, "Most tokens of one")->capture_default_str();

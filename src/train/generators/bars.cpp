@@ -5,7 +5,8 @@
 //   least    3     bars of a chart,
 //   most     5     at most: few come first in a training
 //   turns    3     questions about a chart, at most
-//   lists    0     share of charts of which all letters or values are named first: much to learn from
+//   lists    0     share of charts of which all letters or values are named first: much to learn
+//   from
 //                  one picture
 //   printed  0.25  share of charts that have their values written over the bars
 //   large    0.1   share of pictures of several tiles
@@ -40,8 +41,8 @@ struct Chart {
 class Bars : public Generator {
  public:
   Bars(const boost::json::object& settings, const SourceContext& context)
-      : Generator(settings, context, {"fonts", "least", "most", "turns", "lists", "printed",
-                   "large"}),
+      : Generator(settings, context,
+                  {"fonts", "least", "most", "turns", "lists", "printed", "large"}),
         least_(size_setting("least", 3, 1, kMost)),
         most_(size_setting("most", kMost, least_, kMost)),
         turns_(size_setting("turns", 3, 1, 64)),

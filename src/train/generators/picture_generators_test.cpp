@@ -317,7 +317,8 @@ TEST_F(GeneratorTest, ChartsHaveAsManyBarsAsTheRecipeAllows) {
   EXPECT_EQ(counts.size(), 2u);
   EXPECT_TRUE(counts.contains("1") && counts.contains("2"));
   settings["least"] = 3;
-  testing::expect_error(ErrorKind::kBadData, "most: expected 3 to 5, got 2", [&] { source(settings); });
+  testing::expect_error(ErrorKind::kBadData, "most: expected 3 to 5, got 2",
+                        [&] { source(settings); });
 }
 
 TEST_F(GeneratorTest, AnEmojiIsShownAndNamedAndOneWithoutAPictureIsNot) {

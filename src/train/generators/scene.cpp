@@ -297,7 +297,8 @@ std::optional<Turn> ask_scene(Random& random, const Scene& scene, SceneQuestion 
     case SceneQuestion::kList: {
       const auto names = from_left_to_right(scene, 0.02 * w);
       if (!names) return {};
-      return Turn{"List the shapes from left to right.", fmt::format("{}", fmt::join(*names, ", "))};
+      return Turn{"List the shapes from left to right.",
+                  fmt::format("{}", fmt::join(*names, ", "))};
     }
   }
   return {};

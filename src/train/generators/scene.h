@@ -25,8 +25,8 @@ std::span<const std::string_view> shape_names();
 // Outlines of a circle's size: radius 1 around (0, 0).
 const Path& shape_path(size_t shape);
 
-// What is held out: pairs of colour and shape. Not numbers of a shape: never to see two stars counted
-// is to learn that two is no answer there.
+// What is held out: pairs of colour and shape. Not numbers of a shape: never to see two stars
+// counted is to learn that two is no answer there.
 bool pair_held_out(size_t colour, size_t shape);
 
 // What to draw: at most 6.

@@ -194,12 +194,15 @@ TEST_F(GeneratorTest, NeedlesStandAtAllDepthsAndNowAndThenAcrossABorder) {
   EXPECT_LT(by_chance.second, 65);
 }
 
-// A prompt is as long as it is: a model whose questions never lay across a border found nothing in a
-// text of 1,000,000 tokens, whose last border was in the question, and 73 % in one of 999,424.
+// A prompt is as long as it is: a model whose questions never lay across a border found nothing in
+// a text of 1,000,000 tokens, whose last border was in the question, and 73 % in one of 999,424.
 TEST_F(GeneratorTest, TextsWithNeedlesEndAnywhereInAChunk) {
   const int64_t chunk = 1024, length = 4096;
-  const auto made = source(
-      {{"kind", "needles"}, {"chunk", chunk}, {"measured", 1}, {"kinds", {"single"}}, {"repeated", 0}});
+  const auto made = source({{"kind", "needles"},
+                            {"chunk", chunk},
+                            {"measured", 1},
+                            {"kinds", {"single"}},
+                            {"repeated", 0}});
   std::set<size_t> lengths;
   int cut = 0;
   for (uint64_t i = 0; i < 100; ++i) {
