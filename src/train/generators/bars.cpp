@@ -5,9 +5,7 @@
 //   least    3     bars of a chart,
 //   most     5     at most: few come first in a training
 //   turns    3     questions about a chart, at most
-//   lists    0     share of charts of which all letters or values are named first: much to learn
-//   from
-//                  one picture
+//   lists    0     share of charts whose letters or values are all named first
 //   printed  0.25  share of charts that have their values written over the bars
 //   large    0.1   share of pictures of several tiles
 #include <fmt/format.h>

@@ -47,9 +47,9 @@ enum class SceneQuestion {
   kRelation,
   kLargest,
   kDescribe,
-  kList  // all of them in order: asked for by itself, see below
+  kList  // all of them, from left to right; not among kSceneQuestions, which are drawn at random
 };
-inline constexpr int kSceneQuestions = 11;  // those before kList
+inline constexpr int kSceneQuestions = 11;  // before kList
 
 // A question of this kind about object `about` of the scene, or, where it fits, another one;
 // nothing if the scene has no clear answer to such a question.

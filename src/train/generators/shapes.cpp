@@ -4,8 +4,8 @@
 //
 //   most    6      shapes of a picture, from one on: few come first in a training
 //   turns   3      questions about a picture, at most
-//   lists   0      share of pictures whose shapes are all named first: much to learn from one
-//   picture large   0.1    share of pictures of several tiles
+//   lists   0      share of pictures whose shapes are all named first: more to learn from each
+//   large   0.1    share of pictures of several tiles
 #include <algorithm>
 
 #include "train/generators/generator.h"
