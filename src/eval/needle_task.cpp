@@ -92,12 +92,15 @@ double spread(int64_t i, int64_t count) {
   return (static_cast<double>(i) + 0.5) / static_cast<double>(count);
 }
 
+NeedleTask::Needle needle_at(const Place& place, std::string_view number, double depth) {
+  return {sentence(place, number), depth, question(place)};
+}
+
 void add_decoys(NeedleTask& task, Draw& draw, const std::vector<Place>& places) {
   for (size_t i = 0; i < places.size(); ++i) {
     task.decoys.push_back(draw.number());
-    const auto count = static_cast<int64_t>(places.size());
-    task.needles.push_back(
-        {sentence(places[i], task.decoys.back()), spread(static_cast<int64_t>(i), count)});
+    const double depth = spread(static_cast<int64_t>(i), static_cast<int64_t>(places.size()));
+    task.needles.push_back(needle_at(places[i], task.decoys.back(), depth));
   }
 }
 
@@ -135,11 +138,11 @@ NeedleTask make_needle_task(NeedleKind kind, uint64_t seed, double depth, int64_
       task.question = question(asked);
       return task;
     case NeedleKind::kSingle:
-      task.needles = {{sentence(asked, task.expected[0]), depth}};
+      task.needles = {needle_at(asked, task.expected[0], depth)};
       task.question = question(asked);
       return task;
     case NeedleKind::kMultiKey: {
-      task.needles = {{sentence(asked, task.expected[0]), depth}};
+      task.needles = {needle_at(asked, task.expected[0], depth)};
       task.question = question(asked);
       std::vector<Place> others;
       for (int i = 0; i < 7; ++i) others.push_back({draw.of(kBuildings), draw.town()});
@@ -148,12 +151,12 @@ NeedleTask make_needle_task(NeedleKind kind, uint64_t seed, double depth, int64_
     }
     case NeedleKind::kMultiValue: {
       constexpr int64_t kValues = 4;
-      task.needles = {{sentence(asked, task.expected[0]), depth}};
+      task.needles = {{sentence(asked, task.expected[0]), depth, ""}};
       for (int64_t i = 1; i < kValues; ++i) {
         task.expected.push_back(draw.number());
         task.needles.push_back({fmt::format("Another pass number of the {} in {} is {}.",
                                             asked.building, asked.town, task.expected.back()),
-                                spread(i - 1, kValues - 1)});
+                                spread(i - 1, kValues - 1), ""});
       }
       task.question = fmt::format(
           "What are all {} pass numbers of the {} in {}? Answer with the numbers as they stand in "
@@ -165,7 +168,7 @@ NeedleTask make_needle_task(NeedleKind kind, uint64_t seed, double depth, int64_
       // One word of three differs: the side of the town, the town, or the building.
       const std::string side(draw.of(kSides));
       const Place there{asked.building, side + " " + asked.town};
-      task.needles = {{sentence(there, task.expected[0]), depth}};
+      task.needles = {needle_at(there, task.expected[0], depth)};
       task.question = question(there);
       std::vector<Place> others;
       for (const std::string_view other : kSides) {
@@ -189,12 +192,13 @@ NeedleTask make_needle_task(NeedleKind kind, uint64_t seed, double depth, int64_
     case NeedleKind::kTwoHop: {
       const int64_t hops = kind == NeedleKind::kTracking ? 4 : 1;
       std::string name = draw.variable();
-      task.needles = {{fmt::format("The cipher {} stands for {}.", name, task.expected[0]), depth}};
+      task.needles = {
+          {fmt::format("The cipher {} stands for {}.", name, task.expected[0]), depth, ""}};
       for (int64_t i = 0; i < hops; ++i) {
         const std::string next = draw.variable();
         task.needles.push_back(
             {fmt::format("The cipher {} stands for the same number as the cipher {}.", next, name),
-             spread(i, hops)});
+             spread(i, hops), ""});
         name = next;
       }
       task.question = fmt::format(

@@ -27,13 +27,14 @@ std::vector<NeedleKind> all_needle_kinds();
 
 struct NeedleTask {
   struct Needle {
-    std::string text;  // a sentence
-    double depth = 0;  // where it stands: 0 begins the haystack, 1 ends it
+    std::string text;      // a sentence
+    double depth = 0;      // where it stands: 0 begins the haystack, 1 ends it
+    std::string question;  // whose answer is its number alone; empty if there is none
   };
   std::vector<Needle> needles;        // the one at the trial's depth first
   std::string question;               // ends with what form the answer has
   std::vector<std::string> expected;  // numbers, all of them
-  std::vector<std::string> decoys;    // numbers of the other needles
+  std::vector<std::string> decoys;    // numbers of the other needles, in their order
 };
 
 // depth: of the first needle, 0 to 1. most: how many needles there is room for, at least what the

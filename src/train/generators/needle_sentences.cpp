@@ -124,16 +124,15 @@ std::string made_up_value(Random& random) {
 
 }  // namespace
 
-std::vector<HiddenFact> hidden_facts(Random& random, int64_t count, bool similar) {
+std::vector<HiddenFact> hidden_facts(Random& random, int64_t count, int64_t alike) {
   std::vector<HiddenFact> out;
   std::set<std::string> known;
-  Key key(random);
-  while (static_cast<int64_t>(out.size()) < count) {
-    if (similar && out.size() % 2 == 1) {
-      key.change(random);
-    } else {
-      key = Key(random);
-    }
+  Key first(random);
+  while (std::ssize(out) < count) {
+    const bool begins = std::ssize(out) % alike == 0;
+    if (begins) first = Key(random);
+    Key key = first;
+    if (!begins) key.change(random);
     const std::string text = key.text();
     if (!known.insert(fmt::format("{} {}", key.attribute(), text)).second) continue;
     std::string value;

@@ -14,8 +14,9 @@ struct HiddenFact {
   std::string value;
 };
 
-// So many facts, no two with the same key. With `similar`, each second one's key differs from that
-// of the one before in a single part: the name, the number, or what is told of it.
-std::vector<HiddenFact> hidden_facts(Random& random, int64_t count, bool similar);
+// So many facts, no two with the same key. They come in groups of `alike` (from one on): the keys
+// of a group differ from its first one's in a single part, the name, the number, or what is told of
+// it.
+std::vector<HiddenFact> hidden_facts(Random& random, int64_t count, int64_t alike);
 
 }  // namespace drover

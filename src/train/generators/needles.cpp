@@ -3,11 +3,13 @@
 //
 //   files      [..]   the running text (each one's last tenth is held out); without it sentences
 //                     that are made up
-//   most       8      needles of a document, of which the text holds one per 128 tokens at most
-//   questions  4      of a document, at most
+//   most       8      needles of a document, of which the text holds one per
+//   apart      128    tokens at most
+//   questions  4      of a document, at most, and one per 128 tokens
 //   measured   0.4    share of documents that look as those of `drover needle`, with the tasks of
 //                     `kinds` ["single", "multi-key", "near-duplicate"] (eval/needle_task.h)
-//   similar    0.5    share of the others whose keys come in pairs that differ in one part
+//   similar    0.5    share of the others whose keys come in groups, of two at least, that differ
+//                     in one part
 //   chunk      512    of local attention; and
 //   across     0.1    share of documents in which a needle is put over a border between chunks
 //   weight     4      of an answer's tokens
@@ -44,12 +46,13 @@ class Needles : public Generator {
  public:
   Needles(const boost::json::object& settings, const SourceContext& context)
       : Generator(settings, context,
-                  {"files", "most", "questions", "measured", "kinds", "similar", "chunk", "across",
-                   "repeats", "repeated"},
+                  {"files", "most", "questions", "apart", "measured", "kinds", "similar", "chunk",
+                   "across", "repeats", "repeated"},
                   /*weight=*/4),
         layout_(model_layout(*context.tokenizer, context.format)),
         text_(read_all("files"), context),
         most_(size_setting("most", 8, 1, 1024)),
+        apart_(size_setting("apart", 128, 1, 1 << 20)),
         questions_(size_setting("questions", 4, 1, 1024)),
         chunk_(size_setting("chunk", 512, 2, 1 << 20)),
         repeats_(size_setting("repeats", 4096, 1, 1 << 24)),
@@ -78,7 +81,8 @@ class Needles : public Generator {
   Task measured(Random& random, int64_t length) const {
     // Seeds of measurements are small numbers.
     const uint64_t seed = random.next() | uint64_t{1} << 40;
-    const NeedleTask asked = make_needle_task(pick(random, kinds_), seed, 0.5, needle_room(length));
+    const int64_t room = std::clamp<int64_t>(length / apart_, 2, 64);
+    const NeedleTask asked = make_needle_task(pick(random, kinds_), seed, 0.5, room);
     Task out{std::string(kNeedlePreface),
              {},
              asked.needles.size() - asked.decoys.size(),
@@ -86,14 +90,23 @@ class Needles : public Generator {
     for (const NeedleTask::Needle& needle : asked.needles) {
       out.needles.push_back("\n" + needle.text + "\n");
     }
+    // Then for some of the others, each of which has a decoy of its own.
+    for (int64_t more = random.between(1, most_questions(length)) - 1;
+         more > 0 && out.required < asked.needles.size(); --more) {
+      const size_t i = out.required++;
+      const size_t decoy = i - (asked.needles.size() - asked.decoys.size());
+      out.turns.push_back({asked.needles[i].question, asked.decoys[decoy]});
+    }
     return out;
   }
 
   Task own(Random& random, int64_t length) const {
-    const int64_t room = std::clamp<int64_t>(length / 128, 1, most_);
-    const auto facts = hidden_facts(random, random.between(1, room), random.chance(similar_));
-    const int64_t asked =
-        random.between(1, std::min(questions_, static_cast<int64_t>(facts.size())));
+    const int64_t room = std::clamp<int64_t>(length / apart_, 1, most_);
+    const int64_t count = random.between(1, room);
+    const int64_t alike =
+        random.chance(similar_) ? random.between(2, std::max<int64_t>(2, count)) : 1;
+    const auto facts = hidden_facts(random, count, alike);
+    const int64_t asked = random.between(1, std::min(most_questions(length), count));
     Task out{std::string(pick(random, kPrefaces)), {}, static_cast<size_t>(asked), {}};
     const std::string_view around = random.chance(0.7) ? "\n" : " ";
     for (const HiddenFact& fact : facts) {
@@ -103,6 +116,11 @@ class Needles : public Generator {
       out.turns.push_back({facts[i].question, facts[i].value});
     }
     return out;
+  }
+
+  // That there is room for, with their needles and answers.
+  int64_t most_questions(int64_t length) const {
+    return std::clamp<int64_t>(length / 128, 1, questions_);
   }
 
   Example lay_out(Random& random, const Task& task, int64_t length) const {
@@ -202,7 +220,7 @@ class Needles : public Generator {
   PromptLayout layout_;
   RunningText text_;
   std::vector<NeedleKind> kinds_;
-  int64_t most_, questions_, chunk_;
+  int64_t most_, apart_, questions_, chunk_;
   int64_t repeats_;
   double measured_, similar_, across_, repeated_;
 };
