@@ -154,6 +154,12 @@ class Needles : public Generator {
       needed -= static_cast<int64_t>(needles.back().size());
       needles.pop_back();
     }
+    if (body < needed && task.turns.size() > 1) {
+      Task fewer = task;  // of whose questions each but the first is for a needle more
+      fewer.turns.pop_back();
+      --fewer.required;
+      return lay_out(random, fewer, length);
+    }
     if (body < needed) {
       throw_error(ErrorKind::kBadData,
                   "source of kind 'needles': length: expected at least {} tokens, got {}",

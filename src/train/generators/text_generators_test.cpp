@@ -260,6 +260,15 @@ TEST_F(GeneratorTest, ManyOfTheNeedlesThatDifferInAWordAreAskedFor) {
   EXPECT_EQ(most, 8u);
 }
 
+TEST_F(GeneratorTest, FewerNeedlesAreAskedForWhereThereIsNoRoomForAll) {
+  const auto made = source({{"kind", "needles"}, {"apart", 20}, {"questions", 10}, {"most", 48}});
+  for (uint64_t i = 0; i < 100; ++i) {
+    const Example example = made->example(1, i, 1280);
+    EXPECT_LE(example.tokens.size(), 1280u);
+    EXPECT_FALSE(turns(example).empty());
+  }
+}
+
 TEST_F(GeneratorTest, KeysOfAGroupDifferFromItsFirstInOnePart) {
   // Words that are in seven of ten questions: of groups, most parts of their first key.
   const std::regex word("[A-Za-z0-9-]+");
