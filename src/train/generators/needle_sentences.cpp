@@ -142,7 +142,8 @@ std::vector<HiddenFact> hidden_facts(Random& random, int64_t count, int64_t alik
     const std::string question =
         fmt::format("{}{}", pick(random, kQuestions), pick(random, kEndings));
     out.push_back({filled(pick(random, kSentences), text, key.attribute(), value),
-                   filled(question, text, key.attribute(), value), value});
+                   filled(question, text, key.attribute(), value), value,
+                   filled("The {attribute} of {key} is {value}.", text, key.attribute(), value)});
   }
   return out;
 }

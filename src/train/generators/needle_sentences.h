@@ -12,6 +12,7 @@ struct HiddenFact {
   std::string sentence;
   std::string question;
   std::string value;
+  std::string statement;  // says the question's words again, and the value
 };
 
 // So many facts, no two with the same key. They come in groups of `alike` (from one on): the keys

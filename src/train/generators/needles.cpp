@@ -10,6 +10,7 @@
 //                     `kinds` ["single", "multi-key", "near-duplicate"] (eval/needle_task.h)
 //   similar    0.5    share of the others whose keys come in groups, of two at least, that differ
 //                     in one part
+//   cut        0.25   share of documents of which a border between chunks surely cuts the questions
 //   chunk      512    of local attention; and
 //   across     0.1    share of documents in which a needle is put over a border between chunks
 //   weight     4      of an answer's tokens
@@ -28,9 +29,6 @@
 namespace drover {
 namespace {
 
-// The share of documents of which a border between chunks surely cuts the questions.
-constexpr double kCutQuestions = 0.25;
-
 constexpr std::string_view kPrefaces[] = {"", "Read this text.\n\n",
                                           "Here is a long text. A question follows it.\n\n"};
 
@@ -39,15 +37,22 @@ struct Task {
   std::string preface;
   std::vector<std::string> needles;
   size_t required = 0;  // of the needles, the first ones; the others may be left out
-  std::vector<Turn> turns;
+  struct Asked {
+    std::string question, answer;
+    // What is answered where a border lies between question and answer. Layers with chunks do not
+    // see the question from there, and the last layer, which does, cannot look for a key that it
+    // has yet to read: said again, the key is there for them.
+    std::string statement;
+  };
+  std::vector<Asked> turns;
 };
 
 class Needles : public Generator {
  public:
   Needles(const boost::json::object& settings, const SourceContext& context)
       : Generator(settings, context,
-                  {"files", "most", "questions", "apart", "measured", "kinds", "similar", "chunk",
-                   "across", "repeats", "repeated"},
+                  {"files", "most", "questions", "apart", "measured", "kinds", "similar", "cut",
+                   "chunk", "across", "repeats", "repeated"},
                   /*weight=*/4),
         layout_(model_layout(*context.tokenizer, context.format)),
         text_(read_all("files"), context),
@@ -59,6 +64,7 @@ class Needles : public Generator {
         measured_(share_setting("measured", 0.4)),
         similar_(share_setting("similar", 0.5)),
         across_(share_setting("across", 0.1)),
+        cut_(share_setting("cut", 0.25)),
         repeated_(share_setting("repeated", 0.5)) {
     for (const std::string_view kind : names_setting("kinds")) {
       kinds_.push_back(needle_kind_from_name(kind));
@@ -86,7 +92,7 @@ class Needles : public Generator {
     Task out{std::string(kNeedlePreface),
              {},
              asked.needles.size() - asked.decoys.size(),
-             {{asked.question, listed(asked.expected)}}};
+             {{asked.question, listed(asked.expected), stated(asked.needles[0])}}};
     for (const NeedleTask::Needle& needle : asked.needles) {
       out.needles.push_back("\n" + needle.text + "\n");
     }
@@ -95,7 +101,8 @@ class Needles : public Generator {
          more > 0 && out.required < asked.needles.size(); --more) {
       const size_t i = out.required++;
       const size_t decoy = i - (asked.needles.size() - asked.decoys.size());
-      out.turns.push_back({asked.needles[i].question, asked.decoys[decoy]});
+      const NeedleTask::Needle& needle = asked.needles[i];
+      out.turns.push_back({needle.question, asked.decoys[decoy], stated(needle)});
     }
     return out;
   }
@@ -113,9 +120,14 @@ class Needles : public Generator {
       out.needles.push_back(fmt::format("{}{}{}", around, fact.sentence, around));
     }
     for (size_t i = 0; i < out.required; ++i) {
-      out.turns.push_back({facts[i].question, facts[i].value});
+      out.turns.push_back({facts[i].question, facts[i].value, facts[i].statement});
     }
     return out;
+  }
+
+  // Empty for needles that have no question of their own.
+  static std::string stated(const NeedleTask::Needle& needle) {
+    return needle.question.empty() ? "" : needle.text;
   }
 
   // That there is room for, with their needles and answers.
@@ -126,20 +138,6 @@ class Needles : public Generator {
   Example lay_out(Random& random, const Task& task, int64_t length) const {
     const Tokenizer& tokenizer = *context_.tokenizer;
     const PromptFrame frame = frame_of(layout_, task.preface, task.turns[0].question);
-    const Token end = end_of_turn(context_);
-    // What comes after the text.
-    Example tail;
-    append(tail, frame.tail, 0);
-    for (size_t i = 0; i < task.turns.size(); ++i) {
-      if (i > 0) {
-        const auto next =
-            render_next_turn(context_.format, tokenizer, {"user", task.turns[i].question});
-        append(tail, std::span(next).subspan(1), 0);
-      }
-      append(tail, tokenizer.encode(task.turns[i].answer), weight_);
-      append(tail, {&end, 1}, weight_);
-    }
-
     std::vector<std::vector<Token>> needles;
     int64_t needed = 0;
     for (const std::string& needle : task.needles) {
@@ -147,8 +145,9 @@ class Needles : public Generator {
       needed += static_cast<int64_t>(needles.back().size());
     }
     const auto head = static_cast<int64_t>(frame.head.size());
-    const auto behind = static_cast<int64_t>(tail.tokens.size());
-    const int64_t total = tokens_of(random, length, head + needed, behind);
+    const int64_t behind = std::ssize(tail_at(0, frame, task, Answers::kShort).tokens);
+    const int64_t most_behind = std::ssize(tail_at(0, frame, task, Answers::kStated).tokens);
+    const int64_t total = tokens_of(random, length - (most_behind - behind), head + needed, behind);
     const int64_t body = total - head - behind;
     while (body < needed && needles.size() > task.required) {
       needed -= static_cast<int64_t>(needles.back().size());
@@ -163,7 +162,7 @@ class Needles : public Generator {
     if (body < needed) {
       throw_error(ErrorKind::kBadData,
                   "source of kind 'needles': length: expected at least {} tokens, got {}",
-                  total - body + needed, length);
+                  head + needed + most_behind, length);
     }
     shuffle(random, needles);
     const std::vector<int64_t> places = places_of(random, needles, body, head);
@@ -177,6 +176,7 @@ class Needles : public Generator {
       std::copy(needles[i].begin(), needles[i].end(), out.tokens.begin() + head + places[i]);
       std::fill_n(out.filler.begin() + head + places[i], needles[i].size(), uint8_t{0});
     }
+    const Example tail = tail_at(head + body, frame, task, Answers::kAsBordersAre);
     out.tokens.insert(out.tokens.end(), tail.tokens.begin(), tail.tokens.end());
     out.weights.insert(out.weights.end(), tail.weights.begin(), tail.weights.end());
     out.filler.resize(out.tokens.size(), 0);
@@ -188,11 +188,38 @@ class Needles : public Generator {
     return out;
   }
 
+  enum class Answers { kShort, kStated, kAsBordersAre };
+
+  // What comes after the text, at token `first` of the document: questions and answers.
+  Example tail_at(int64_t first, const PromptFrame& frame, const Task& task,
+                  Answers answers) const {
+    const Tokenizer& tokenizer = *context_.tokenizer;
+    const Token end = end_of_turn(context_);
+    Example tail;
+    for (size_t i = 0; i < task.turns.size(); ++i) {
+      const Task::Asked& asked = task.turns[i];
+      const int64_t question = first + std::ssize(tail.tokens);
+      if (i == 0) {
+        append(tail, frame.tail, 0);
+      } else {
+        const auto next = render_next_turn(context_.format, tokenizer, {"user", asked.question});
+        append(tail, std::span(next).subspan(1), 0);
+      }
+      const int64_t answer = first + std::ssize(tail.tokens);
+      const bool cut = question / chunk_ != answer / chunk_;
+      const bool states = !asked.statement.empty() && answers != Answers::kShort &&
+                          (cut || answers == Answers::kStated);
+      append(tail, tokenizer.encode(states ? asked.statement : asked.answer), weight_);
+      append(tail, {&end, 1}, weight_);
+    }
+    return tail;
+  }
+
   // How long a document is, of `before` tokens at least and those of its questions and answers: it
   // ends anywhere in a chunk, and often enough where a border cuts a question, whose beginning only
   // global layers see then.
   int64_t tokens_of(Random& random, int64_t length, int64_t before, int64_t behind) const {
-    const int64_t most = random.chance(kCutQuestions) ? std::min(behind, chunk_) : chunk_;
+    const int64_t most = random.chance(cut_) ? std::min(behind, chunk_) : chunk_;
     const int64_t end = random.below(most);  // tokens behind the last border
     const int64_t out = (length - end) / chunk_ * chunk_ + end;
     return out < before + behind ? length : out;
@@ -228,7 +255,7 @@ class Needles : public Generator {
   std::vector<NeedleKind> kinds_;
   int64_t most_, apart_, questions_, chunk_;
   int64_t repeats_;
-  double measured_, similar_, across_, repeated_;
+  double measured_, similar_, across_, cut_, repeated_;
 };
 
 }  // namespace
