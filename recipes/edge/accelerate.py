@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Teaches by a recipe's one stage as `drover train` does, with PyTorch, for machines with an accelerator:
-the same examples (bench/recipe_batches.cpp), losses and optimizers. `drover train` is the reference:
-recipes/edge/check-accelerate compares the two, step by step.
+"""Teaches a model of Edge's shape by a recipe of one stage, as `drover train` does, with PyTorch: for
+machines with an accelerator, which Drover does not use yet. The same examples (bench/recipe_batches.cpp),
+losses and optimizers; `drover train` is the reference, and recipes/edge/check-accelerate compares the two.
 
-    build/release/drover-folder... see recipes/edge/README.md
-    recipes/edge/accelerate.py RECIPE.json START OUT [--tokens N] [--minutes M] [--workers N]
+    script/build release recipe_batches
+    recipes/edge/accelerate.py RECIPE.json START OUT [--workers N] [--minutes M]
 
-START and OUT are folders in the form of Hugging Face; what START holds beside its weights is copied.
-With --minutes the schedule runs by the clock, whatever number of steps that makes.
+START, the model to begin from, and OUT are folders in the form of Hugging Face. Metrics go to
+metrics.jsonl in OUT. There are no checkpoints. Needs torch, safetensors and numpy.
 """
 
 import argparse
