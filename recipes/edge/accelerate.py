@@ -434,10 +434,11 @@ def main():
     batches = Batches(command, args.workers, stage["tokens"] // length, length, config.tile, device)
     balance_weight = recipe.get("experts", {}).get("balance", 0)
     z_weight = recipe.get("experts", {}).get("router_z", 0)
-    listed = recipe["sources"]
-    if isinstance(listed, str):
-        listed = json.loads((args.recipe.parent / listed).read_text())
-    names = [name for name in listed if name in stage["mixture"]]  # as recipe_batches counts them
+    # As recipe_batches counts them: of a shared file those that are used, else all.
+    names = list(recipe["sources"])
+    if isinstance(recipe["sources"], str):
+        shared = json.loads((args.recipe.parent / recipe["sources"]).read_text())
+        names = [name for name in shared if name in stage["mixture"]]
     sums = torch.zeros(2, len(names), device=device)  # weights of what was right, and of all
 
     args.out.mkdir(parents=True, exist_ok=True)
