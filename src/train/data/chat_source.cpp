@@ -1,4 +1,6 @@
 // {"kind": "chat"}: conversations as JSON, one a line.
+#include <map>
+
 #include "api/data_url.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
@@ -20,11 +22,16 @@ constexpr JsonLimits kLineLimits{.bytes = size_t{256} << 20};
 // What is to become of a picture's file while a line is read.
 enum class PictureWork { kFind, kDecode };
 
-// Reads the conversation of one line.
+// Reads the conversation of one line. For kFind, `files` takes the names of its pictures' files.
 class LineReader {
  public:
-  LineReader(const SourceContext& context, fs::path folder, std::string where, PictureWork work)
-      : context_(context), folder_(std::move(folder)), where_(std::move(where)), work_(work) {}
+  LineReader(const SourceContext& context, fs::path folder, std::string where, PictureWork work,
+             std::vector<std::string>* files = nullptr)
+      : context_(context),
+        folder_(std::move(folder)),
+        where_(std::move(where)),
+        work_(work),
+        files_(files) {}
 
   Dialogue read(const json::object& line) {
     const JsonFields fields(line, where_);
@@ -107,6 +114,7 @@ class LineReader {
         throw_error(ErrorKind::kBadData, "{}: picture: expected a file, got none at {}",
                     part.where(), printable(path.string(), 300));
       }
+      if (!inside && files_ != nullptr) files_->emplace_back(name);
       return {"", PictureTokens{.per_tile = context_.vision->tile_tokens()}};
     }
     const ImageLimits limits;
@@ -125,6 +133,7 @@ class LineReader {
   fs::path folder_;
   std::string where_;
   PictureWork work_;
+  std::vector<std::string>* files_;
   Dialogue out_;
 };
 
@@ -156,6 +165,13 @@ class ChatSource final : public DialogueSource {
     }
     text_.shrink_to_fit();
     facts_.files = data_.files;
+    // What is learnt of a line changes with the pictures that it names.
+    for (const auto& [name, path] : pictures_) {
+      const MappedFile file(path);
+      facts_.files.push_back(
+          {name, static_cast<int64_t>(file.bytes().size()), sha256(file.bytes())});
+    }
+    pictures_.clear();
   }
 
  private:
@@ -175,10 +191,7 @@ class ChatSource final : public DialogueSource {
     return std::move(value.get_object());
   }
 
-  Dialogue read(const json::object& object, const Line& line, PictureWork work) const {
-    return LineReader(context_, data_.paths[line.file].parent_path(), where(line), work)
-        .read(object);
-  }
+  fs::path folder_of(const Line& line) const { return data_.paths[line.file].parent_path(); }
 
   void take(std::string_view text, Line line) {
     naming_line(where(line), [&] {
@@ -186,7 +199,14 @@ class ChatSource final : public DialogueSource {
       const JsonFields fields(object, where(line));
       const std::string name(fields.text("source").value_or(text));
       // Those of the other side are read too: a damaged file is found out at once.
-      Dialogue dialogue = read(object, line, PictureWork::kFind);
+      std::vector<std::string> pictures;
+      Dialogue dialogue =
+          LineReader(context_, folder_of(line), where(line), PictureWork::kFind, &pictures)
+              .read(object);
+      for (const std::string& picture : pictures) {
+        const fs::path name = fs::path(data_.files[line.file].name).parent_path() / picture;
+        pictures_.emplace(name.string(), folder_of(line) / picture);
+      }
       if (!data_.takes(name)) {
         teach(context_, std::move(dialogue));
         return;
@@ -201,13 +221,15 @@ class ChatSource final : public DialogueSource {
     const Line& line = lines_[i];
     return naming_line(where(line), [&] {
       const auto text = std::string_view(text_).substr(line.begin, line.size);
-      return read(parse(text, line), line, PictureWork::kDecode);
+      return LineReader(context_, folder_of(line), where(line), PictureWork::kDecode)
+          .read(parse(text, line));
     });
   }
 
   DataFiles data_;
   std::vector<Line> lines_;
-  std::string text_;  // of this side's lines
+  std::string text_;                          // of this side's lines
+  std::map<std::string, fs::path> pictures_;  // files, by the names that facts give them
 };
 
 }  // namespace

@@ -175,6 +175,19 @@ TEST_F(ChatSourceTest, TakesPicturesFromFilesAndDataUrls) {
   EXPECT_EQ(learnt(example), "Two.<|eot|>");
   EXPECT_EQ(example.weights.back(), 3.0f);
 
+  // A checkpoint belongs to them as to the lines.
+  const auto files_of = [&] {
+    return make_source(data_settings("chat", "pictures/*.jsonl"), context())->facts().files;
+  };
+  const auto files = files_of();
+  ASSERT_EQ(files.size(), 2u);
+  EXPECT_EQ(files[1].name, "pictures/wide.png");
+  EXPECT_EQ(files[1].bytes,
+            static_cast<int64_t>(std::filesystem::file_size(folder_ / "pictures/wide.png")));
+  EXPECT_EQ(files_of()[1].sha256, files[1].sha256);
+  write_picture("pictures/wide.png", 200, 56, 91);
+  EXPECT_NE(files_of()[1].sha256, files[1].sha256);
+
   SourceContext blind = context();
   blind.vision = nullptr;
   testing::expect_error(ErrorKind::kBadData, "pictures/chat.jsonl:1: messages[0]: content[1]",
