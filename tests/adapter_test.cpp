@@ -15,6 +15,7 @@
 #include "model/fingerprint.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/goldens.h"
+#include "tests/support/mutate.h"
 #include "tests/support/random_adapter.h"
 
 namespace drover {
@@ -187,6 +188,41 @@ TEST_F(AdapterFile, OfOtherKindsIsRefusedByWhatItIs) {
     }
   });
   expect_error(ErrorKind::kUnsupported, "eyes", [&] { read_peft(path(), config()); });
+}
+
+TEST_F(AdapterFile, DamagedFoldersAreRefusedOrRead) {
+  const ModelConfig model = config();
+  Mutator mutator(20261127);
+  int64_t read = 0, refused = 0;
+  for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
+    const fs::path file = path() / name;
+    const std::string whole = read_file(file, size_t{1} << 24);
+    // Damage to the numbers themselves makes another adapter.
+    const size_t tables = std::min(whole.size(), 8 + whole.find("}}") + 2);
+    for (int i = 0; i < 2000; ++i) {
+      SCOPED_TRACE(fmt::format("{}, mutant {}", name, i));
+      std::string bytes = whole;
+      const bool anywhere = mutator.one_in(8);
+      for (uint64_t faults = 1 + mutator.below(3); faults > 0; --faults) {
+        mutator.damage(bytes, 0, anywhere ? bytes.size() : tables);
+      }
+      folder_.write(fmt::format("adapter/{}", name), bytes);  // which waits for no disk
+      try {
+        for (const LowRank& low : read_peft(path(), model)) {
+          const AdapterTarget& target = low.target;
+          EXPECT_EQ(std::ssize(low.a), target.matrices * low.rank * target.cols);
+          EXPECT_EQ(std::ssize(low.b), target.matrices * target.rows * low.rank);
+        }
+        ++read;
+      } catch (const Error& error) {
+        EXPECT_NE(error.kind(), ErrorKind::kInternal) << error.what();
+        ++refused;
+      }
+    }
+    write_file(file, whole);
+  }
+  EXPECT_GT(read, 50);
+  EXPECT_GT(refused, 1000);
 }
 
 TEST_F(AdapterFile, WithHalfOfAPairOrAnotherTensorIsRefused) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
+#include <functional>
 #include <string>
 
 #include "formats/json.h"
@@ -172,6 +173,43 @@ TEST(Recipe, NamesAFieldThatIsOutOfItsRange) {
                  "stages[0]: expected at most 1125899906842624 tokens in all stages");
   expect_refusal("model", R"({"start": "m.gguf"})", "expected 'initialization', or a model");
   expect_refusal("model.start", "\"m.gguf\"", "expected 'start', or 'config' and 'tokenizer'");
+}
+
+// Every value that is neither object nor array, wherever it stands.
+void for_each_leaf(json::value& value, const std::function<void(json::value&)>& visit) {
+  if (value.is_object()) {
+    for (auto& [key, inner] : value.get_object()) for_each_leaf(inner, visit);
+  } else if (value.is_array()) {
+    for (json::value& inner : value.get_array()) for_each_leaf(inner, visit);
+  } else {
+    visit(value);
+  }
+}
+
+TEST(Recipe, ValuesOfAnyKindInAnyPlaceAreRefusedOrRead) {
+  const json::value hostile[] = {
+      nullptr, true,  "",     "../../x", json::array{},    json::object{}, 0,        -1, 0.5,
+      -1e-300, 1e308, 1e-308, 1u << 31,  int64_t{1} << 62, ~uint64_t{0},   INT64_MIN};
+  json::value recipe = whole();
+  int64_t read_ones = 0, refused = 0;
+  for_each_leaf(recipe, [&](json::value& leaf) {
+    const json::value before = leaf;
+    for (const json::value& value : hostile) {
+      leaf = value;
+      SCOPED_TRACE(json::serialize(recipe));
+      try {
+        // What is read can be counted with.
+        EXPECT_GT(read(recipe.get_object()).steps(), 0);
+        ++read_ones;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::kBadData) << error.what();
+        ++refused;
+      }
+    }
+    leaf = before;
+  });
+  EXPECT_GT(read_ones, 50);
+  EXPECT_GT(refused, 200);
 }
 
 TEST(Recipe, KeepsTheDecayBehindStagesThatMayEndEarly) {
