@@ -13,6 +13,9 @@
 //   cut        0.25   share of documents of which a border between chunks surely cuts the questions
 //   chunk      512    of local attention; and
 //   across     0.1    share of documents in which a needle is put over a border between chunks
+//   fragments  0      share of documents through whose text pieces of their needles are strewn, of
+//   up
+//                     to three tokens: a long text has by chance whatever of a key is that short
 //   weight     4      of an answer's tokens
 //   repeats    4096   virtual repetition (train/example.h) up to so many times, log-uniform; and
 //   repeated   0.5    the share of documents that have it
@@ -52,7 +55,7 @@ class Needles : public Generator {
   Needles(const boost::json::object& settings, const SourceContext& context)
       : Generator(settings, context,
                   {"files", "most", "questions", "apart", "measured", "kinds", "similar", "cut",
-                   "chunk", "across", "repeats", "repeated"},
+                   "chunk", "across", "fragments", "repeats", "repeated"},
                   /*weight=*/4),
         layout_(model_layout(*context.tokenizer, context.format)),
         text_(read_all("files"), context),
@@ -65,6 +68,7 @@ class Needles : public Generator {
         similar_(share_setting("similar", 0.5)),
         across_(share_setting("across", 0.1)),
         cut_(share_setting("cut", 0.25)),
+        fragments_(share_setting("fragments", 0)),
         repeated_(share_setting("repeated", 0.5)) {
     for (const std::string_view kind : names_setting("kinds")) {
       kinds_.push_back(needle_kind_from_name(kind));
@@ -176,6 +180,7 @@ class Needles : public Generator {
       std::copy(needles[i].begin(), needles[i].end(), out.tokens.begin() + head + places[i]);
       std::fill_n(out.filler.begin() + head + places[i], needles[i].size(), uint8_t{0});
     }
+    if (fragments_ > 0 && random.chance(fragments_)) strew(random, needles, head, out);
     const Example tail = tail_at(head + body, frame, task, Answers::kAsBordersAre);
     out.tokens.insert(out.tokens.end(), tail.tokens.begin(), tail.tokens.end());
     out.weights.insert(out.weights.end(), tail.weights.begin(), tail.weights.end());
@@ -186,6 +191,23 @@ class Needles : public Generator {
                                static_cast<int>(random.below(std::max<int64_t>(1, doublings))));
     }
     return out;
+  }
+
+  // Puts pieces of the needles over filler, from token `head` on: at most one per 12 tokens.
+  static void strew(Random& random, std::span<const std::vector<Token>> needles, int64_t head,
+                    Example& out) {
+    const int64_t body = std::ssize(out.tokens) - head;
+    for (int64_t left = random.between(1, std::max<int64_t>(1, body / 12)); left > 0; --left) {
+      const std::vector<Token>& needle =
+          needles[static_cast<size_t>(random.below(std::ssize(needles)))];
+      const int64_t count = std::min<int64_t>(random.between(1, 3), std::ssize(needle));
+      const auto from = needle.begin() + random.between(0, std::ssize(needle) - count);
+      const int64_t at = head + random.between(0, std::max<int64_t>(0, body - count));
+      const auto over = out.filler.begin() + at;
+      const bool free = at + count <= std::ssize(out.tokens) &&
+                        std::all_of(over, over + count, [](uint8_t f) { return f != 0; });
+      if (free) std::copy_n(from, count, out.tokens.begin() + at);
+    }
   }
 
   enum class Answers { kShort, kStated, kAsBordersAre };
@@ -255,7 +277,7 @@ class Needles : public Generator {
   std::vector<NeedleKind> kinds_;
   int64_t most_, apart_, questions_, chunk_;
   int64_t repeats_;
-  double measured_, similar_, across_, cut_, repeated_;
+  double measured_, similar_, across_, cut_, fragments_, repeated_;
 };
 
 }  // namespace

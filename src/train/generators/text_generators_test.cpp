@@ -223,6 +223,37 @@ TEST_F(GeneratorTest, TextsWithNeedlesEndAnywhereInAChunk) {
   EXPECT_LT(cut, 75);
 }
 
+// Among 1,000,000 tokens of source code the first letters of a key went on as some other word
+// there.
+TEST_F(GeneratorTest, PiecesOfNeedlesAreStrewnThroughTheirText) {
+  const auto made = [&](double fragments) {
+    return source({{"kind", "needles"}, {"measured", 0}, {"fragments", fragments}});
+  };
+  const auto plain = made(0), strewn = made(1);
+  int64_t pieces = 0, filler = 0;
+  for (uint64_t i = 0; i < 20; ++i) {
+    const Example example = strewn->example(1, i, 1024);
+    std::set<Token> hidden;
+    for (size_t t = 0; t < example.tokens.size(); ++t) {
+      if (example.filler[t] == 0) hidden.insert(example.tokens[t]);
+    }
+    // The text around needles is drawn first, so it is the same but for the pieces.
+    const Example before = plain->example(1, i, 1024);
+    ASSERT_EQ(before.tokens.size(), example.tokens.size());
+    ASSERT_EQ(before.filler, example.filler);
+    for (size_t t = 0; t < example.tokens.size(); ++t) {
+      filler += example.filler[t];
+      if (example.tokens[t] == before.tokens[t]) continue;
+      ++pieces;
+      EXPECT_NE(example.filler[t], 0);
+      EXPECT_EQ(example.weights[t], 0);
+      EXPECT_TRUE(hidden.contains(example.tokens[t]));
+    }
+  }
+  EXPECT_GT(pieces, filler / 40);
+  EXPECT_LT(pieces, filler / 4);
+}
+
 TEST_F(GeneratorTest, HiddenFactsHaveKeysOfTheirOwn) {
   Random random(3, 0);
   for (int i = 0; i < 50; ++i) {
