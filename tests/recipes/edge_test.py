@@ -36,10 +36,12 @@ if args[0] == "needle":
                 found = 0.25 if "--across-border" in args else n / 8192 if kind == "single" else 0
                 for depth in range(int(value("--depths"))):
                     out.write(f"{kind},{n},{depth},{value('--seeds')},{found}\\n")
-if args[0] == "tune":
-    out = pathlib.Path(value("--out")) / "tuned"
+if args[0] == "train":
+    recipe = pathlib.Path(args[1])
+    told = json.loads(recipe.read_text())
+    out = pathlib.Path(told["out"]) / told["name"]
     out.mkdir(parents=True)
-    (out / "knows.jsonl").write_text(pathlib.Path(args[2]).read_text())
+    (out / "knows.jsonl").write_text((recipe.parent / told["sources"]["facts"]["files"][0]).read_text())
 if args[0] == "batch":
     known = {}
     if "--lora" in args:
