@@ -19,19 +19,13 @@ namespace json = boost::json;
 // One conversation, pictures in it as data URLs.
 constexpr JsonLimits kLineLimits{.bytes = size_t{256} << 20};
 
-// What is to become of a picture's file while a line is read.
-enum class PictureWork { kFind, kDecode };
-
-// Reads the conversation of one line. For kFind, `files` takes the names of its pictures' files.
+// Reads the conversation of one line. With `found` its pictures are not decoded: the names of their
+// files go there.
 class LineReader {
  public:
-  LineReader(const SourceContext& context, fs::path folder, std::string where, PictureWork work,
-             std::vector<std::string>* files = nullptr)
-      : context_(context),
-        folder_(std::move(folder)),
-        where_(std::move(where)),
-        work_(work),
-        files_(files) {}
+  LineReader(const SourceContext& context, fs::path folder, std::string where,
+             std::vector<std::string>* found = nullptr)
+      : context_(context), folder_(std::move(folder)), where_(std::move(where)), found_(found) {}
 
   Dialogue read(const json::object& line) {
     const JsonFields fields(line, where_);
@@ -108,13 +102,13 @@ class LineReader {
       fail(part, "picture", "a file or a data URL");
     }
     const fs::path path = folder_ / name;
-    if (work_ == PictureWork::kFind) {
+    if (found_ != nullptr) {
       std::error_code ignored;
       if (!inside && !fs::is_regular_file(path, ignored)) {
         throw_error(ErrorKind::kBadData, "{}: picture: expected a file, got none at {}",
                     part.where(), printable(path.string(), 300));
       }
-      if (!inside && files_ != nullptr) files_->emplace_back(name);
+      if (!inside) found_->emplace_back(name);
       return {"", PictureTokens{.per_tile = context_.vision->tile_tokens()}};
     }
     const ImageLimits limits;
@@ -132,8 +126,7 @@ class LineReader {
   const SourceContext& context_;
   fs::path folder_;
   std::string where_;
-  PictureWork work_;
-  std::vector<std::string>* files_;
+  std::vector<std::string>* found_;
   Dialogue out_;
 };
 
@@ -201,8 +194,7 @@ class ChatSource final : public DialogueSource {
       // Those of the other side are read too: a damaged file is found out at once.
       std::vector<std::string> pictures;
       Dialogue dialogue =
-          LineReader(context_, folder_of(line), where(line), PictureWork::kFind, &pictures)
-              .read(object);
+          LineReader(context_, folder_of(line), where(line), &pictures).read(object);
       for (const std::string& picture : pictures) {
         const fs::path name = fs::path(data_.files[line.file].name).parent_path() / picture;
         pictures_.emplace(name.string(), folder_of(line) / picture);
@@ -221,8 +213,7 @@ class ChatSource final : public DialogueSource {
     const Line& line = lines_[i];
     return naming_line(where(line), [&] {
       const auto text = std::string_view(text_).substr(line.begin, line.size);
-      return LineReader(context_, folder_of(line), where(line), PictureWork::kDecode)
-          .read(parse(text, line));
+      return LineReader(context_, folder_of(line), where(line)).read(parse(text, line));
     });
   }
 

@@ -13,9 +13,8 @@
 //   cut        0.25   share of documents of which a border between chunks surely cuts the questions
 //   chunk      512    of local attention; and
 //   across     0.1    share of documents in which a needle is put over a border between chunks
-//   fragments  0      share of documents through whose text pieces of their needles are strewn, of
-//   up
-//                     to three tokens: a long text has by chance whatever of a key is that short
+//   fragments  0      share of documents strewn with pieces of their needles, of at most three
+//                     tokens: a long text has by chance whatever of a key is that short
 //   weight     4      of an answer's tokens
 //   repeats    4096   virtual repetition (train/example.h) up to so many times, log-uniform; and
 //   repeated   0.5    the share of documents that have it

@@ -223,8 +223,7 @@ TEST_F(GeneratorTest, TextsWithNeedlesEndAnywhereInAChunk) {
   EXPECT_LT(cut, 75);
 }
 
-// Among 1,000,000 tokens of source code the first letters of a key went on as some other word
-// there.
+// Among 1,000,000 tokens of source code a key that was said again went on as another word of it.
 TEST_F(GeneratorTest, PiecesOfNeedlesAreStrewnThroughTheirText) {
   const auto made = [&](double fragments) {
     return source({{"kind", "needles"}, {"measured", 0}, {"fragments", fragments}});
