@@ -317,6 +317,26 @@ TEST(Rope, OfSeveralTilesIsThatOfEach) {
   EXPECT_TRUE(same_bits(also, reverse));
 }
 
+TEST(Rope, OfRowsFromOneOnIsThatOfThoseRows) {
+  Context context(2);
+  RopeTable table;
+  // Positions come again, as in documents one after the other.
+  table.fill(std::vector<int64_t>{0, 1, 2, 0, 1, 7}, std::vector<float>{1.0f, 0.1f});
+  auto all = random_floats(6 * 8, 43), part = all;
+  rope(context, {matrix(all, 6, 8)}, table);
+  rope(context, {MatrixView{part.data() + 2 * 8, 4, 8, 8}}, table, /*first=*/2);
+  EXPECT_TRUE(std::equal(all.begin() + 2 * 8, all.end(), part.begin() + 2 * 8));
+  rope_backward(context, {MatrixView{part.data() + 2 * 8, 4, 8, 8}}, table, /*first=*/2);
+  rope_backward(context, {matrix(all, 6, 8)}, table);
+  EXPECT_TRUE(std::equal(all.begin() + 2 * 8, all.end(), part.begin() + 2 * 8));
+  for (int64_t t : {3, 4}) {
+    for (int64_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(table.cosines(t)[i], table.cosines(t - 3)[i]);
+      EXPECT_EQ(table.sines(t)[i], table.sines(t - 3)[i]);
+    }
+  }
+}
+
 // Row lengths on either side of every vector's, and of 16 partial sums.
 TEST(Rows, HaveTheSameBitsOnEveryInstructionSet) {
   for (int64_t d = 2; d <= 100; ++d) {

@@ -36,9 +36,7 @@ MatrixView part_of(MatrixView x, int64_t first, int64_t rows) {
 }
 
 // The gradient of a vector's values, or null while it is frozen.
-float* gradient_of(Parameter& vector) {
-  return vector.taught ? vector.gradient.data() : nullptr;
-}
+float* gradient_of(Parameter& vector) { return vector.taught ? vector.gradient.data() : nullptr; }
 
 }  // namespace
 
@@ -94,9 +92,8 @@ void DecoderPass::backward(const TrainingBatch& batch, MatrixView dseen) {
 
 void DecoderPass::fill_rotations(const TrainingBatch& batch) {
   const auto any = [&](bool chunked) {
-    return std::any_of(config_.layers.begin(), config_.layers.end(), [&](const LayerConfig& l) {
-      return l.rope && l.chunked == chunked;
-    });
+    return std::any_of(config_.layers.begin(), config_.layers.end(),
+                       [&](const LayerConfig& l) { return l.rope && l.chunked == chunked; });
   };
   if (any(/*chunked=*/false)) rope_absolute_.fill(batch.positions, config_.rope_frequencies);
   if (any(/*chunked=*/true)) {
@@ -157,14 +154,20 @@ PackedAttention DecoderPass::how_to_attend(const TrainingBatch& batch,
           .rounded = parameters_.precision() == Precision::kBF16};
 }
 
-// Queries of layers without positions grow with theirs; so do their gradients.
-void DecoderPass::tune(const TrainingBatch& batch, const LayerConfig& layer, MatrixView q) const {
+// Queries of layers without positions grow with theirs; so do their gradients. q: of the rows from
+// `first` on.
+void DecoderPass::tune(const TrainingBatch& batch, const LayerConfig& layer, int64_t first,
+                       MatrixView q) const {
   if (layer.rope || !config_.temperature_tuning) return;
-  context_.threads.run(q.rows, [&](int64_t t, int) {
+  for (int64_t t = 0; t < q.rows; ++t) {
     const float scale =
-        query_temperature(config_, batch.temperature_positions[static_cast<size_t>(t)]);
+        query_temperature(config_, batch.temperature_positions[static_cast<size_t>(first + t)]);
     for (int64_t i = 0; i < q.cols; ++i) q.row(t)[i] *= scale;
-  });
+  }
+}
+
+const RopeTable& DecoderPass::rotations(const LayerConfig& layer) const {
+  return layer.chunked ? rope_in_chunk_ : rope_absolute_;
 }
 
 // middle = h + Wo attention(Wq a, Wk a, Wv a),  a = norm(h)
@@ -177,6 +180,8 @@ void DecoderPass::attention_block(const TrainingBatch& batch, int64_t index) {
   const MatrixView h = rows_of(kept.h, 0, T, D), normed = all_of(kept.normed, T, D);
   const MatrixView q = all_of(kept.q, T, Q), k = all_of(kept.k, T, K), v = all_of(kept.v, T, K);
   const MatrixView mixed = all_of(kept.mixed, T, Q), middle = all_of(kept.middle, T, D);
+  const MatrixView of_q = all_of(kept.inverse_q, T, c.heads);
+  const MatrixView of_k = all_of(kept.inverse_k, T, c.kv_heads);
 
   in_panels(T, [&](int64_t first, int64_t rows, Worker& worker) {
     const auto of = [&](MatrixView x) { return part_of(x, first, rows); };
@@ -185,20 +190,17 @@ void DecoderPass::attention_block(const TrainingBatch& batch, int64_t index) {
                                     {.w = w.wk, .x = of(normed), .y = of(k)},
                                     {.w = w.wv, .x = of(normed), .y = of(v)}};
     worker.maps.forward(inputs);
-  });
-  if (layer.rope) {
-    rope(context_, {q}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
-    rope(context_, {k}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
-    if (c.qk_norm) {
-      std::copy_n(q.data, T * Q, all_of(kept.turned_q, T, Q).data);
-      std::copy_n(k.data, T * K, all_of(kept.turned_k, T, K).data);
-      rms_norm_heads(context_, q, c.head_dim, c.norm_eps);
-      rms_norm_heads(context_, k, c.head_dim, c.norm_eps);
+    if (layer.rope) {
+      rope(worker.context, {of(q), of(k)}, rotations(layer), first);
+      if (c.qk_norm) {
+        rms_norm_heads(worker.context, of(q), c.head_dim, c.norm_eps, of(of_q));
+        rms_norm_heads(worker.context, of(k), c.head_dim, c.norm_eps, of(of_k));
+      }
     }
-  }
-  tune(batch, layer, q);
-  packed_attention(context_, how_to_attend(batch, layer), mixed,
-                   all_of(kept.log_sums, T, c.heads), q, k, v);
+    tune(batch, layer, first, of(q));
+  });
+  packed_attention(context_, how_to_attend(batch, layer), mixed, all_of(kept.log_sums, T, c.heads),
+                   q, k, v);
 
   in_panels(T, [&](int64_t first, int64_t rows, Worker& worker) {
     std::copy_n(h.row(first), rows * D, middle.row(first));
@@ -223,28 +225,27 @@ void DecoderPass::attention_block_backward(const TrainingBatch& batch, int64_t i
   const MatrixView normed = rows_of(kept.normed, 0, T, D);
   const MatrixView dq = all_of(dq_, T, Q), dk = all_of(dk_, T, K), dv = all_of(dv_, T, K);
   const MatrixView dmixed = all_of(dmixed_, T, Q);
+  const MatrixView of_q = rows_of(kept.inverse_q, 0, T, c.heads);
+  const MatrixView of_k = rows_of(kept.inverse_k, 0, T, c.kv_heads);
 
   const LinearBackward output = {.w = w.wo, .x = mixed, .dy = dh, .dx = dmixed};
   maps_.pass_back({&output, 1});
   packed_attention_backward(context_, how_to_attend(batch, layer), dq, dk, dv, dmixed, mixed,
                             rows_of(kept.log_sums, 0, T, c.heads), q, k, v);
-  tune(batch, layer, dq);
-  if (layer.rope) {
-    if (c.qk_norm) {
-      rms_norm_heads_backward(context_, dq, rows_of(kept.turned_q, 0, T, Q), c.head_dim,
-                              c.norm_eps);
-      rms_norm_heads_backward(context_, dk, rows_of(kept.turned_k, 0, T, K), c.head_dim,
-                              c.norm_eps);
-    }
-    rope_backward(context_, {dq}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
-    rope_backward(context_, {dk}, layer.chunked ? rope_in_chunk_ : rope_absolute_);
-  }
   const LinearBackward maps[] = {output,
                                  {.w = w.wq, .x = normed, .dy = dq, .dx = dnormed},
                                  {.w = w.wk, .x = normed, .dy = dk, .dx = dnormed, .add = true},
                                  {.w = w.wv, .x = normed, .dy = dv, .dx = dnormed, .add = true}};
   in_panels(T, [&](int64_t first, int64_t rows, Worker& worker) {
     const auto of = [&](MatrixView x) { return part_of(x, first, rows); };
+    tune(batch, layer, first, of(dq));
+    if (layer.rope) {
+      if (c.qk_norm) {  // q and k are what their norm made: they are tuned in other layers
+        rms_norm_heads_backward(worker.context, of(dq), of(q), of(of_q), c.head_dim);
+        rms_norm_heads_backward(worker.context, of(dk), of(k), of(of_k), c.head_dim);
+      }
+      rope_backward(worker.context, {of(dq), of(dk)}, rotations(layer), first);
+    }
     const LinearBackward inputs[] = {
         {.w = w.wq, .x = of(normed), .dy = of(dq), .dx = of(dnormed)},
         {.w = w.wk, .x = of(normed), .dy = of(dk), .dx = of(dnormed), .add = true},
@@ -252,8 +253,8 @@ void DecoderPass::attention_block_backward(const TrainingBatch& batch, int64_t i
     worker.maps.pass_back(inputs);
   });
   maps_.add_gradients(maps);
-  rms_norm_backward(context_, dh, gradient_of(*w.attention_norm), dnormed,
-                    rows_of(kept.h, 0, T, D), w.attention_norm->value.data(), c.norm_eps);
+  rms_norm_backward(context_, dh, gradient_of(*w.attention_norm), dnormed, rows_of(kept.h, 0, T, D),
+                    w.attention_norm->value.data(), c.norm_eps);
 }
 
 std::vector<DecoderPass::Share> DecoderPass::shares(int64_t index) const {
@@ -352,7 +353,8 @@ void DecoderPass::route(int64_t index) {
     for (int64_t j = 0; j < chosen; ++j) ++kept.first[static_cast<size_t>(mine[j] + 1)];
   }
   for (int64_t e = 0; e < E; ++e) {
-    report_.expert_tokens[static_cast<size_t>(index * E + e)] += kept.first[static_cast<size_t>(e + 1)];
+    report_.expert_tokens[static_cast<size_t>(index * E + e)] +=
+        kept.first[static_cast<size_t>(e + 1)];
     kept.first[static_cast<size_t>(e + 1)] += kept.first[static_cast<size_t>(e)];
   }
   std::vector<int64_t> next(kept.first.begin(), kept.first.end() - 1);
@@ -426,7 +428,8 @@ void DecoderPass::route_backward(int64_t index) {
   const MatrixView logits = rows_of(kept.router, 0, T, E), dlogits = all_of(drouter_, T, E);
   std::vector<float> share(static_cast<size_t>(E));  // of choices that fell on each expert
   for (int64_t e = 0; e < E; ++e) {
-    const int64_t count = kept.first[static_cast<size_t>(e + 1)] - kept.first[static_cast<size_t>(e)];
+    const int64_t count =
+        kept.first[static_cast<size_t>(e + 1)] - kept.first[static_cast<size_t>(e)];
     share[static_cast<size_t>(e)] = static_cast<float>(count) / static_cast<float>(T * chosen);
   }
   const float per_token = scale_ * static_cast<float>(weight_) / static_cast<float>(T);
@@ -458,11 +461,8 @@ void DecoderPass::route_backward(int64_t index) {
       d[kept.chosen[i]] += gate * (1.0f - gate) * dot;
     }
   });
-  const LinearBackward scores[] = {{.w = w.router,
-                                    .x = f,
-                                    .dy = dlogits,
-                                    .dx = {df.data, T, D, D},
-                                    .add = true}};
+  const LinearBackward scores[] = {
+      {.w = w.router, .x = f, .dy = dlogits, .dx = {df.data, T, D, D}, .add = true}};
   maps_.backward(scores);
 }
 

@@ -12,11 +12,15 @@ void rms_norm(Context& context, MatrixView out, ConstMatrixView x, const float* 
   });
 }
 
-void rms_norm_heads(Context& context, MatrixView x, int64_t head_dim, float eps) {
+void rms_norm_heads(Context& context, MatrixView x, int64_t head_dim, float eps,
+                    MatrixView inverse) {
   const internal::RowKernels& row = internal::row_kernels(context.isa);
   internal::run_rows(context, x.rows, x.cols, [&](int64_t t) {
-    for (float* head = x.row(t); head < x.row(t) + x.cols; head += head_dim) {
-      row.scale(head, head_dim, row.inverse_rms(head, head_dim, eps), nullptr, head);
+    for (int64_t i = 0; i < x.cols; i += head_dim) {
+      float* const head = x.row(t) + i;
+      const float r = row.inverse_rms(head, head_dim, eps);
+      row.scale(head, head_dim, r, nullptr, head);
+      if (inverse.data != nullptr) inverse.row(t)[i / head_dim] = r;
     }
   });
 }
@@ -32,12 +36,12 @@ void rms_norm_backward(Context& context, MatrixView dx, float* dweight, ConstMat
                           });
 }
 
-void rms_norm_heads_backward(Context& context, MatrixView d, ConstMatrixView x, int64_t head_dim,
-                             float eps) {
+void rms_norm_heads_backward(Context& context, MatrixView d, ConstMatrixView y,
+                             ConstMatrixView inverse, int64_t head_dim) {
   const auto head_row = internal::row_kernels(context.isa).rms_norm_head_backward;
-  internal::run_rows(context, x.rows, x.cols, [&](int64_t t) {
-    for (int64_t i = 0; i < x.cols; i += head_dim) {
-      head_row(d.row(t) + i, x.row(t) + i, head_dim, eps);
+  internal::run_rows(context, y.rows, y.cols, [&](int64_t t) {
+    for (int64_t i = 0; i < y.cols; i += head_dim) {
+      head_row(d.row(t) + i, y.row(t) + i, head_dim, inverse.row(t)[i / head_dim]);
     }
   });
 }

@@ -14,8 +14,10 @@ namespace drover {
 void rms_norm(Context& context, MatrixView out, ConstMatrixView x, const float* weight, float eps);
 
 // The same without a weight over each head of d components, in place: x is [T, heads * d].
-// The query and key norm of Llama 4 (spec section 2.1, L2N).
-void rms_norm_heads(Context& context, MatrixView x, int64_t head_dim, float eps);
+// The query and key norm of Llama 4 (spec section 2.1, L2N). inverse: [T, heads], what each head is
+// multiplied by, where a gradient will be wanted; not written if it has no data.
+void rms_norm_heads(Context& context, MatrixView x, int64_t head_dim, float eps,
+                    MatrixView inverse = {});
 
 // The gradients of rms_norm:
 //   r = rsqrt(mean(x[t,:]^2) + eps),  g = dy[t,:] * weight
@@ -27,9 +29,10 @@ void rms_norm_heads(Context& context, MatrixView x, int64_t head_dim, float eps)
 void rms_norm_backward(Context& context, MatrixView dx, float* dweight, ConstMatrixView dy,
                        ConstMatrixView x, const float* weight, float eps);
 
-// The same without a weight over each head of d components, in place: d is the gradient of the
-// output and becomes that of the input, x is the input. Both [T, heads * d].
-void rms_norm_heads_backward(Context& context, MatrixView d, ConstMatrixView x, int64_t head_dim,
-                             float eps);
+// Those of rms_norm_heads, from what it made: d is the gradient of its output y and becomes that of
+// its input, d = r * (d - y * mean(d * y)) for each head. d, y: [T, heads * d]; r = inverse: [T,
+// heads].
+void rms_norm_heads_backward(Context& context, MatrixView d, ConstMatrixView y,
+                             ConstMatrixView inverse, int64_t head_dim);
 
 }  // namespace drover

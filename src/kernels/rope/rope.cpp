@@ -43,11 +43,11 @@ void RopeTable::set(int64_t t, int64_t pair, int64_t position, std::span<const f
 namespace {
 
 void rotate_rows(Context& context, std::initializer_list<MatrixView> xs, const RopeTable& table,
-                 decltype(internal::RowKernels::rotate) rotate) {
+                 int64_t first, decltype(internal::RowKernels::rotate) rotate) {
   int64_t cols = 0;
   for (const MatrixView& x : xs) cols += x.cols;
   internal::run_rows(context, xs.begin()->rows, cols, [&](int64_t t) {
-    const int64_t of_table = t % table.tokens();
+    const int64_t of_table = (first + t) % table.tokens();
     for (const MatrixView& x : xs) {
       rotate(x.row(t), x.cols, table.head_dim(), table.cosines(of_table), table.sines(of_table));
     }
@@ -56,12 +56,14 @@ void rotate_rows(Context& context, std::initializer_list<MatrixView> xs, const R
 
 }  // namespace
 
-void rope(Context& context, std::initializer_list<MatrixView> xs, const RopeTable& table) {
-  rotate_rows(context, xs, table, internal::row_kernels(context.isa).rotate);
+void rope(Context& context, std::initializer_list<MatrixView> xs, const RopeTable& table,
+          int64_t first) {
+  rotate_rows(context, xs, table, first, internal::row_kernels(context.isa).rotate);
 }
 
-void rope_backward(Context& context, std::initializer_list<MatrixView> ds, const RopeTable& table) {
-  rotate_rows(context, ds, table, internal::row_kernels(context.isa).rotate_back);
+void rope_backward(Context& context, std::initializer_list<MatrixView> ds, const RopeTable& table,
+                   int64_t first) {
+  rotate_rows(context, ds, table, first, internal::row_kernels(context.isa).rotate_back);
 }
 
 }  // namespace drover

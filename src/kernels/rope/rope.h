@@ -41,12 +41,14 @@ class RopeTable {
 };
 
 // Rotates each head of the xs in place: (x[2k], x[2k+1]) as a complex number times e^{i p f_k}.
-// xs: [T, heads * d] each, of the table's tokens or, tile after tile, several times as many; T is
-// the same for all. Does not fail.
+// xs: [T, heads * d] each, of the table's tokens from `first` on, which begin anew where they end,
+// tile after tile; T is the same for all. Does not fail.
 // Source: Su et al. 2021, arXiv 2104.09864; spec section 2.2.
-void rope(Context& context, std::initializer_list<MatrixView> xs, const RopeTable& table);
+void rope(Context& context, std::initializer_list<MatrixView> xs, const RopeTable& table,
+          int64_t first = 0);
 
 // The gradient of rope(), in place: each head is turned back by the same angles.
-void rope_backward(Context& context, std::initializer_list<MatrixView> ds, const RopeTable& table);
+void rope_backward(Context& context, std::initializer_list<MatrixView> ds, const RopeTable& table,
+                   int64_t first = 0);
 
 }  // namespace drover

@@ -109,7 +109,13 @@ std::vector<Operation> operations(int64_t t, int64_t d, int64_t f, int64_t v) {
          rms_norm_backward(c, m[0], dweight.data(), m[1], m[2], weight.data(), kEps);
        }},
       {"rms_norm_heads_backward", t, d, 2, 3,
-       [](Context& c, Views& m) { rms_norm_heads_backward(c, m[0], m[1], 64, kEps); }},
+       [](Context& c, Views& m) {
+         static std::vector<float> inverse;
+         const int64_t heads = m[0].cols / 64;
+         inverse.resize(static_cast<size_t>(m[0].rows * heads), 1.0f);
+         const ConstMatrixView r{inverse.data(), m[0].rows, heads, heads};
+         rms_norm_heads_backward(c, m[0], m[1], r, 64);
+       }},
       {"layer_norm_backward", t, d, 3, 4,
        [](Context& c, Views& m) {
          layer_norm_backward(c, m[0], dweight.data(), dbias.data(), m[1], m[2], weight.data(),

@@ -27,17 +27,11 @@ void rms_norm_backward_row(const float* dy, const float* x, int64_t n, const flo
   });
 }
 
-void rms_norm_backward_head(float* d, const float* x, int64_t n, float eps) {
-  const auto means = means_of(
-      n,
-      [x](int64_t i, auto like) {
-        const auto v = take(x + i, like);
-        return v * v;
-      },
-      [&](int64_t i, auto like) { return take(d + i, like) * take(x + i, like); });
-  const float r = 1.0f / __builtin_sqrtf(means.of[0] + eps), along = r * r * means.of[1];
-  map_row(n, d, [&](int64_t i, auto like) {
-    return r * (take(d + i, like) - take(x + i, like) * along);
+void rms_norm_backward_head(float* d, const float* y, int64_t n, float r) {
+  const float along =
+      mean_of(n, [=](int64_t i, auto like) { return take(d + i, like) * take(y + i, like); });
+  map_row(n, d, [=](int64_t i, auto like) {
+    return r * (take(d + i, like) - take(y + i, like) * along);
   });
 }
 

@@ -36,7 +36,7 @@ struct RowKernels {
   // dweight, and dbias with it, may be null.
   void (*rms_norm_backward)(const float* dy, const float* x, int64_t n, const float* weight,
                             float eps, float* dx, float* dweight);
-  void (*rms_norm_head_backward)(float* d, const float* x, int64_t n, float eps);
+  void (*rms_norm_head_backward)(float* d, const float* y, int64_t n, float inverse_rms);
   void (*layer_norm_backward)(const float* dy, const float* x, int64_t n, const float* weight,
                               float eps, float* dx, float* dweight, float* dbias);
   void (*rotate_back)(float* x, int64_t n, int64_t d, const float* cosine, const float* sine);

@@ -107,8 +107,9 @@ TEST(Slopes, OfHeadsAndRotationsAreTheirGradients) {
   const std::vector<int64_t> positions = {0, 7, 8191};
   RopeTable table;
   table.fill(positions, frequencies);
-  Rows x(3, 12, 1), dy(3, 12, 2), d_norm = dy, d_rope = dy;
-  rms_norm_heads_backward(context, d_norm, x, 6, kSmooth);
+  Rows x(3, 12, 1), dy(3, 12, 2), d_norm = dy, d_rope = dy, y = x, inverse(3, 2, 3);
+  rms_norm_heads(context, y, 6, kSmooth, inverse);
+  rms_norm_heads_backward(context, d_norm, y, inverse, 6);
   rope_backward(context, {d_rope}, table);
   for (int64_t t = 0; t < 3; ++t) {
     for (int64_t head = 0; head < 12; head += 6) {
