@@ -2,25 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
 #include "base/huge_pages.h"
+#include "kernels/adamw/adamw.h"
 
 namespace drover {
 namespace {
 
-// Elements that one thread takes at a time; sums are made of the sums of such pieces, in order, so
-// that they do not know of threads.
+// Sums are made of the sums of so many elements, in order, so that they do not know of threads.
 constexpr int64_t kPiece = 16384;
-
-int64_t pieces(int64_t count) { return (count + kPiece - 1) / kPiece; }
-
-// body(first, last) for pieces of [0, count).
-void in_pieces(Context& context, int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  context.threads.run(pieces(count), [&](int64_t piece, int) {
-    body(piece * kPiece, std::min((piece + 1) * kPiece, count));
-  });
-}
 
 }  // namespace
 
@@ -96,24 +86,20 @@ void Optimizer::adamw(Kept& kept, double rate_scale, double gradient_scale) {
   const double rate = o.rate * rate_scale;
   const double decay = kept.parameter->kind == Parameter::Kind::kVector ? 0 : o.decay;
   const double steps = static_cast<double>(steps_);
-  const float keep = static_cast<float>(1 - rate * decay);
-  const float step = static_cast<float>(rate / (1 - std::pow(o.beta1, steps)));
-  const float root = static_cast<float>(1 / std::sqrt(1 - std::pow(o.beta2, steps)));
-  const float epsilon = static_cast<float>(o.epsilon), scale = static_cast<float>(gradient_scale);
-  const float beta1 = static_cast<float>(o.beta1), other1 = static_cast<float>(1 - o.beta1);
-  const float beta2 = static_cast<float>(o.beta2), other2 = static_cast<float>(1 - o.beta2);
-  float* value = kept.parameter->value.data();
-  const float* gradient = kept.parameter->gradient.data();
-  float* m = kept.first.data();
-  float* v = kept.second.data();
-  in_pieces(context_, kept.parameter->size(), [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      const float g = gradient[i] * scale;
-      m[i] = beta1 * m[i] + other1 * g;
-      v[i] = beta2 * v[i] + other2 * (g * g);
-      value[i] = keep * value[i] - step * m[i] / (std::sqrt(v[i]) * root + epsilon);
-    }
-  });
+  const AdamWStep step = {
+      .scale = static_cast<float>(gradient_scale),
+      .beta1 = static_cast<float>(o.beta1),
+      .other1 = static_cast<float>(1 - o.beta1),
+      .beta2 = static_cast<float>(o.beta2),
+      .other2 = static_cast<float>(1 - o.beta2),
+      .keep = static_cast<float>(1 - rate * decay),
+      .step = static_cast<float>(rate / (1 - std::pow(o.beta1, steps))),
+      .root = static_cast<float>(1 / std::sqrt(1 - std::pow(o.beta2, steps))),
+      .epsilon = static_cast<float>(o.epsilon),
+  };
+  Parameter& p = *kept.parameter;
+  drover::adamw(context_, step, p.size(), p.gradient.data(), p.value.data(), kept.first.data(),
+                kept.second.data());
 }
 
 // Matrices of all parameters are one list of tasks.

@@ -73,6 +73,20 @@ void swiglu_backward_row(const float* dout, const float* gate, const float* up, 
   map_row(n, dgate, slopes);
 }
 
+void adamw_row(const AdamWStep& step, int64_t n, const float* gradient, float* value, float* m,
+               float* v) {
+  const AdamWStep s = step;  // which no store can change
+  map_row(n, value, [=](int64_t i, auto like) {
+    const auto g = take(gradient + i, like) * s.scale;
+    const auto average = s.beta1 * take(m + i, like) + s.other1 * g;
+    const auto squares = s.beta2 * take(v + i, like) + s.other2 * (g * g);
+    store(m + i, average);
+    store(v + i, squares);
+    const auto slope = square_root(squares) * s.root + s.epsilon;
+    return s.keep * take(value + i, like) - s.step * average / slope;
+  });
+}
+
 void gelu_row(const float* x, int64_t n, float* to) {
   map_row(n, to, [&](int64_t i, auto like) {
     using F = decltype(like);

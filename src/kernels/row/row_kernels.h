@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "kernels/adamw/adamw_step.h"
+
 namespace drover {
 enum class Isa;
 }
@@ -43,6 +45,9 @@ struct RowKernels {
   // dgate may be dout.
   void (*swiglu_backward)(const float* dout, const float* gate, const float* up, int64_t n,
                           float* dgate, float* dup);
+  // As kernels/adamw has it.
+  void (*adamw)(const AdamWStep& step, int64_t n, const float* gradient, float* value, float* m,
+                float* v);
   // to may be x, dx may be dy.
   void (*gelu)(const float* x, int64_t n, float* to);
   void (*gelu_backward)(const float* dy, const float* x, int64_t n, float* dx);

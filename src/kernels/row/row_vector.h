@@ -4,6 +4,10 @@
 // compiled with AVX-512 must not be picked by the linker for the rest of the program.
 #pragma once
 
+#if DROVER_VECTOR_FLOATS > 4
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 
 namespace drover::internal {
@@ -35,6 +39,18 @@ struct IntegersOf<float> {
 // Components from p on, as many as `like` has.
 [[gnu::always_inline]] inline V take(const float* p, V) { return load(p); }
 [[gnu::always_inline]] inline float take(const float* p, float) { return *p; }
+
+[[gnu::always_inline]] inline float square_root(float x) { return __builtin_sqrtf(x); }
+[[gnu::always_inline]] inline V square_root(V v) {
+#if DROVER_VECTOR_FLOATS == 16
+  return _mm512_maskz_sqrt_ps(0xffff, v);  // GCC 12 warns of what the plain one leaves undefined
+#elif DROVER_VECTOR_FLOATS == 8
+  return _mm256_sqrt_ps(v);
+#else
+  for (int lane = 0; lane < W; ++lane) v[lane] = __builtin_sqrtf(v[lane]);
+  return v;
+#endif
+}
 
 // What kTerms terms came to.
 template <int kTerms>
