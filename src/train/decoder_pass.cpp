@@ -31,12 +31,29 @@ MatrixView all_of(AlignedArray<float>& array, int64_t rows, int64_t cols) {
   return rows_of(array, 0, rows, cols);
 }
 
+int64_t panels(int64_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
+
 MatrixView part_of(MatrixView x, int64_t first, int64_t rows) {
   return {x.row(first), rows, x.cols, x.stride};
 }
 
+// In lanes that a compiler may take for those of a vector.
+float dot(const float* a, const float* b, int64_t n) {
+  constexpr int64_t kLanes = 16;
+  float lanes[kLanes] = {}, sum = 0;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
+  }
+  for (; i < n; ++i) sum += a[i] * b[i];
+  for (const float lane : lanes) sum += lane;
+  return sum;
+}
+
 // The gradient of a vector's values, or null while it is frozen.
-float* gradient_of(Parameter& vector) { return vector.taught ? vector.gradient.data() : nullptr; }
+float* gradient_of(Parameter& vector) {
+  return vector.taught ? vector.gradient.data() : nullptr;
+}
 
 }  // namespace
 
@@ -55,7 +72,7 @@ DecoderPass::DecoderPass(Context& context, Parameters& parameters, const PassOpt
 
 template <typename Body>
 void DecoderPass::in_panels(int64_t rows, const Body& body) {
-  context_.threads.run((rows + kPanelRows - 1) / kPanelRows, [&](int64_t panel, int worker) {
+  context_.threads.run(panels(rows), [&](int64_t panel, int worker) {
     const int64_t first = panel * kPanelRows;
     body(first, std::min(kPanelRows, rows - first), workers_[static_cast<size_t>(worker)]);
   });
@@ -92,8 +109,9 @@ void DecoderPass::backward(const TrainingBatch& batch, MatrixView dseen) {
 
 void DecoderPass::fill_rotations(const TrainingBatch& batch) {
   const auto any = [&](bool chunked) {
-    return std::any_of(config_.layers.begin(), config_.layers.end(),
-                       [&](const LayerConfig& l) { return l.rope && l.chunked == chunked; });
+    return std::any_of(config_.layers.begin(), config_.layers.end(), [&](const LayerConfig& l) {
+      return l.rope && l.chunked == chunked;
+    });
   };
   if (any(/*chunked=*/false)) rope_absolute_.fill(batch.positions, config_.rope_frequencies);
   if (any(/*chunked=*/true)) {
@@ -199,8 +217,8 @@ void DecoderPass::attention_block(const TrainingBatch& batch, int64_t index) {
     }
     tune(batch, layer, first, of(q));
   });
-  packed_attention(context_, how_to_attend(batch, layer), mixed, all_of(kept.log_sums, T, c.heads),
-                   q, k, v);
+  packed_attention(context_, how_to_attend(batch, layer), mixed,
+                   all_of(kept.log_sums, T, c.heads), q, k, v);
 
   in_panels(T, [&](int64_t first, int64_t rows, Worker& worker) {
     std::copy_n(h.row(first), rows * D, middle.row(first));
@@ -253,8 +271,8 @@ void DecoderPass::attention_block_backward(const TrainingBatch& batch, int64_t i
     worker.maps.pass_back(inputs);
   });
   maps_.add_gradients(maps);
-  rms_norm_backward(context_, dh, gradient_of(*w.attention_norm), dnormed, rows_of(kept.h, 0, T, D),
-                    w.attention_norm->value.data(), c.norm_eps);
+  rms_norm_backward(context_, dh, gradient_of(*w.attention_norm), dnormed,
+                    rows_of(kept.h, 0, T, D), w.attention_norm->value.data(), c.norm_eps);
 }
 
 std::vector<DecoderPass::Share> DecoderPass::shares(int64_t index) const {
@@ -297,7 +315,15 @@ void DecoderPass::feed_forward_block(int64_t index) {
   const MatrixView middle = rows_of(kept.middle, 0, T, D), f = all_of(kept.f, rows, D);
   const MatrixView gate = all_of(kept.gate, rows, F), up = all_of(kept.up, rows, F);
   const MatrixView inner = all_of(kept.inner, rows, F), out = all_of(out_, rows, D);
-  rms_norm(context_, rows_of(kept.f, 0, T, D), middle, w.ffn_norm->value.data(), c.norm_eps);
+  if (moe) all_of(kept.router, T, c.experts);
+  kept.chosen.resize(static_cast<size_t>(T * chosen));
+  expert_shares_.resize(static_cast<size_t>(panels(T) * c.experts));
+  in_panels(T, [&](int64_t first, int64_t count, Worker& worker) {
+    const MatrixView normed = part_of(f, first, count);
+    rms_norm(worker.context, normed, part_of(middle, first, count), w.ffn_norm->value.data(),
+             c.norm_eps);
+    if (moe) choose(index, first, normed, worker);
+  });
   if (moe) route(index);
 
   in_shares(shares(index), [&](const Share& share, Worker& worker) {
@@ -323,38 +349,58 @@ void DecoderPass::feed_forward_block(int64_t index) {
   });
 }
 
-// Chooses each token's experts and lays out their inputs, as Decoder::route does.
-void DecoderPass::route(int64_t index) {
-  const ModelConfig& c = config_;
-  const int64_t T = tokens_, D = c.hidden, E = c.experts, chosen = c.experts_used;
-  const TaughtLayer& w = parameters_.layers[static_cast<size_t>(index)];
+// The experts of a panel of tokens, as Decoder::route chooses them, and the sums over it of
+// softmax(router logits).
+void DecoderPass::choose(int64_t index, int64_t first, ConstMatrixView f, Worker& worker) {
+  const int64_t E = config_.experts, chosen = config_.experts_used;
   Kept& kept = kept_[static_cast<size_t>(index)];
-  const MatrixView f = rows_of(kept.f, 0, T, D), logits = all_of(kept.router, T, E);
-  const LinearForward scores[] = {{.w = w.router, .x = f, .y = logits}};
-  maps_.forward(scores);
+  const MatrixView logits = rows_of(kept.router, first, f.rows, E);
+  const LinearForward scores = {
+      .w = parameters_.layers[static_cast<size_t>(index)].router, .x = f, .y = logits};
+  worker.maps.forward({&scores, 1});
 
   const float* bias = selection_bias_.data() + index * E;
+  double* shares = expert_shares_.data() + first / kPanelRows * E;
+  std::fill_n(shares, E, 0.0);
   std::vector<int64_t> ranked(static_cast<size_t>(E));
-  kept.chosen.resize(static_cast<size_t>(T * chosen));
-  kept.slots.resize(kept.chosen.size());
-  kept.first.assign(static_cast<size_t>(E + 1), 0);
-  for (int64_t t = 0; t < T; ++t) {
+  std::vector<double> powers(static_cast<size_t>(E));
+  for (int64_t t = 0; t < f.rows; ++t) {
+    const float* l = logits.row(t);
+    const double most = *std::max_element(l, l + E);
+    double sum = 0;
+    for (int64_t e = 0; e < E; ++e) sum += powers[static_cast<size_t>(e)] = std::exp(l[e] - most);
+    for (int64_t e = 0; e < E; ++e) shares[e] += powers[static_cast<size_t>(e)] / sum;
     const auto score = [&](int64_t e) {
-      const float l = logits.row(t)[e] + bias[e];
-      return std::isnan(l) ? -std::numeric_limits<float>::infinity() : l;
+      const float biased = l[e] + bias[e];
+      return std::isnan(biased) ? -std::numeric_limits<float>::infinity() : biased;
     };
     std::iota(ranked.begin(), ranked.end(), 0);
     std::partial_sort(
         ranked.begin(), ranked.begin() + chosen, ranked.end(),
         [&](int64_t a, int64_t b) { return score(a) != score(b) ? score(a) > score(b) : a < b; });
-    const auto mine = kept.chosen.begin() + t * chosen;
+    const auto mine = kept.chosen.begin() + (first + t) * chosen;
     std::copy_n(ranked.begin(), chosen, mine);
     std::sort(mine, mine + chosen);
-    for (int64_t j = 0; j < chosen; ++j) ++kept.first[static_cast<size_t>(mine[j] + 1)];
   }
+}
+
+// Gives every choice its slot, reports how even they are, and lays out the experts' inputs.
+void DecoderPass::route(int64_t index) {
+  const int64_t T = tokens_, D = config_.hidden, E = config_.experts, chosen = config_.experts_used;
+  Kept& kept = kept_[static_cast<size_t>(index)];
+  const MatrixView f = rows_of(kept.f, 0, T, D), logits = rows_of(kept.router, 0, T, E);
+  kept.slots.resize(kept.chosen.size());
+  kept.first.assign(static_cast<size_t>(E + 1), 0);
+  for (const int64_t e : kept.chosen) ++kept.first[static_cast<size_t>(e + 1)];
   for (int64_t e = 0; e < E; ++e) {
-    report_.expert_tokens[static_cast<size_t>(index * E + e)] +=
-        kept.first[static_cast<size_t>(e + 1)];
+    const int64_t count = kept.first[static_cast<size_t>(e + 1)];
+    double share = 0;
+    for (int64_t panel = 0; panel < panels(T); ++panel) {
+      share += expert_shares_[static_cast<size_t>(panel * E + e)] / static_cast<double>(T);
+    }
+    report_.balance += static_cast<double>(E) * share * static_cast<double>(count) /
+                       static_cast<double>(T * chosen);
+    report_.expert_tokens[static_cast<size_t>(index * E + e)] += count;
     kept.first[static_cast<size_t>(e + 1)] += kept.first[static_cast<size_t>(e)];
   }
   std::vector<int64_t> next(kept.first.begin(), kept.first.end() - 1);
@@ -428,8 +474,7 @@ void DecoderPass::route_backward(int64_t index) {
   const MatrixView logits = rows_of(kept.router, 0, T, E), dlogits = all_of(drouter_, T, E);
   std::vector<float> share(static_cast<size_t>(E));  // of choices that fell on each expert
   for (int64_t e = 0; e < E; ++e) {
-    const int64_t count =
-        kept.first[static_cast<size_t>(e + 1)] - kept.first[static_cast<size_t>(e)];
+    const int64_t count = kept.first[static_cast<size_t>(e + 1)] - kept.first[static_cast<size_t>(e)];
     share[static_cast<size_t>(e)] = static_cast<float>(count) / static_cast<float>(T * chosen);
   }
   const float per_token = scale_ * static_cast<float>(weight_) / static_cast<float>(T);
@@ -453,16 +498,15 @@ void DecoderPass::route_backward(int64_t index) {
       const size_t i = static_cast<size_t>(t * chosen + j);
       const float* dcopy = df.row(T + kept.slots[i]);
       const float gate = 1.0f / (1.0f + std::exp(-l[kept.chosen[i]]));
-      float dot = 0;
-      for (int64_t k = 0; k < D; ++k) {
-        dot += dcopy[k] * f.row(t)[k];
-        df.row(t)[k] += gate * dcopy[k];
-      }
-      d[kept.chosen[i]] += gate * (1.0f - gate) * dot;
+      for (int64_t k = 0; k < D; ++k) df.row(t)[k] += gate * dcopy[k];
+      d[kept.chosen[i]] += gate * (1.0f - gate) * dot(dcopy, f.row(t), D);
     }
   });
-  const LinearBackward scores[] = {
-      {.w = w.router, .x = f, .dy = dlogits, .dx = {df.data, T, D, D}, .add = true}};
+  const LinearBackward scores[] = {{.w = w.router,
+                                    .x = f,
+                                    .dy = dlogits,
+                                    .dx = {df.data, T, D, D},
+                                    .add = true}};
   maps_.backward(scores);
 }
 
@@ -475,29 +519,11 @@ void DecoderPass::read_out(const TrainingBatch& batch) {
   const bool learns = scale_ != 0;
   losses_.assign(static_cast<size_t>(T), 0.0f);
   hits_.assign(static_cast<size_t>(T), 0);
-  if (learns) std::fill_n(all_of(dh_, T, D).data, T * D, 0.0f);
-
-  // Auxiliary losses are reported of what the layers kept.
-  for (int64_t index = 0; index < L; ++index) {
-    if (!c.layers[static_cast<size_t>(index)].moe) continue;
-    Kept& kept = kept_[static_cast<size_t>(index)];
-    const MatrixView logits = rows_of(kept.router, 0, T, c.experts);
-    std::vector<double> mean(static_cast<size_t>(c.experts));
-    for (int64_t t = 0; t < T; ++t) {
-      const float* l = logits.row(t);
-      const double most = *std::max_element(l, l + c.experts);
-      double sum = 0;
-      for (int64_t e = 0; e < c.experts; ++e) sum += std::exp(l[e] - most);
-      for (int64_t e = 0; e < c.experts; ++e) {
-        mean[static_cast<size_t>(e)] += std::exp(l[e] - most) / sum / static_cast<double>(T);
-      }
-    }
-    for (int64_t e = 0; e < c.experts; ++e) {
-      const int64_t count =
-          kept.first[static_cast<size_t>(e + 1)] - kept.first[static_cast<size_t>(e)];
-      report_.balance += static_cast<double>(c.experts) * mean[static_cast<size_t>(e)] *
-                         static_cast<double>(count) / static_cast<double>(T * c.experts_used);
-    }
+  if (learns) {  // rows that do not count
+    const MatrixView dh = all_of(dh_, T, D);
+    in_panels(T, [&](int64_t first, int64_t count, Worker&) {
+      std::fill_n(dh.row(first), count * D, 0.0f);
+    });
   }
 
   std::vector<int64_t> rows;
@@ -514,11 +540,16 @@ void DecoderPass::read_out(const TrainingBatch& batch) {
     std::vector<Token> targets(static_cast<size_t>(n)), best(static_cast<size_t>(n));
     std::vector<float> weights(static_cast<size_t>(n)), losses(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) {
-      std::copy_n(h.data() + at[i] * D, D, taken.row(i));
       targets[static_cast<size_t>(i)] = batch.targets[static_cast<size_t>(at[i])];
       weights[static_cast<size_t>(i)] = scale_ * batch.weights[static_cast<size_t>(at[i])];
     }
-    rms_norm(context_, normed, taken, parameters_.output_norm->value.data(), c.norm_eps);
+    in_panels(n, [&](int64_t first, int64_t count, Worker& worker) {
+      for (int64_t i = first; i < first + count; ++i) {
+        std::copy_n(h.data() + at[i] * D, D, taken.row(i));
+      }
+      rms_norm(worker.context, part_of(normed, first, count), part_of(taken, first, count),
+               parameters_.output_norm->value.data(), c.norm_eps);
+    });
     const LinearForward output[] = {{.w = parameters_.output, .x = normed, .y = logits}};
     maps_.forward(output);
     cross_entropy(context_, logits, targets, weights, losses, best);
@@ -534,10 +565,16 @@ void DecoderPass::read_out(const TrainingBatch& batch) {
     const LinearBackward doutput[] = {
         {.w = parameters_.output, .x = normed, .dy = logits, .dx = dnormed}};
     maps_.backward(doutput);
-    std::fill_n(dtaken.data, n * D, 0.0f);
+    in_panels(n, [&](int64_t first, int64_t count, Worker&) {
+      std::fill_n(dtaken.row(first), count * D, 0.0f);
+    });
     rms_norm_backward(context_, dtaken, gradient_of(*parameters_.output_norm), dnormed, taken,
                       parameters_.output_norm->value.data(), c.norm_eps);
-    for (int64_t i = 0; i < n; ++i) std::copy_n(dtaken.row(i), D, dh_.data() + at[i] * D);
+    in_panels(n, [&](int64_t first, int64_t count, Worker&) {
+      for (int64_t i = first; i < first + count; ++i) {
+        std::copy_n(dtaken.row(i), D, dh_.data() + at[i] * D);
+      }
+    });
   }
 }
 

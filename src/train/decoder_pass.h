@@ -69,19 +69,19 @@ class DecoderPass {
  private:
   // What of a layer the backward pass needs. T rows; S = T k slots of experts behind them.
   struct Kept {
-    AlignedArray<float> h;                     // [T, D], what comes in
-    AlignedArray<float> normed;                // [T, D], of h
-    AlignedArray<float> q, k, v;               // [T, H*d], [T, K*d]: as attention takes them
+    AlignedArray<float> h;                   // [T, D], what comes in
+    AlignedArray<float> normed;              // [T, D], of h
+    AlignedArray<float> q, k, v;             // [T, H*d], [T, K*d]: as attention takes them
     AlignedArray<float> inverse_q, inverse_k;  // [T, H], [T, K]: what their norm multiplied by
-    AlignedArray<float> mixed;                 // [T, H*d], attention's output
-    AlignedArray<float> log_sums;              // [T, H]
-    AlignedArray<float> middle;                // [T, D], h after attention
-    AlignedArray<float> f;                     // [T + S, D], normed middle, then gated copies
-    AlignedArray<float> gate, up, inner;       // [T + S, F]
-    AlignedArray<float> router;                // [T, E], logits
-    std::vector<int64_t> chosen;               // [T, k], experts, ascending
-    std::vector<int64_t> slots;                // [T, k], which of the S
-    std::vector<int64_t> first;                // [E + 1], first slot of each expert
+    AlignedArray<float> mixed;               // [T, H*d], attention's output
+    AlignedArray<float> log_sums;            // [T, H]
+    AlignedArray<float> middle;              // [T, D], h after attention
+    AlignedArray<float> f;                   // [T + S, D], normed middle, then gated copies
+    AlignedArray<float> gate, up, inner;     // [T + S, F]
+    AlignedArray<float> router;              // [T, E], logits
+    std::vector<int64_t> chosen;             // [T, k], experts, ascending
+    std::vector<int64_t> slots;              // [T, k], which of the S
+    std::vector<int64_t> first;              // [E + 1], first slot of each expert
   };
 
   // What a thread needs to do rows by itself: some that go through several operations stay in its
@@ -115,8 +115,8 @@ class DecoderPass {
   void attention_block(const TrainingBatch& batch, int64_t layer);
   void attention_block_backward(const TrainingBatch& batch, int64_t layer);
   const RopeTable& rotations(const LayerConfig& layer) const;
-  void tune(const TrainingBatch& batch, const LayerConfig& layer, int64_t first,
-            MatrixView q) const;
+  void tune(const TrainingBatch& batch, const LayerConfig& layer, int64_t first, MatrixView q) const;
+  void choose(int64_t layer, int64_t first, ConstMatrixView f, Worker& worker);
   void route(int64_t layer);
   void route_backward(int64_t layer);
   void feed_forward_block(int64_t layer);
@@ -138,6 +138,7 @@ class DecoderPass {
   std::vector<float> losses_;          // [T]
   std::vector<uint8_t> hits_;          // [T]
   std::vector<float> selection_bias_;  // [L, E]
+  std::vector<double> expert_shares_;  // [panels, E], of one layer
   PassReport report_;
   AlignedArray<float> dh_;  // [T, D], gradient of the residual stream
   // Scratch of one block.

@@ -1,6 +1,8 @@
 #include "kernels/rope/rope.h"
 
+#include <algorithm>
 #include <cmath>
+#include <unordered_map>
 
 #include "kernels/row/row_blocks.h"
 #include "kernels/row/row_kernels.h"
@@ -9,7 +11,16 @@ namespace drover {
 
 void RopeTable::fill(std::span<const int64_t> positions, std::span<const float> frequencies) {
   resize(static_cast<int64_t>(positions.size()), static_cast<int64_t>(frequencies.size()));
-  for (int64_t t = 0; const int64_t position : positions) set(t++, 0, position, frequencies);
+  std::unordered_map<int64_t, int64_t> rows;  // of positions, which come again in each document
+  for (int64_t t = 0; const int64_t position : positions) {
+    const auto [row, is_new] = rows.try_emplace(position, t);
+    if (is_new) {
+      set(t, 0, position, frequencies);
+    } else {
+      std::copy_n(cosines(row->second), 2 * width_, table_.data() + t * 2 * width_);
+    }
+    ++t;
+  }
 }
 
 void RopeTable::fill_2d(int64_t side, std::span<const float> frequencies) {
