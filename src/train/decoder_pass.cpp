@@ -11,6 +11,7 @@
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/swiglu/swiglu.h"
+#include "kernels/transpose/transpose.h"
 
 namespace drover {
 namespace {
@@ -21,6 +22,9 @@ constexpr int64_t kReadOutRows = 1024;
 // Rows that a thread takes through several operations: of 512 values 0.5 MB, of which three stay in
 // the second-level cache, and enough for the weights that come by.
 constexpr int64_t kPanelRows = 256;
+
+// Of a feed-forward network, whose wide values of so many rows stay there too.
+constexpr int64_t kPieceRows = 192;
 
 MatrixView rows_of(AlignedArray<float>& array, int64_t first, int64_t rows, int64_t cols) {
   return {array.data() + first * cols, rows, cols, cols};
@@ -275,31 +279,45 @@ void DecoderPass::attention_block_backward(const TrainingBatch& batch, int64_t i
                     rows_of(kept.h, 0, T, D), w.attention_norm->value.data(), c.norm_eps);
 }
 
-std::vector<DecoderPass::Share> DecoderPass::shares(int64_t index) const {
+std::vector<DecoderPass::Share> DecoderPass::shares(int64_t index) {
   const TaughtLayer& w = parameters_.layers[static_cast<size_t>(index)];
-  std::vector<Share> out = {{0, tokens_, w.gate, w.up, w.down, 0}};
-  if (!config_.layers[static_cast<size_t>(index)].moe) return out;
+  const bool moe = config_.layers[static_cast<size_t>(index)].moe;
+  turned_.resize(static_cast<size_t>(1 + (moe ? config_.experts : 0)));
+  std::vector<Share> out = {{0, tokens_, w.gate, w.up, w.down, 0, &turned_[0]}};
+  if (!moe) return out;
   const std::vector<int64_t>& first = kept_[static_cast<size_t>(index)].first;
   for (int64_t e = 0; e < config_.experts; ++e) {
     const int64_t begin = first[static_cast<size_t>(e)], end = first[static_cast<size_t>(e + 1)];
-    out.push_back({tokens_ + begin, end - begin, w.expert_gate, w.expert_up, w.expert_down, e});
+    out.push_back({tokens_ + begin, end - begin, w.expert_gate, w.expert_up, w.expert_down, e,
+                   &turned_[static_cast<size_t>(1 + e)]});
   }
   return out;
 }
 
 template <typename Body>
 void DecoderPass::in_shares(std::span<const Share> shares, const Body& body) {
-  std::vector<Share> panels;
+  std::vector<Piece> pieces;
   for (const Share& share : shares) {
-    for (int64_t t = 0; t < share.rows; t += kPanelRows) {
-      panels.push_back(share);
-      panels.back().first += t;
-      panels.back().rows = std::min(kPanelRows, share.rows - t);
+    const RowPanels panels(share.rows);
+    for (int64_t panel = 0; panel < panels.count(); ++panel) {
+      const int64_t rows = panels.rows(panel), count = (rows + kPieceRows - 1) / kPieceRows;
+      const int64_t each = on_lines((rows + count - 1) / count);
+      for (int64_t t = 0; t < rows; t += each) {
+        pieces.push_back({&share, panels.first(panel) + t, std::min(each, rows - t)});
+      }
     }
   }
-  context_.threads.run(static_cast<int64_t>(panels.size()), [&](int64_t i, int worker) {
-    body(panels[static_cast<size_t>(i)], workers_[static_cast<size_t>(worker)]);
+  context_.threads.run(static_cast<int64_t>(pieces.size()), [&](int64_t i, int worker) {
+    body(pieces[static_cast<size_t>(i)], workers_[static_cast<size_t>(worker)]);
   });
+}
+
+// gate = Wg f,  up = Wu f,  in the worker's memory
+void DecoderPass::widen(const Share& share, ConstMatrixView f, int64_t width, Worker& worker) {
+  const LinearForward maps[] = {
+      {.w = share.gate, .index = share.index, .x = f, .y = all_of(worker.gate, f.rows, width)},
+      {.w = share.up, .index = share.index, .x = f, .y = all_of(worker.up, f.rows, width)}};
+  worker.maps.forward(maps);
 }
 
 // The next layer's h = middle + shared(f) + sum over chosen experts e of expert_e(sigmoid(l_e) f),
@@ -313,8 +331,7 @@ void DecoderPass::feed_forward_block(int64_t index) {
   const int64_t T = tokens_, D = c.hidden, F = moe ? c.expert_width : c.dense_width;
   const int64_t chosen = moe ? c.experts_used : 0, rows = T * (1 + chosen);
   const MatrixView middle = rows_of(kept.middle, 0, T, D), f = all_of(kept.f, rows, D);
-  const MatrixView gate = all_of(kept.gate, rows, F), up = all_of(kept.up, rows, F);
-  const MatrixView inner = all_of(kept.inner, rows, F), out = all_of(out_, rows, D);
+  const MatrixView out = all_of(out_, rows, D);
   if (moe) all_of(kept.router, T, c.experts);
   kept.chosen.resize(static_cast<size_t>(T * chosen));
   expert_shares_.resize(static_cast<size_t>(panels(T) * c.experts));
@@ -326,14 +343,17 @@ void DecoderPass::feed_forward_block(int64_t index) {
   });
   if (moe) route(index);
 
-  in_shares(shares(index), [&](const Share& share, Worker& worker) {
-    const auto of = [&](MatrixView x) { return part_of(x, share.first, share.rows); };
-    const LinearForward in[] = {{.w = share.gate, .index = share.index, .x = of(f), .y = of(gate)},
-                                {.w = share.up, .index = share.index, .x = of(f), .y = of(up)}};
-    worker.maps.forward(in);
-    swiglu(worker.context, of(inner), of(gate), of(up));
-    const LinearForward down = {
-        .w = share.down, .index = share.index, .x = of(inner), .y = of(out)};
+  in_shares(shares(index), [&](const Piece& piece, Worker& worker) {
+    const Share& share = *piece.share;
+    const int64_t first = share.first + piece.first;
+    const MatrixView inner = all_of(worker.inner, piece.rows, F);
+    widen(share, part_of(f, first, piece.rows), F, worker);
+    swiglu(worker.context, inner, all_of(worker.gate, piece.rows, F),
+           all_of(worker.up, piece.rows, F));
+    const LinearForward down = {.w = share.down,
+                                .index = share.index,
+                                .x = inner,
+                                .y = part_of(out, first, piece.rows)};
     worker.maps.forward({&down, 1});
   });
 
@@ -426,36 +446,55 @@ void DecoderPass::feed_forward_block_backward(int64_t index) {
   const int64_t chosen = moe ? c.experts_used : 0, rows = T * (1 + chosen);
   const MatrixView dh = rows_of(dh_, 0, T, D), dout = all_of(out_, rows, D);
   const MatrixView f = rows_of(kept.f, 0, rows, D), df = all_of(dnormed_, rows, D);
-  const MatrixView gate = rows_of(kept.gate, 0, rows, F), up = rows_of(kept.up, 0, rows, F);
-  const MatrixView inner = rows_of(kept.inner, 0, rows, F);
-  const MatrixView dgate = all_of(dgate_, rows, F), dup = all_of(dup_, rows, F);
   context_.threads.run(T * chosen, [&](int64_t i, int) {
     std::copy_n(dh.row(i / chosen), D, dout.row(T + kept.slots[static_cast<size_t>(i)]));
   });
 
-  // The three maps of a network for rows of it. The gradient of inner stands where that of gate
-  // will.
-  const auto maps_of = [&](const Share& share) {
-    const auto of = [&](MatrixView x) { return part_of(x, share.first, share.rows); };
-    const MatrixView dy = share.first < T ? of(dh) : of(dout);
-    const auto map = [&](Parameter* w, MatrixView x, MatrixView dy, MatrixView dx, bool add) {
-      return LinearBackward{.w = w, .index = share.index, .x = x, .dy = dy, .dx = dx, .add = add};
-    };
-    return std::array{map(share.down, of(inner), dy, of(dgate), /*add=*/false),
-                      map(share.gate, of(f), of(dgate), of(df), /*add=*/false),
-                      map(share.up, of(f), of(dup), of(df), /*add=*/true)};
-  };
   const std::vector<Share> networks = shares(index);
-  in_shares(networks, [&](const Share& share, Worker& worker) {
-    const auto of = [&](MatrixView x) { return part_of(x, share.first, share.rows); };
-    const auto maps = maps_of(share);
-    worker.maps.pass_back({&maps[0], 1});
-    swiglu_backward(worker.context, of(dgate), of(dup), of(dgate), of(gate), of(up));
-    worker.maps.pass_back({&maps[1], 2});
+  for (const Share& share : networks) {
+    for (TurnedInput* x : {&share.turned->f, &share.turned->inner}) {
+      x->resize(GradientForm(context_.isa, *share.gate), share.rows, x == &share.turned->f ? D : F);
+    }
+    for (TurnedOutput* dy : {&share.turned->dgate, &share.turned->dup, &share.turned->dout}) {
+      dy->resize(GradientForm(context_.isa, *share.gate), share.rows, dy == &share.turned->dout ? D : F);
+    }
+  }
+  // gate and up are made once more: that takes as long as to fetch them from memory would, and they
+  // need none.
+  in_shares(networks, [&](const Piece& piece, Worker& worker) {
+    const Share& share = *piece.share;
+    Turned& turned = *share.turned;
+    const auto of = [&](MatrixView x) {
+      return part_of(x, share.first + piece.first, piece.rows);
+    };
+    const MatrixView dy = share.first < T ? of(dh) : of(dout);
+    const MatrixView gate = all_of(worker.gate, piece.rows, F);
+    const MatrixView up = all_of(worker.up, piece.rows, F);
+    const MatrixView inner = all_of(worker.inner, piece.rows, F);
+    widen(share, of(f), F, worker);
+    const LinearBackward down = {.w = share.down, .index = share.index, .x = inner, .dy = dy, .dx = inner};
+    worker.maps.pass_back({&down, 1});
+    swiglu_backward(worker.context, /*dgate=*/gate, /*dup=*/up, /*out=*/inner, inner, gate, up);
+    const LinearBackward in[] = {
+        {.w = share.gate, .index = share.index, .x = of(f), .dy = gate, .dx = of(df)},
+        {.w = share.up, .index = share.index, .x = of(f), .dy = up, .dx = of(df), .add = true}};
+    worker.maps.pass_back(in);
+    turned.f.put(worker.context, piece.first, of(f));
+    turned.inner.put(worker.context, piece.first, inner);
+    turned.dgate.put(worker.context, piece.first, gate);
+    turned.dup.put(worker.context, piece.first, up);
+    turned.dout.put(worker.context, piece.first, dy);
   });
   std::vector<LinearBackward> maps;
   for (const Share& share : networks) {
-    for (const LinearBackward& map : maps_of(share)) maps.push_back(map);
+    const auto add = [&](Parameter* w, const TurnedInput& x, const TurnedOutput& dy) {
+      LinearBackward& map = maps.emplace_back();
+      map.w = w, map.index = share.index, map.turned_x = &x, map.turned_dy = &dy;
+    };
+    const Turned& turned = *share.turned;
+    add(share.down, turned.inner, turned.dout);
+    add(share.gate, turned.f, turned.dgate);
+    add(share.up, turned.f, turned.dup);
   }
   maps_.add_gradients(maps);
   if (moe) route_backward(index);

@@ -77,7 +77,6 @@ class DecoderPass {
     AlignedArray<float> log_sums;            // [T, H]
     AlignedArray<float> middle;              // [T, D], h after attention
     AlignedArray<float> f;                   // [T + S, D], normed middle, then gated copies
-    AlignedArray<float> gate, up, inner;     // [T + S, F]
     AlignedArray<float> router;              // [T, E], logits
     std::vector<int64_t> chosen;             // [T, k], experts, ascending
     std::vector<int64_t> slots;              // [T, k], which of the S
@@ -90,6 +89,12 @@ class DecoderPass {
     explicit Worker(Isa isa) : context(/*threads=*/1, isa), maps(context) {}
     Context context;
     LinearMaps maps;
+    AlignedArray<float> gate, up, inner;  // [rows, F]
+  };
+  // What the gradients of a network's three maps are made of.
+  struct Turned {
+    TurnedInput f, inner;
+    TurnedOutput dgate, dup, dout;
   };
   // Rows [first, first + rows) of T + S, and the network that they go through: the shared one (or
   // the dense one), or an expert.
@@ -97,14 +102,20 @@ class DecoderPass {
     int64_t first, rows;
     Parameter *gate, *up, *down;
     int64_t index;
+    Turned* turned;
   };
-  std::vector<Share> shares(int64_t layer) const;
+  std::vector<Share> shares(int64_t layer);
+  // Some rows of a share.
+  struct Piece {
+    const Share* share;
+    int64_t first, rows;  // of the share's
+  };
 
   // body(first, rows, worker) for panels of [0, rows), which threads share.
   template <typename Body>
   void in_panels(int64_t rows, const Body& body);
 
-  // body(share, worker) for panels of their rows.
+  // body(piece, worker) for pieces of their rows, none in two panels of dW.
   template <typename Body>
   void in_shares(std::span<const Share> shares, const Body& body);
 
@@ -119,6 +130,7 @@ class DecoderPass {
   void choose(int64_t layer, int64_t first, ConstMatrixView f, Worker& worker);
   void route(int64_t layer);
   void route_backward(int64_t layer);
+  static void widen(const Share& share, ConstMatrixView f, int64_t width, Worker& worker);
   void feed_forward_block(int64_t layer);
   void feed_forward_block_backward(int64_t layer);
   void read_out(const TrainingBatch& batch);
@@ -142,10 +154,10 @@ class DecoderPass {
   PassReport report_;
   AlignedArray<float> dh_;  // [T, D], gradient of the residual stream
   // Scratch of one block.
+  std::deque<Turned> turned_;                  // of each share
   AlignedArray<float> out_;                    // [T + S, D]
   AlignedArray<float> dnormed_;                // [T + S, D]
   AlignedArray<float> dq_, dk_, dv_, dmixed_;  // [T, H*d], [T, K*d]
-  AlignedArray<float> dgate_, dup_;            // [T + S, F]
   AlignedArray<float> drouter_;                // [T, E]
   AlignedArray<float> logits_;                 // [kReadOutRows, V]
 };

@@ -7,27 +7,24 @@
 namespace drover {
 namespace {
 
-// dW is summed in panels of some 512 rows: x and dy, turned and rounded, stay in the second-level
-// cache with the part of dW that they are added to, where the whole would go to memory and back.
-constexpr int64_t kPanelRows = 576;  // at most
-// The most columns of x, of dy in a strip, and of dy in a part, for the same reason; and the fewest
-// of dy, since x is turned again for each part.
-constexpr int64_t kMostInputs = 768, kMostStrip = 512, kMostOutputs = 1024, kLeastOutputs = 96;
+// The most columns of x and of dy that a thread takes at a time, so that dW of them stays in its
+// second-level cache; and the fewest of dy, since x is turned again for each part.
+constexpr int64_t kMostInputs = 768, kMostOutputs = 1024, kLeastOutputs = 96;
 
 int64_t pieces(int64_t total, int64_t each) { return (total + each - 1) / each; }
 
-// As equal panels as whole cache lines of bf16 make, and not rows a power of two apart, which would
-// share few sets of a cache.
-int64_t panel_rows(int64_t rows) {
-  const int64_t each = on_lines(pieces(rows, pieces(rows, kPanelRows)));
-  return each % 256 == 0 ? each + 32 : each;
-}
-
-bool same(ConstMatrixView a, ConstMatrixView b) {
-  return a.data == b.data && a.rows == b.rows && a.cols == b.cols && a.stride == b.stride;
+int64_t outputs_of(const LinearBackward& map) { return map.w->rows; }
+int64_t rows_of(const LinearBackward& map) {
+  return map.turned_x != nullptr ? map.turned_x->panels().rows() : map.x.rows;
 }
 
 bool in_bf16(const Parameter& w) { return w.working.size() > 0; }
+
+bool read_the_same(const LinearBackward& a, const LinearBackward& b) {
+  return a.x.data == b.x.data && a.x.rows == b.x.rows && a.x.cols == b.x.cols &&
+         a.x.stride == b.x.stride && a.turned_x == b.turned_x &&
+         in_bf16(*a.w) == in_bf16(*b.w);
+}
 
 // sum += the rows of dy, in order.
 void add_rows(float* sum, ConstMatrixView dy) {
@@ -87,16 +84,13 @@ void LinearMaps::pass_back(std::span<const LinearBackward> maps) {
 
 void LinearMaps::add_gradients(std::span<const LinearBackward> maps) {
   int64_t outputs = 0;
-  for (const LinearBackward& map : maps) outputs += has_gradient(map) ? map.dy.cols : 0;
+  for (const LinearBackward& map : maps) outputs += has_gradient(map) ? outputs_of(map) : 0;
   const int64_t fair = std::clamp(on_lines(pieces(outputs, 2 * context_.threads.size())),
                                   kLeastOutputs, kMostOutputs);
   std::vector<Part> parts;
   for (size_t i = 0, end = 0; i < maps.size(); i = end) {
-    while (end < maps.size() && same(maps[end].x, maps[i].x) &&
-           in_bf16(*maps[end].w) == in_bf16(*maps[i].w)) {
-      ++end;
-    }
-    if (maps[i].x.rows > 0) add_parts(maps.subspan(i, end - i), fair, parts);
+    while (end < maps.size() && read_the_same(maps[end], maps[i])) ++end;
+    if (rows_of(maps[i]) > 0) add_parts(maps.subspan(i, end - i), fair, parts);
   }
   context_.threads.run(static_cast<int64_t>(parts.size()), [&](int64_t i, int worker) {
     add_gradients_of(workers_[static_cast<size_t>(worker)], parts[static_cast<size_t>(i)]);
@@ -105,21 +99,18 @@ void LinearMaps::add_gradients(std::span<const LinearBackward> maps) {
 
 void LinearMaps::add_parts(std::span<const LinearBackward> maps, int64_t columns,
                            std::vector<Part>& parts) {
-  const int64_t cols = maps[0].x.cols, across = on_lines(pieces(cols, pieces(cols, kMostInputs)));
+  const int64_t cols = maps[0].w->cols, across = on_lines(pieces(cols, pieces(cols, kMostInputs)));
   for (int64_t input = 0; input < cols; input += across) {
     int64_t room = 0;  // in the last part
     for (const LinearBackward& map : maps) {
       if (!has_gradient(map)) continue;
-      const int64_t rows = map.dy.cols;
-      const int64_t down = on_lines(pieces(rows, pieces(rows, std::min(columns, kMostStrip))));
-      for (int64_t first = 0; first < rows; first += down) {
-        const int64_t count = std::min(down, rows - first);
-        if (room < count) {
+      for (int64_t strip = 0; strip * TurnedOutput::kStrip < outputs_of(map); ++strip) {
+        if (room <= 0) {
           parts.push_back({input, std::min(across, cols - input), {}});
           room = columns;
         }
-        parts.back().strips.push_back({&map, first, count});
-        room -= count;
+        parts.back().strips.push_back({&map, strip});
+        room -= TurnedOutput::kStrip;
       }
     }
   }
@@ -127,43 +118,41 @@ void LinearMaps::add_parts(std::span<const LinearBackward> maps, int64_t columns
 
 void LinearMaps::add_gradients_of(Worker& worker, const Part& part) {
   const LinearBackward& one = *part.strips[0].map;
-  const bool rounds = in_bf16(*one.w);
-  const DType type = rounds ? DType::kBF16 : DType::kF32;
-  const bool in_unit = rounds && takes_rounded(worker.context.isa, type);
-  const int64_t panel = panel_rows(one.x.rows);
+  const GradientForm form(worker.context.isa, *one.w);
   const bool any_matrix = std::any_of(part.strips.begin(), part.strips.end(),
                                       [](const Strip& strip) { return strip.map->w->taught; });
-  for (int64_t t = 0; t < one.x.rows; t += panel) {
-    const int64_t rows = std::min(panel, one.x.rows - t);
-    int64_t T = on_lines(rows);  // with zeros at the end
-    if (T % 256 == 0) T += 32;
-    if (any_matrix) {
-      worker.x.reserve_discarding(static_cast<size_t>(part.inputs * row_bytes(type, T)));
-      transpose(worker.context, part_of(one.x, t, rows, part.input, part.inputs), type,
-                worker.x.data(), T);
+  const RowPanels panels(rows_of(one));
+  for (int64_t panel = 0; panel < panels.count(); ++panel) {
+    const int64_t t = panels.first(panel), rows = panels.rows(panel);
+    WeightView x;
+    if (one.turned_x != nullptr) {
+      x = one.turned_x->panel(panel, part.input, part.inputs);
+    } else if (any_matrix) {
+      worker.x.resize(form, rows, part.inputs);
+      worker.x.put(worker.context, 0, part_of(one.x, t, rows, part.input, part.inputs));
+      x = worker.x.panel(0, 0, part.inputs);
     }
     for (const Strip& strip : part.strips) {
       const LinearBackward& map = *strip.map;
-      const ConstMatrixView dy = part_of(map.dy, t, rows, strip.first, strip.count);
+      const int64_t first = strip.index * TurnedOutput::kStrip;
+      const int64_t count = std::min(TurnedOutput::kStrip, outputs_of(map) - first);
       if (part.input == 0 && map.bias != nullptr && map.bias->taught) {
-        add_rows(map.bias->gradient.data() + strip.first, dy);
+        add_rows(map.bias->gradient.data() + first, part_of(map.dy, t, rows, first, count));
       }
       if (!map.w->taught) continue;
-      if (in_unit) {
-        transpose(worker.context, dy, worker.rounded_dy, T);
-      } else {
-        worker.dy.reserve_discarding(static_cast<size_t>(strip.count * T) * sizeof(float));
-        transpose(worker.context, dy, DType::kF32, worker.dy.data(), T);
-      }
       const MatrixView gradient = map.w->gradient_of(map.index);
-      const MatmulJob job{
-          .x = {reinterpret_cast<const float*>(worker.dy.data()), strip.count, T, T},
-          .w = {worker.x.data(), type, part.inputs, T},
-          .out = {gradient.row(strip.first) + part.input, strip.count, part.inputs,
-                  gradient.stride},
-          .end = {.add = true},
-          .rounded = rounds,
-          .x16 = in_unit ? &worker.rounded_dy : nullptr};
+      MatmulJob job;
+      job.w = x;
+      job.out = {gradient.row(first) + part.input, count, part.inputs, gradient.stride};
+      job.end.add = true;
+      job.rounded = in_bf16(*map.w);
+      if (map.turned_dy != nullptr) {
+        map.turned_dy->give(job, panel, strip.index);
+      } else {
+        worker.dy.resize(form, rows, count);
+        worker.dy.put(worker.context, 0, part_of(map.dy, t, rows, first, count));
+        worker.dy.give(job, 0, 0);
+      }
       matmul(worker.context, {&job, 1});
     }
   }

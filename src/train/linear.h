@@ -10,8 +10,8 @@
 #include "base/aligned.h"
 #include "kernels/context.h"
 #include "kernels/matmul/matmul.h"
-#include "kernels/matmul/rounded_rows.h"
 #include "train/parameters.h"
+#include "train/turned_rows.h"
 
 namespace drover {
 
@@ -35,6 +35,9 @@ struct LinearBackward {
   MatrixView dx;       // [T, cols]; not wanted if it has no data
   bool add = false;    // to dx, in place of overwriting it
   Parameter* bias = nullptr;
+  // What stands in for x and dy where only dW is wanted, of both or of neither. No bias then.
+  const TurnedInput* turned_x = nullptr;
+  const TurnedOutput* turned_dy = nullptr;
 };
 
 // Holds scratch memory; one thread at a time uses it.
@@ -46,8 +49,8 @@ class LinearMaps {
   // overlap.
   void forward(std::span<const LinearForward> maps);
   // Maps that have dx in common, as the same view, add to it in order: the first overwrites it or
-  // not, the others say `add`. The sum over rows in dW is made of the sums of panels of so many
-  // rows (linear.cpp), in order: the same bits on any number of threads.
+  // not, the others say `add`. The sum over rows in dW is made of the sums of panels (turned_rows.h),
+  // in order: the same bits on any number of threads.
   void backward(std::span<const LinearBackward> maps) {
     pass_back(maps);
     add_gradients(maps);
@@ -60,7 +63,7 @@ class LinearMaps {
   // Columns of dy, and so rows of dW = dy^T x and of dbias, of one map.
   struct Strip {
     const LinearBackward* map;
-    int64_t first, count;
+    int64_t index;
   };
   // What a thread does at a time: for some columns of one x, strips of maps that read it.
   struct Part {
@@ -70,9 +73,9 @@ class LinearMaps {
   struct Worker {  // of a thread
     explicit Worker(Isa isa) : context(/*threads=*/1, isa) {}
     Context context;
-    // The panel's dy^T and x^T, as products take them.
-    RoundedRows rounded_dy;
-    AlignedArray<std::byte> dy, x;
+    // Of one panel, where nobody has turned it before.
+    TurnedInput x;
+    TurnedOutput dy;
   };
   // Those of maps that read one x, each of so many columns of dy at the most.
   static void add_parts(std::span<const LinearBackward> maps, int64_t columns,

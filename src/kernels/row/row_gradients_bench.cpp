@@ -123,8 +123,8 @@ std::vector<Operation> operations(int64_t t, int64_t d, int64_t f, int64_t v) {
        }},
       {"rope_backward", t, d, 1, 2, [](Context& c, Views& m) { rope_backward(c, {m[0]}, table); }},
       {"swiglu", t, f, 3, 3, [](Context& c, Views& m) { swiglu(c, m[0], m[1], m[2]); }},
-      {"swiglu_backward", t, f, 5, 5,
-       [](Context& c, Views& m) { swiglu_backward(c, m[0], m[1], m[2], m[3], m[4]); }},
+      {"swiglu_backward", t, f, 6, 6,
+       [](Context& c, Views& m) { swiglu_backward(c, m[0], m[1], m[2], m[3], m[4], m[5]); }},
       {"gelu", t, f, 2, 2, [](Context& c, Views& m) { gelu(c, m[0], m[1]); }},
       {"gelu_backward", t, f, 3, 3,
        [](Context& c, Views& m) { gelu_backward(c, m[0], m[1], m[2]); }},
@@ -151,7 +151,9 @@ std::vector<Operation> transposes(int64_t t, int64_t n) {
        [](Context& c, Views& m) {
          static std::vector<RoundedRows> out(64);
          static size_t next = 0;
-         transpose(c, m[0], out[next++ % out.size()]);
+         RoundedRows& to = out[next++ % out.size()];
+         to.resize(m[0].cols, m[0].rows);
+         transpose(c, m[0], to, 0, m[0].rows);
        }},
   };
 }

@@ -60,17 +60,17 @@ void layer_norm_backward_row(const float* dy, const float* x, int64_t n, const f
 }
 
 void swiglu_backward_row(const float* dout, const float* gate, const float* up, int64_t n,
-                         float* dgate, float* dup) {
-  const auto slopes = [&](int64_t i, auto like) {
+                         float* dgate, float* dup, float* out) {
+  map_row(n, dgate, [=](int64_t i, auto like) {
     using F = decltype(like);
-    const F d = take(dout + i, like), x = take(gate + i, like);
+    const F d = take(dout + i, like), x = take(gate + i, like), u = take(up + i, like);
     const F e = exp_of<F, typename IntegersOf<F>::Type>(-x);
-    const F s = 1.0f / (1.0f + e);
-    store(dup + i, d * (x * s));
+    const F s = 1.0f / (1.0f + e), silu = x * s;
+    store(out + i, silu * u);
+    store(dup + i, d * silu);
     // 1 - s as e s, which keeps its precision where s is nearly 1.
-    return d * take(up + i, like) * s * (1.0f + x * (e * s));
-  };
-  map_row(n, dgate, slopes);
+    return d * u * s * (1.0f + x * (e * s));
+  });
 }
 
 void adamw_row(const AdamWStep& step, int64_t n, const float* gradient, float* value, float* m,

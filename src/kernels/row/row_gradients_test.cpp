@@ -2,6 +2,7 @@
 // bounds; their bits across instruction sets, threads and batches; rows of no numbers, and of none.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -241,16 +242,18 @@ TEST(SwigluBackward, MatchesTheFormula) {
   Context context(2);
   for (const int64_t n : lengths()) {
     Rows gate(3, n, 1 + n, 20.0f), up(3, n, 2 + n), dout(3, n, 3 + n);
-    Rows dgate(3, n, 4), dup(3, n, 5), out(3, n, 6);
-    swiglu_backward(context, dgate, dup, dout, gate, up);
+    Rows dgate(3, n, 4), dup(3, n, 5), out(3, n, 6), again(3, n, 7);
+    swiglu_backward(context, dgate, dup, again, dout, gate, up);
     swiglu(context, out, gate, up);
     EXPECT_TRUE(dgate.gaps_untouched() && dup.gaps_untouched() && out.gaps_untouched());
+    EXPECT_TRUE(again.gaps_untouched());
     for (int64_t t = 0; t < 3; ++t) {
       for (int64_t i = 0; i < n; ++i) {
         const double g = gate(t, i), u = up(t, i), d = dout(t, i), s = sigmoid(g);
         // The exponential is within 4 units, so that s is within 6 and 1 - s within 11; what the
         // clamp of the exponential leaves is below 1e-36.
         EXPECT_NEAR(out(t, i), g * s * u, 8 * kUnit * std::abs(g * s * u) + 1e-36);
+        EXPECT_NEAR(again(t, i), g * s * u, 8 * kUnit * std::abs(g * s * u) + 1e-36);
         EXPECT_NEAR(dup(t, i), d * g * s, 8 * kUnit * std::abs(d * g * s) + 1e-36);
         const double bend = g * sigmoid(-g);
         EXPECT_NEAR(dgate(t, i), d * u * s * (1 + bend),
@@ -338,9 +341,18 @@ TEST(Gradients, MayTakeThePlaceOfWhatTheyAreMadeOf) {
   Context context(2);
   for (const int64_t n : {1, 16, 35, 100}) {
     Rows gate(3, n, 1, 3.0f), up(3, n, 2), dout(3, n, 3), dgate(3, n, 4), dup(3, n, 5);
-    Rows in_place = dout, dup_in_place(3, n, 6), slope_in_place = dout, dx(3, n, 7);
-    swiglu_backward(context, dgate, dup, dout, gate, up);
-    swiglu_backward(context, in_place, dup_in_place, in_place, gate, up);
+    Rows out(3, n, 6), slope_in_place = dout, dx(3, n, 7);
+    swiglu_backward(context, dgate, dup, out, dout, gate, up);
+    // In every order of the three that they are made of.
+    std::vector<int> order = {0, 1, 2};
+    do {
+      Rows places[] = {dout, gate, up};
+      swiglu_backward(context, places[order[0]], places[order[1]], places[order[2]], places[0],
+                      places[1], places[2]);
+      EXPECT_TRUE(same_bits(dgate.data, places[order[0]].data));
+      EXPECT_TRUE(same_bits(dup.data, places[order[1]].data));
+      EXPECT_TRUE(same_bits(out.data, places[order[2]].data));
+    } while (std::next_permutation(order.begin(), order.end()));
     gelu_backward(context, dx, dout, gate);
     gelu_backward(context, slope_in_place, slope_in_place, gate);
     Rows gated(3, n, 8), gated_in_place = gate, curved(3, n, 9), curved_in_place = gate;
@@ -348,8 +360,6 @@ TEST(Gradients, MayTakeThePlaceOfWhatTheyAreMadeOf) {
     swiglu(context, gated_in_place, up);
     gelu(context, curved, gate);
     gelu(context, curved_in_place, curved_in_place);
-    EXPECT_TRUE(same_bits(dgate.data, in_place.data));
-    EXPECT_TRUE(same_bits(dup.data, dup_in_place.data));
     EXPECT_TRUE(same_bits(dx.data, slope_in_place.data));
     EXPECT_TRUE(same_bits(gated.data, gated_in_place.data));
     EXPECT_TRUE(same_bits(curved.data, curved_in_place.data));
@@ -383,7 +393,8 @@ std::vector<float> all_gradients(Context& context, int64_t d, int64_t first, int
   Rows gate(kBatch, d, 8, 4.0f), up(kBatch, d, 9), dgate(kBatch, d, 10), dup(kBatch, d, 11);
   Rows gated(kBatch, d, 12), curved(kBatch, d, 13), slopes(kBatch, d, 14);
   swiglu(context, part(gated), part(gate), part(up));
-  swiglu_backward(context, part(dgate), part(dup), part(dy), part(gate), part(up));
+  Rows again(kBatch, d, 18);
+  swiglu_backward(context, part(dgate), part(dup), part(again), part(dy), part(gate), part(up));
   gelu(context, part(curved), part(gate));
   gelu_backward(context, part(slopes), part(dy), part(gate));
   Rows logits(kBatch, d, 15, 4.0f), losses(1, kBatch, 16);
@@ -392,7 +403,8 @@ std::vector<float> all_gradients(Context& context, int64_t d, int64_t first, int
   std::vector<int32_t> best(n);
   cross_entropy(context, part(logits), targets, std::vector<float>(n, 0.5f),
                 {losses.view().row(0) + first, n}, best);
-  for (Rows* m : {&dx, &layer, &heads, &turned, &dgate, &dup, &gated, &curved, &slopes, &logits}) {
+  for (Rows* m : {&dx, &layer, &heads, &turned, &dgate, &dup, &again, &gated, &curved, &slopes,
+                  &logits}) {
     keep(*m);
   }
   out.insert(out.end(), losses.view().row(0) + first, losses.view().row(0) + first + rows);
@@ -425,7 +437,7 @@ TEST(Gradients, OfARowDependOnTheRowAlone) {
   }
   // A row in the middle of the batch, alone.
   const auto alone = all_gradients(plain, d, 77, 1);
-  const auto widths = {45, 45, 92, 92, 45, 45, 45, 45, 45, 45, 1, 1};
+  const auto widths = {45, 45, 92, 92, 45, 45, 45, 45, 45, 45, 45, 1, 1};
   size_t at = 0, before = 0;
   for (const int width : widths) {
     for (int i = 0; i < width; ++i) {
@@ -445,7 +457,7 @@ TEST(Gradients, OfNoRowsAreNone) {
   rms_norm_backward(context, out, dweight.data(), none, none, weight.data(), kEps);
   layer_norm_backward(context, out, dweight.data(), dbias.data(), none, none, weight.data(), kEps);
   rms_norm_heads_backward(context, out, none, none, 4);
-  swiglu_backward(context, out, out, none, none, none);
+  swiglu_backward(context, out, out, out, none, none, none);
   gelu_backward(context, out, none, none);
   cross_entropy(context, out, {}, {}, {});
   EXPECT_EQ(dweight, std::vector<float>(8, 0.5f));

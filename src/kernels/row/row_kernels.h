@@ -42,9 +42,9 @@ struct RowKernels {
   void (*layer_norm_backward)(const float* dy, const float* x, int64_t n, const float* weight,
                               float eps, float* dx, float* dweight, float* dbias);
   void (*rotate_back)(float* x, int64_t n, int64_t d, const float* cosine, const float* sine);
-  // dgate may be dout.
+  // dgate, dup and out may be dout, gate and up, in any order.
   void (*swiglu_backward)(const float* dout, const float* gate, const float* up, int64_t n,
-                          float* dgate, float* dup);
+                          float* dgate, float* dup, float* out);
   // As kernels/adamw has it.
   void (*adamw)(const AdamWStep& step, int64_t n, const float* gradient, float* value, float* m,
                 float* v);

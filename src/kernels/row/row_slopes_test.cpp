@@ -139,8 +139,8 @@ TEST(Slopes, OfHeadsAndRotationsAreTheirGradients) {
 TEST(Slopes, OfTheGatesAreTheirGradients) {
   Context context(2);
   Rows gate(2, 37, 1, 4.0f), up(2, 37, 2), dout(2, 37, 3), dgate(2, 37, 4), dup(2, 37, 5);
-  Rows dx(2, 37, 6);
-  swiglu_backward(context, dgate, dup, dout, gate, up);
+  Rows dx(2, 37, 6), out(2, 37, 7);
+  swiglu_backward(context, dgate, dup, out, dout, gate, up);
   gelu_backward(context, dx, dout, gate);
   for (int64_t t = 0; t < 2; ++t) {
     for (int64_t i = 0; i < 37; ++i) {

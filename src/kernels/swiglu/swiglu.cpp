@@ -15,11 +15,11 @@ void swiglu(Context& context, MatrixView out, ConstMatrixView gate, ConstMatrixV
                      [&](int64_t t) { row(gate.row(t), up.row(t), out.cols, out.row(t)); });
 }
 
-void swiglu_backward(Context& context, MatrixView dgate, MatrixView dup, ConstMatrixView dout,
-                     ConstMatrixView gate, ConstMatrixView up) {
+void swiglu_backward(Context& context, MatrixView dgate, MatrixView dup, MatrixView out,
+                     ConstMatrixView dout, ConstMatrixView gate, ConstMatrixView up) {
   const auto row = internal::row_kernels(context.isa).swiglu_backward;
   internal::run_rows(context, dout.rows, dout.cols, [&](int64_t t) {
-    row(dout.row(t), gate.row(t), up.row(t), dout.cols, dgate.row(t), dup.row(t));
+    row(dout.row(t), gate.row(t), up.row(t), dout.cols, dgate.row(t), dup.row(t), out.row(t));
   });
 }
 

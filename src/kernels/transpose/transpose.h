@@ -12,15 +12,20 @@
 namespace drover {
 
 // out[n, t] = x[t, n] for t < T, and 0 for T <= t < length
-// x: [T, N].  out: [N, length] of type bf16 (to nearest, ties to even) or f32, rows back to back,
-// as a WeightView has them. length: at least T, or 0 for T. May not alias. Does not fail.
+// x: [T, N].  out: [N, length] of type bf16 (to nearest, ties to even) or f32; from one row to the
+// next it is `stride` values, or as many as are written, as a WeightView has them, for 0. length: at
+// least T, or 0 for T. May not alias. Does not fail.
 //
 // Where a sum over t is wanted, zeros do not matter, and rows that begin on cache lines do: with
 // on_lines(T) as length a large transpose takes half of the time, and its product need not copy it.
-void transpose(Context& context, ConstMatrixView x, DType type, std::byte* out, int64_t length = 0);
+void transpose(Context& context, ConstMatrixView x, DType type, std::byte* out, int64_t length = 0,
+               int64_t stride = 0);
 
-// The same into the form of rounded products; out is resized to [N, length].
-void transpose(Context& context, ConstMatrixView x, RoundedRows& out, int64_t length = 0);
+// The same into the form of rounded products: columns [first, first + length) of out, which has N
+// rows and room for them. first is a multiple of 32, and so is length unless it ends at out's last
+// column.
+void transpose(Context& context, ConstMatrixView x, RoundedRows& out, int64_t first,
+               int64_t length);
 
 // The next multiple of 32, which is a cache line of bf16.
 inline int64_t on_lines(int64_t length) { return (length + 31) / 32 * 32; }

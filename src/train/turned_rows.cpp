@@ -1,0 +1,101 @@
+#include "train/turned_rows.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/huge_pages.h"
+#include "kernels/transpose/transpose.h"
+
+namespace drover {
+namespace {
+
+constexpr int64_t kMostRows = 576;  // of a panel
+
+int64_t pieces(int64_t total, int64_t each) { return (total + each - 1) / each; }
+
+// What put() of `rows` rows from `first` on writes.
+struct Place {
+  Place(const RowPanels& panels, int64_t first, int64_t rows)
+      : panel(first / panels.each()), at(first % panels.each()) {
+    const bool ends = at + rows == panels.rows(panel);
+    DROVER_CHECK(at % 32 == 0 && (ends || (rows % 32 == 0 && at + rows < panels.rows(panel))));
+    length = ends ? panels.length(panel) - at : rows;
+  }
+  int64_t panel, at;
+  int64_t length;  // with the panel's zeros
+};
+
+}  // namespace
+
+RowPanels::RowPanels(int64_t rows)
+    : rows_(rows), each_(rows > 0 ? on_lines(pieces(rows, pieces(rows, kMostRows))) : 0) {}
+
+int64_t RowPanels::rows(int64_t panel) const { return std::min(each_, rows_ - first(panel)); }
+
+int64_t RowPanels::length(int64_t panel) const { return on_lines(rows(panel)); }
+
+GradientForm::GradientForm(Isa isa, const Parameter& w)
+    : type(w.working.size() > 0 ? DType::kBF16 : DType::kF32),
+      in_unit(type == DType::kBF16 && takes_rounded(isa, type)) {}
+
+void TurnedInput::resize(GradientForm form, int64_t rows, int64_t cols) {
+  panels_ = RowPanels(rows);
+  type_ = form.type;
+  cols_ = cols;
+  panel_bytes_ = cols * row_bytes(type_, panels_.each());
+  reserve_huge(data_, static_cast<size_t>(panels_.count() * panel_bytes_));
+}
+
+void TurnedInput::put(Context& context, int64_t first, ConstMatrixView x) {
+  const Place place(panels_, first, x.rows);
+  std::byte* to = data_.data() + place.panel * panel_bytes_ + row_bytes(type_, place.at);
+  transpose(context, x, type_, to, place.length, panels_.length(place.panel));
+}
+
+WeightView TurnedInput::panel(int64_t panel, int64_t first, int64_t cols) const {
+  const int64_t length = panels_.length(panel);
+  const std::byte* data =
+      data_.data() + panel * panel_bytes_ + first * row_bytes(type_, length);
+  return {data, type_, cols, length};
+}
+
+void TurnedOutput::resize(GradientForm form, int64_t rows, int64_t cols) {
+  panels_ = RowPanels(rows);
+  in_unit_ = form.in_unit;
+  cols_ = cols;
+  const auto count = static_cast<size_t>(panels_.count() * strips());
+  while (data_.size() < count) data_.emplace_back();
+  for (size_t i = 0; i < count; ++i) {
+    const int64_t panel = static_cast<int64_t>(i) / strips(), strip = static_cast<int64_t>(i) % strips();
+    const int64_t width = strip_cols(strip), length = panels_.length(panel);
+    if (in_unit_) {
+      data_[i].rounded.resize(width, length);
+    } else {
+      reserve_huge(data_[i].floats, static_cast<size_t>(width * length));
+    }
+  }
+}
+
+void TurnedOutput::put(Context& context, int64_t first, ConstMatrixView dy) {
+  const Place place(panels_, first, dy.rows);
+  for (int64_t strip = 0; strip < strips(); ++strip) {
+    Strip& to = data_[static_cast<size_t>(place.panel * strips() + strip)];
+    const ConstMatrixView part{dy.data + strip * kStrip, dy.rows, strip_cols(strip), dy.stride};
+    if (in_unit_) {
+      transpose(context, part, to.rounded, place.at, place.length);
+    } else {
+      transpose(context, part, DType::kF32,
+                reinterpret_cast<std::byte*>(to.floats.data() + place.at), place.length,
+                panels_.length(place.panel));
+    }
+  }
+}
+
+void TurnedOutput::give(MatmulJob& job, int64_t panel, int64_t strip) const {
+  const Strip& from = data_[static_cast<size_t>(panel * strips() + strip)];
+  const int64_t length = panels_.length(panel);
+  job.x = {from.floats.data(), strip_cols(strip), length, length};
+  job.x16 = in_unit_ ? &from.rounded : nullptr;
+}
+
+}  // namespace drover
