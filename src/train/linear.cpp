@@ -2,14 +2,15 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "kernels/transpose/transpose.h"
 
 namespace drover {
 namespace {
 
-// The most columns of x and of dy that a thread takes at a time, so that dW of them stays in its
-// second-level cache; and the fewest of dy, since x is turned again for each part.
-constexpr int64_t kMostInputs = 768, kMostOutputs = 1024, kLeastOutputs = 96;
+// The most columns of dy that a thread takes at a time, of one map and in all, so that dW of them
+// stays in its second-level cache; and the fewest, since x is turned again for each part.
+constexpr int64_t kMostStrip = 512, kMostOutputs = 1024, kLeastOutputs = 96;
 
 int64_t pieces(int64_t total, int64_t each) { return (total + each - 1) / each; }
 
@@ -18,12 +19,10 @@ int64_t rows_of(const LinearBackward& map) {
   return map.turned_x != nullptr ? map.turned_x->panels().rows() : map.x.rows;
 }
 
-bool in_bf16(const Parameter& w) { return w.working.size() > 0; }
-
 bool read_the_same(const LinearBackward& a, const LinearBackward& b) {
   return a.x.data == b.x.data && a.x.rows == b.x.rows && a.x.cols == b.x.cols &&
          a.x.stride == b.x.stride && a.turned_x == b.turned_x &&
-         in_bf16(*a.w) == in_bf16(*b.w);
+         a.w->rounds() == b.w->rounds();
 }
 
 // sum += the rows of dy, in order.
@@ -42,6 +41,24 @@ ConstMatrixView part_of(ConstMatrixView x, int64_t row, int64_t rows, int64_t co
   return {x.row(row) + col, rows, cols, x.stride};
 }
 
+// y = W x for the rows of x.
+MatmulJob product(ConstMatrixView x, WeightView w, bool rounded, MatrixView y) {
+  MatmulJob job;
+  job.x = x, job.w = w, job.out = y, job.rounded = rounded;
+  return job;
+}
+
+// The same on the matrix unit, where x and the packed weights change places.
+MatmulJob product(ConstMatrixView x, const RoundedRows& w, MatrixView y) {
+  DROVER_CHECK(x.stride == x.cols);
+  MatmulJob job;
+  job.x = {nullptr, w.rows(), w.cols(), w.cols()};
+  job.x16 = &w;
+  job.w = {reinterpret_cast<const std::byte*>(x.data), DType::kF32, x.rows, x.cols};
+  job.out = y, job.rounded = true, job.turned = true;
+  return job;
+}
+
 }  // namespace
 
 LinearMaps::LinearMaps(Context& context) : context_(context) {
@@ -54,12 +71,12 @@ void LinearMaps::forward(std::span<const LinearForward> maps) {
   std::vector<MatmulJob> jobs;
   for (const LinearForward& map : maps) {
     if (map.x.rows == 0) continue;
-    jobs.push_back(
-        {.x = map.x,
-         .w = map.w->view(map.index),
-         .out = map.y,
-         .end = {.bias = map.bias == nullptr ? nullptr : map.bias->value.data(), .add = map.add},
-         .rounded = in_bf16(*map.w)});
+    const Parameter& w = *map.w;
+    const auto index = static_cast<size_t>(map.index);
+    MatmulJob& job = jobs.emplace_back(
+        w.packed.empty() ? product(map.x, w.view(map.index), w.rounds(), map.y)
+                         : product(map.x, w.packed[index], map.y));
+    job.end = {.bias = map.bias == nullptr ? nullptr : map.bias->value.data(), .add = map.add};
   }
   matmul(context_, jobs);
 }
@@ -73,11 +90,12 @@ void LinearMaps::pass_back(std::span<const LinearBackward> maps) {
     const auto before = static_cast<size_t>(std::count(seen.begin(), seen.end(), map.dx.data));
     seen.push_back(map.dx.data);
     if (before == passes.size()) passes.emplace_back();
-    passes[before].push_back({.x = map.dy,
-                              .w = map.w->transposed_view(map.index),
-                              .out = map.dx,
-                              .end = {.add = map.add},
-                              .rounded = in_bf16(*map.w)});
+    const Parameter& w = *map.w;
+    const auto index = static_cast<size_t>(map.index);
+    MatmulJob& job = passes[before].emplace_back(
+        w.packed.empty() ? product(map.dy, w.transposed_view(map.index), w.rounds(), map.dx)
+                         : product(map.dy, w.packed_transposed[index], map.dx));
+    job.end.add = map.add;
   }
   for (const std::vector<MatmulJob>& jobs : passes) matmul(context_, jobs);
 }
@@ -99,18 +117,20 @@ void LinearMaps::add_gradients(std::span<const LinearBackward> maps) {
 
 void LinearMaps::add_parts(std::span<const LinearBackward> maps, int64_t columns,
                            std::vector<Part>& parts) {
-  const int64_t cols = maps[0].w->cols, across = on_lines(pieces(cols, pieces(cols, kMostInputs)));
-  for (int64_t input = 0; input < cols; input += across) {
+  for (int64_t input = 0; input < maps[0].w->cols; input += TurnedInput::kStrip) {
     int64_t room = 0;  // in the last part
     for (const LinearBackward& map : maps) {
       if (!has_gradient(map)) continue;
-      for (int64_t strip = 0; strip * TurnedOutput::kStrip < outputs_of(map); ++strip) {
-        if (room <= 0) {
-          parts.push_back({input, std::min(across, cols - input), {}});
+      const int64_t rows = map.w->rows;
+      const int64_t down = on_lines(pieces(rows, pieces(rows, std::min(columns, kMostStrip))));
+      for (int64_t first = 0; first < rows; first += down) {
+        const int64_t count = std::min(down, rows - first);
+        if (room < count) {
+          parts.push_back({input, {}});
           room = columns;
         }
-        parts.back().strips.push_back({&map, strip});
-        room -= TurnedOutput::kStrip;
+        parts.back().strips.push_back({&map, first, count});
+        room -= count;
       }
     }
   }
@@ -121,39 +141,31 @@ void LinearMaps::add_gradients_of(Worker& worker, const Part& part) {
   const GradientForm form(worker.context.isa, *one.w);
   const bool any_matrix = std::any_of(part.strips.begin(), part.strips.end(),
                                       [](const Strip& strip) { return strip.map->w->taught; });
+  const int64_t inputs = std::min(TurnedInput::kStrip, one.w->cols - part.input);
   const RowPanels panels(rows_of(one));
   for (int64_t panel = 0; panel < panels.count(); ++panel) {
     const int64_t t = panels.first(panel), rows = panels.rows(panel);
-    WeightView x;
-    if (one.turned_x != nullptr) {
-      x = one.turned_x->panel(panel, part.input, part.inputs);
-    } else if (any_matrix) {
-      worker.x.resize(form, rows, part.inputs);
-      worker.x.put(worker.context, 0, part_of(one.x, t, rows, part.input, part.inputs));
-      x = worker.x.panel(0, 0, part.inputs);
+    if (one.turned_x == nullptr && any_matrix) {
+      worker.x.resize(form, rows, inputs);
+      worker.x.put(worker.context, 0, part_of(one.x, t, rows, part.input, inputs));
     }
     for (const Strip& strip : part.strips) {
       const LinearBackward& map = *strip.map;
-      const int64_t first = strip.index * TurnedOutput::kStrip;
-      const int64_t count = std::min(TurnedOutput::kStrip, outputs_of(map) - first);
       if (part.input == 0 && map.bias != nullptr && map.bias->taught) {
-        add_rows(map.bias->gradient.data() + first, part_of(map.dy, t, rows, first, count));
+        add_rows(map.bias->gradient.data() + strip.first,
+                 part_of(map.dy, t, rows, strip.first, strip.count));
       }
       if (!map.w->taught) continue;
-      const MatrixView gradient = map.w->gradient_of(map.index);
-      MatmulJob job;
-      job.w = x;
-      job.out = {gradient.row(first) + part.input, count, part.inputs, gradient.stride};
-      job.end.add = true;
-      job.rounded = in_bf16(*map.w);
+      const MatrixView dw = map.w->gradient_of(map.index);
+      const MatrixView out{dw.row(strip.first) + part.input, strip.count, inputs, dw.stride};
       if (map.turned_dy != nullptr) {
-        map.turned_dy->give(job, panel, strip.index);
+        add_product(worker.context, *map.turned_dy, *map.turned_x, panel, strip.first, strip.count,
+                    part.input / TurnedInput::kStrip, out);
       } else {
-        worker.dy.resize(form, rows, count);
-        worker.dy.put(worker.context, 0, part_of(map.dy, t, rows, first, count));
-        worker.dy.give(job, 0, 0);
+        worker.dy.resize(form, rows, strip.count);
+        worker.dy.put(worker.context, 0, part_of(map.dy, t, rows, strip.first, strip.count));
+        add_product(worker.context, worker.dy, worker.x, 0, 0, strip.count, 0, out);
       }
-      matmul(worker.context, {&job, 1});
     }
   }
 }

@@ -1,6 +1,7 @@
 // Linear maps of a pass and their gradients, as matrix products of the house (kernels/matmul): with
 // bf16 copies of weights and activations rounded likewise, or in f32 where the parameter has no
-// such copies (Parameter::working).
+// such copies (Parameter::rounds()). On the matrix unit the weights are its packed factor: they are
+// packed once a step, and what comes out lies as it should.
 #pragma once
 
 #include <deque>
@@ -63,11 +64,11 @@ class LinearMaps {
   // Columns of dy, and so rows of dW = dy^T x and of dbias, of one map.
   struct Strip {
     const LinearBackward* map;
-    int64_t index;
+    int64_t first, count;
   };
-  // What a thread does at a time: for some columns of one x, strips of maps that read it.
+  // What a thread does at a time: for a strip of columns of one x, strips of maps that read it.
   struct Part {
-    int64_t input, inputs;
+    int64_t input;
     std::vector<Strip> strips;
   };
   struct Worker {  // of a thread

@@ -9,9 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "kernels/transpose/transpose.h"
-#include "tensor/float16.h"
-
 namespace drover {
 namespace {
 
@@ -33,17 +30,8 @@ Parameter two_matrices(Context& context, int64_t rows, int64_t cols, Precision p
   p.gradient = AlignedArray<float>(size);
   std::copy(values.begin(), values.end(), p.value.data());
   std::fill_n(p.gradient.data(), size, 0.5f);
-  const DType type = precision == Precision::kBF16 ? DType::kBF16 : DType::kF32;
-  p.transposed = AlignedArray<std::byte>(2 * static_cast<size_t>(cols * row_bytes(type, rows)));
-  for (int64_t i = 0; i < 2; ++i) {
-    transpose(context, {p.matrix(i), rows, cols, cols}, type,
-              p.transposed.data() + i * cols * row_bytes(type, rows));
-  }
-  if (precision == Precision::kBF16) {
-    p.working = AlignedArray<std::byte>(2 * size);
-    auto* working = reinterpret_cast<bf16*>(p.working.data());
-    for (size_t i = 0; i < size; ++i) working[i] = to_bf16(values[i]);
-  }
+  p.reserve_copies(context.isa, precision == Precision::kBF16);
+  for (int64_t i = 0; i < 2; ++i) p.copy(context, i);
   return p;
 }
 

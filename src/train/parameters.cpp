@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/huge_pages.h"
+#include "kernels/matmul/matmul.h"
 #include "kernels/transpose/transpose.h"
 #include "model/tensor_table.h"
 #include "tensor/dequantize.h"
@@ -62,6 +63,41 @@ WeightView Parameter::view(int64_t i) const {
 WeightView Parameter::transposed_view(int64_t i) const {
   const DType type = working.size() > 0 ? DType::kBF16 : DType::kF32;
   return {transposed.data() + i * cols * row_bytes(type, rows), type, cols, rows};
+}
+
+void Parameter::reserve_copies(Isa isa, bool rounds) {
+  if (rounds && takes_rounded(isa, DType::kF32)) {
+    packed.resize(static_cast<size_t>(matrices));
+    packed_transposed.resize(static_cast<size_t>(matrices));
+    for (RoundedRows& each : packed) each.resize(rows, cols);
+    for (RoundedRows& each : packed_transposed) each.resize(cols, rows);
+    return;
+  }
+  if (rounds) reserve_huge(working, static_cast<size_t>(2 * size()));
+  const DType type = rounds ? DType::kBF16 : DType::kF32;
+  reserve_huge(transposed, static_cast<size_t>(matrices * cols * row_bytes(type, rows)));
+}
+
+void Parameter::copy(Context& context, int64_t m) {
+  const ConstMatrixView from{matrix(m), rows, cols, cols};
+  if (!packed.empty()) {
+    constexpr int64_t kGroup = RoundedRows::kGroup;
+    RoundedRows& to = packed[static_cast<size_t>(m)];
+    context.threads.run((rows + kGroup - 1) / kGroup, [&](int64_t group, int) {
+      const int64_t first = group * kGroup;
+      to.put(first, {from.row(first), std::min(kGroup, rows - first), cols, cols});
+    });
+    transpose(context, from, packed_transposed[static_cast<size_t>(m)], 0, rows);
+    return;
+  }
+  const DType type = rounds() ? DType::kBF16 : DType::kF32;
+  if (rounds()) {
+    auto* to = reinterpret_cast<bf16*>(working.data()) + m * rows * cols;
+    for_slices(context, rows * cols, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) to[i] = to_bf16(from.data[i]);
+    });
+  }
+  transpose(context, from, type, transposed.data() + m * cols * row_bytes(type, rows));
 }
 
 Parameters::Parameters(const ModelConfig& config, std::optional<VisionConfig> vision_config,
@@ -139,11 +175,17 @@ Parameter* Parameters::find(std::string_view name) {
 }
 
 int64_t Parameters::copy_bytes() const {
+  const bool packs =
+      precision_ == Precision::kBF16 && takes_rounded(detect_isa(), DType::kF32);
   int64_t out = 0;
   for (const Parameter& p : all_) {
     if (!is_passed(p)) continue;
     // In bf16 there are two of a matrix, in f32 the values serve and its transpose is a copy.
-    out += 4 * p.size();
+    if (packs && may_round(p)) {
+      out += p.matrices * (RoundedRows::bytes(p.rows, p.cols) + RoundedRows::bytes(p.cols, p.rows));
+    } else {
+      out += 4 * p.size();
+    }
   }
   return out;
 }
@@ -158,33 +200,16 @@ void Parameters::refresh(Context& context, std::span<Parameter* const> changed) 
   struct Matrix {
     Parameter* p;
     int64_t index;
-    DType type;
   };
   std::vector<Matrix> matrices;
   int64_t values = 0;
   for (Parameter* const each : changed) {
     Parameter& p = *each;
     if (!is_passed(p)) continue;
-    const bool rounds = precision_ == Precision::kBF16 && may_round(p);
-    const DType type = rounds ? DType::kBF16 : DType::kF32;
-    if (rounds) reserve_huge(p.working, static_cast<size_t>(2 * p.size()));
-    reserve_huge(p.transposed, static_cast<size_t>(p.matrices * p.cols * row_bytes(type, p.rows)));
-    for (int64_t m = 0; m < p.matrices; ++m) matrices.push_back({&p, m, type});
+    p.reserve_copies(context.isa, precision_ == Precision::kBF16 && may_round(p));
+    for (int64_t m = 0; m < p.matrices; ++m) matrices.push_back({&p, m});
     values += p.size();
   }
-  const auto copy = [](Context& with, const Matrix& matrix) {
-    const Parameter& p = *matrix.p;
-    const int64_t size = p.rows * p.cols, first = matrix.index * size;
-    if (matrix.type == DType::kBF16) {
-      auto* to = reinterpret_cast<bf16*>(matrix.p->working.data()) + first;
-      const float* from = p.value.data() + first;
-      for_slices(with, size, [=](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) to[i] = to_bf16(from[i]);
-      });
-    }
-    transpose(with, {p.value.data() + first, p.rows, p.cols, p.cols}, matrix.type,
-              matrix.p->transposed.data() + matrix.index * p.cols * row_bytes(matrix.type, p.rows));
-  };
   // A thread does a matrix by itself; all do those that the others would wait for.
   const int threads = context.threads.size();
   const auto large = std::partition(matrices.begin(), matrices.end(), [&](const Matrix& matrix) {
@@ -193,9 +218,12 @@ void Parameters::refresh(Context& context, std::span<Parameter* const> changed) 
   std::deque<Context> alone;
   for (int worker = 0; worker < threads; ++worker) alone.emplace_back(/*threads=*/1, context.isa);
   context.threads.run(large - matrices.begin(), [&](int64_t i, int worker) {
-    copy(alone[static_cast<size_t>(worker)], matrices[static_cast<size_t>(i)]);
+    const Matrix& matrix = matrices[static_cast<size_t>(i)];
+    matrix.p->copy(alone[static_cast<size_t>(worker)], matrix.index);
   });
-  for (auto matrix = large; matrix != matrices.end(); ++matrix) copy(context, *matrix);
+  for (auto matrix = large; matrix != matrices.end(); ++matrix) {
+    matrix->p->copy(context, matrix->index);
+  }
 }
 
 void Parameters::clear_gradients(Context& context) {

@@ -13,6 +13,7 @@
 
 #include "base/aligned.h"
 #include "kernels/context.h"
+#include "kernels/matmul/rounded_rows.h"
 #include "model/config.h"
 #include "model/model.h"
 #include "model/vision_config.h"
@@ -42,12 +43,21 @@ struct Parameter {
   // the patch embedding, whose input is not taught, have neither.
   AlignedArray<std::byte> working;     // [matrices, rows, cols] in bf16
   AlignedArray<std::byte> transposed;  // [matrices, cols, rows] in the type of what serves
+  // In place of both where the matrix unit multiplies bf16, in its form: [matrices] of [rows, cols]
+  // and of [cols, rows].
+  std::vector<RoundedRows> packed, packed_transposed;
 
   int64_t size() const { return matrices * rows * cols; }
+  bool rounds() const { return working.size() > 0 || !packed.empty(); }
   float* matrix(int64_t i) { return value.data() + i * rows * cols; }
   MatrixView gradient_of(int64_t i) { return {gradient.data() + i * rows * cols, rows, cols, cols}; }
-  WeightView view(int64_t i = 0) const;             // what a forward product takes
-  WeightView transposed_view(int64_t i = 0) const;  // what its gradient takes
+  // What a forward product takes, and what its gradient does, unless they are packed.
+  WeightView view(int64_t i = 0) const;
+  WeightView transposed_view(int64_t i = 0) const;
+
+  // Memory for the copies, in bf16 or not, and those of one matrix.
+  void reserve_copies(Isa isa, bool rounds);
+  void copy(Context& context, int64_t matrix);
 };
 
 struct TaughtLayer {
@@ -106,7 +116,7 @@ class Parameters {
   // No gradient, and no memory for one, from now on (or again).
   void freeze(Parameter& parameter, bool frozen = true);
 
-  // Bytes of those copies, made or not.
+  // Bytes of those copies, made or not, as this processor takes them.
   int64_t copy_bytes() const;
   // Views of what refresh() made, for a VisionEncoder that tries the model out; nothing without
   // eyes. They stay good until this object goes; with kBF16 matrices are bf16.

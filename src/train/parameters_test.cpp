@@ -29,7 +29,7 @@ ModelConfig tiny_mixture() {
 // A gradient passes through every matrix to what it read, routers with the others.
 TEST(Parameters, EveryMatrixHasItselfTransposedInTheTypeThatProductsTake) {
   for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
-    Context context(2);
+    Context context(2, Isa::kPlain);  // on the matrix unit both are packed
     Parameters parameters(tiny_mixture(), {}, precision);
     initialize(parameters, {.seed = 3});
     parameters.refresh(context);
@@ -69,25 +69,34 @@ TEST(Parameters, EveryMatrixHasItselfTransposedInTheTypeThatProductsTake) {
 
 // What is frozen does not change, and copying it in every step would cost as much as teaching it.
 TEST(Parameters, OnlyCopiesOfWhatChangedAreMadeAgain) {
-  Context context(2);
-  Parameters parameters(tiny_mixture(), {}, Precision::kBF16);
-  initialize(parameters, {.seed = 3});
-  parameters.refresh(context);
-  const auto copy_of = [](const Parameter& p) {
-    return std::vector<std::byte>(p.working.data(), p.working.data() + p.working.size());
-  };
-  std::vector<Parameter*> matrices;
-  std::vector<std::vector<std::byte>> before;
-  for (Parameter& p : parameters.all()) {
-    if (p.kind != Parameter::Kind::kMatrix) continue;
-    matrices.push_back(&p);
-    before.push_back(copy_of(p));
-    for (float& value : p.value.span()) value += 1;
-  }
-  Parameter* const changed = matrices[1];
-  parameters.refresh(context, {&changed, 1});
-  for (size_t i = 0; i < matrices.size(); ++i) {
-    EXPECT_EQ(copy_of(*matrices[i]) == before[i], matrices[i] != changed) << matrices[i]->name;
+  for (const Isa isa : available_isas()) {
+    Context context(2, isa);
+    Parameters parameters(tiny_mixture(), {}, Precision::kBF16);
+    initialize(parameters, {.seed = 3});
+    parameters.refresh(context);
+    const auto copy_of = [](const Parameter& p) {
+      std::vector<std::byte> out(p.working.data(), p.working.data() + p.working.size());
+      for (const auto* all : {&p.packed, &p.packed_transposed}) {
+        for (const RoundedRows& each : *all) {
+          out.insert(out.end(), each.block(0, 0), each.block(0, 0) + RoundedRows::kBlockBytes);
+        }
+      }
+      return out;
+    };
+    std::vector<Parameter*> matrices;
+    std::vector<std::vector<std::byte>> before;
+    for (Parameter& p : parameters.all()) {
+      if (p.kind != Parameter::Kind::kMatrix) continue;
+      matrices.push_back(&p);
+      before.push_back(copy_of(p));
+      ASSERT_FALSE(before.back().empty());
+      for (float& value : p.value.span()) value += 1;
+    }
+    Parameter* const changed = matrices[1];
+    parameters.refresh(context, {&changed, 1});
+    for (size_t i = 0; i < matrices.size(); ++i) {
+      EXPECT_EQ(copy_of(*matrices[i]) == before[i], matrices[i] != changed) << matrices[i]->name;
+    }
   }
 }
 

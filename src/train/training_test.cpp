@@ -119,6 +119,9 @@ TEST_F(TrainingTest, CountsTheMemoryThatTeachingTakes) {
   for (const Parameter& p : training->parameters->all()) {
     values += p.size();
     copies += static_cast<int64_t>(p.working.size() + p.transposed.size());
+    for (const auto* all : {&p.packed, &p.packed_transposed}) {
+      for (const RoundedRows& each : *all) copies += RoundedRows::bytes(each.rows(), each.cols());
+    }
   }
   // All in f32: a value, a gradient, AdamW's two averages; copies as refresh() made them.
   const TeachingMemory memory =

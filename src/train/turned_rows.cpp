@@ -35,67 +35,76 @@ int64_t RowPanels::rows(int64_t panel) const { return std::min(each_, rows_ - fi
 int64_t RowPanels::length(int64_t panel) const { return on_lines(rows(panel)); }
 
 GradientForm::GradientForm(Isa isa, const Parameter& w)
-    : type(w.working.size() > 0 ? DType::kBF16 : DType::kF32),
-      in_unit(type == DType::kBF16 && takes_rounded(isa, type)) {}
+    : type(w.rounds() ? DType::kBF16 : DType::kF32),
+      in_unit(w.rounds() && takes_rounded(isa, DType::kBF16)) {}
 
 void TurnedInput::resize(GradientForm form, int64_t rows, int64_t cols) {
   panels_ = RowPanels(rows);
   type_ = form.type;
-  cols_ = cols;
-  panel_bytes_ = cols * row_bytes(type_, panels_.each());
-  reserve_huge(data_, static_cast<size_t>(panels_.count() * panel_bytes_));
-}
-
-void TurnedInput::put(Context& context, int64_t first, ConstMatrixView x) {
-  const Place place(panels_, first, x.rows);
-  std::byte* to = data_.data() + place.panel * panel_bytes_ + row_bytes(type_, place.at);
-  transpose(context, x, type_, to, place.length, panels_.length(place.panel));
-}
-
-WeightView TurnedInput::panel(int64_t panel, int64_t first, int64_t cols) const {
-  const int64_t length = panels_.length(panel);
-  const std::byte* data =
-      data_.data() + panel * panel_bytes_ + first * row_bytes(type_, length);
-  return {data, type_, cols, length};
-}
-
-void TurnedOutput::resize(GradientForm form, int64_t rows, int64_t cols) {
-  panels_ = RowPanels(rows);
   in_unit_ = form.in_unit;
   cols_ = cols;
   const auto count = static_cast<size_t>(panels_.count() * strips());
   while (data_.size() < count) data_.emplace_back();
   for (size_t i = 0; i < count; ++i) {
-    const int64_t panel = static_cast<int64_t>(i) / strips(), strip = static_cast<int64_t>(i) % strips();
-    const int64_t width = strip_cols(strip), length = panels_.length(panel);
+    const int64_t panel = static_cast<int64_t>(i) / strips();
+    const int64_t width = strip_cols(static_cast<int64_t>(i) % strips());
+    const int64_t length = panels_.length(panel);
     if (in_unit_) {
       data_[i].rounded.resize(width, length);
     } else {
-      reserve_huge(data_[i].floats, static_cast<size_t>(width * length));
+      reserve_huge(data_[i].plain, static_cast<size_t>(width * row_bytes(type_, length)));
     }
   }
 }
 
-void TurnedOutput::put(Context& context, int64_t first, ConstMatrixView dy) {
-  const Place place(panels_, first, dy.rows);
+void TurnedInput::put(Context& context, int64_t first, ConstMatrixView x) {
+  const Place place(panels_, first, x.rows);
   for (int64_t strip = 0; strip < strips(); ++strip) {
     Strip& to = data_[static_cast<size_t>(place.panel * strips() + strip)];
-    const ConstMatrixView part{dy.data + strip * kStrip, dy.rows, strip_cols(strip), dy.stride};
+    const ConstMatrixView part{x.data + strip * kStrip, x.rows, strip_cols(strip), x.stride};
     if (in_unit_) {
       transpose(context, part, to.rounded, place.at, place.length);
     } else {
-      transpose(context, part, DType::kF32,
-                reinterpret_cast<std::byte*>(to.floats.data() + place.at), place.length,
+      transpose(context, part, type_, to.plain.data() + row_bytes(type_, place.at), place.length,
                 panels_.length(place.panel));
     }
   }
 }
 
-void TurnedOutput::give(MatmulJob& job, int64_t panel, int64_t strip) const {
-  const Strip& from = data_[static_cast<size_t>(panel * strips() + strip)];
-  const int64_t length = panels_.length(panel);
-  job.x = {from.floats.data(), strip_cols(strip), length, length};
-  job.x16 = in_unit_ ? &from.rounded : nullptr;
+void TurnedOutput::resize(GradientForm form, int64_t rows, int64_t cols) {
+  panels_ = RowPanels(rows);
+  type_ = form.in_unit ? DType::kBF16 : DType::kF32;
+  cols_ = cols;
+  panel_bytes_ = cols * row_bytes(type_, panels_.each());
+  reserve_huge(data_, static_cast<size_t>(panels_.count() * panel_bytes_));
+}
+
+void TurnedOutput::put(Context& context, int64_t first, ConstMatrixView dy) {
+  const Place place(panels_, first, dy.rows);
+  std::byte* to = data_.data() + place.panel * panel_bytes_ + row_bytes(type_, place.at);
+  transpose(context, dy, type_, to, place.length, panels_.length(place.panel));
+}
+
+void add_product(Context& context, const TurnedOutput& dy, const TurnedInput& x, int64_t panel,
+                 int64_t first, int64_t count, int64_t strip, MatrixView out) {
+  const int64_t length = dy.panels_.length(panel), width = x.strip_cols(strip);
+  const TurnedInput::Strip& from = x.data_[static_cast<size_t>(panel * x.strips() + strip)];
+  const std::byte* rows =
+      dy.data_.data() + panel * dy.panel_bytes_ + first * row_bytes(dy.type_, length);
+  MatmulJob job;
+  if (x.in_unit_) {
+    job.x = {nullptr, width, length, length};
+    job.x16 = &from.rounded;
+    job.w = {rows, dy.type_, count, length};
+    job.turned = true;
+  } else {
+    job.x = {reinterpret_cast<const float*>(rows), count, length, length};
+    job.w = {from.plain.data(), x.type_, width, length};
+  }
+  job.out = out;
+  job.end.add = true;
+  job.rounded = x.type_ == DType::kBF16;
+  matmul(context, {&job, 1});
 }
 
 }  // namespace drover

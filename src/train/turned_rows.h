@@ -39,14 +39,19 @@ struct GradientForm {
   GradientForm(Isa isa, const Parameter& w);
   bool operator==(const GradientForm&) const = default;
 
-  DType type;    // of x^T, and of dy^T
-  bool in_unit;  // dy^T lies as the matrix unit takes it; else it is f32
+  DType type;    // of x^T
+  bool in_unit;  // x^T lies as the matrix unit takes it, and dy^T is bf16 too; else that is f32
 };
 
-// x^T. Owns its memory, which grows and is kept. Rows of different panels, or other multiples of 32
-// rows, may be put by different threads at once; read by any number after that.
+class TurnedOutput;
+
+// x^T, in strips of columns of x. Owns its memory, which grows and is kept. Rows of different panels,
+// or from other multiples of 32 on, may be put by different threads at once; read by any number
+// after that.
 class TurnedInput {
  public:
+  static constexpr int64_t kStrip = 768;
+
   // For `rows` rows of `cols` values; the old content is lost.
   void resize(GradientForm form, int64_t rows, int64_t cols);
 
@@ -55,42 +60,44 @@ class TurnedInput {
   void put(Context& context, int64_t first, ConstMatrixView x);
 
   const RowPanels& panels() const { return panels_; }
-  int64_t cols() const { return cols_; }
-  // [cols, length]: columns [first, first + cols) of x in a panel.
-  WeightView panel(int64_t panel, int64_t first, int64_t cols) const;
 
  private:
+  friend void add_product(Context&, const TurnedOutput&, const TurnedInput&, int64_t, int64_t, int64_t,
+                          int64_t, MatrixView);
+  struct Strip {
+    RoundedRows rounded;
+    AlignedArray<std::byte> plain;  // [columns of the strip, length]
+  };
+  int64_t strips() const { return (cols_ + kStrip - 1) / kStrip; }
+  int64_t strip_cols(int64_t strip) const { return std::min(kStrip, cols_ - strip * kStrip); }
+
+  RowPanels panels_{0};
+  DType type_ = DType::kF32;
+  bool in_unit_ = false;
+  int64_t cols_ = 0;
+  std::deque<Strip> data_;  // [panels][strips]
+};
+
+// dy^T. Otherwise the same.
+class TurnedOutput {
+ public:
+  void resize(GradientForm form, int64_t rows, int64_t cols);
+  void put(Context& context, int64_t first, ConstMatrixView dy);
+
+  const RowPanels& panels() const { return panels_; }
+
+ private:
+  friend void add_product(Context&, const TurnedOutput&, const TurnedInput&, int64_t, int64_t, int64_t,
+                          int64_t, MatrixView);
   RowPanels panels_{0};
   DType type_ = DType::kF32;
   int64_t cols_ = 0, panel_bytes_ = 0;
   AlignedArray<std::byte> data_;  // [panels][cols][length]
 };
 
-// dy^T, in strips of columns of dy. Otherwise the same.
-class TurnedOutput {
- public:
-  static constexpr int64_t kStrip = 256;
-
-  void resize(GradientForm form, int64_t rows, int64_t cols);
-  void put(Context& context, int64_t first, ConstMatrixView dy);
-
-  const RowPanels& panels() const { return panels_; }
-  int64_t cols() const { return cols_; }
-  int64_t strip_cols(int64_t strip) const { return std::min(kStrip, cols_ - strip * kStrip); }
-  // The factor of tokens of a product: [columns of the strip, length].
-  void give(MatmulJob& job, int64_t panel, int64_t strip) const;
-
- private:
-  struct Strip {
-    RoundedRows rounded;
-    AlignedArray<float> floats;
-  };
-  int64_t strips() const { return (cols_ + kStrip - 1) / kStrip; }
-
-  RowPanels panels_{0};
-  bool in_unit_ = false;
-  int64_t cols_ = 0;
-  std::deque<Strip> data_;  // [panels][strips]
-};
+// out += dy^T x of a panel, for columns [first, first + count) of dy and those of a strip of x.
+// out: [count, columns of the strip].
+void add_product(Context& context, const TurnedOutput& dy, const TurnedInput& x, int64_t panel,
+                 int64_t first, int64_t count, int64_t strip, MatrixView out);
 
 }  // namespace drover

@@ -134,7 +134,10 @@ void check(Isa isa, const MatmulJob& job) {
   }
   DROVER_CHECK(job.x.rows >= 0 && job.w.rows >= 0 && job.w.cols >= 0);
   DROVER_CHECK(job.x.cols == job.w.cols && job.w.cols % type.block_values == 0);
-  if (job.out16) {
+  if (job.turned) {
+    DROVER_CHECK(job.out.rows == job.w.rows && job.out.cols == job.x.rows);
+    DROVER_CHECK(job.x16 && !job.out16 && !job.end.gelu && job.w.cols > 0);
+  } else if (job.out16) {
     DROVER_CHECK(job.out16->rows() == job.x.rows && job.out16->cols() == job.w.rows);
     DROVER_CHECK(!job.end.add);
   } else {
@@ -332,14 +335,16 @@ void matmul(Context& context, std::span<const MatmulJob> jobs) {
     tile.next_row = row + cut.rows * context.threads.size();
     tile.tokens = std::min(cut.first_token(piece + 1), job.x.rows) - token;
     if (job.out16 == nullptr) {
-      tile.out = job.out.row(token);
+      tile.out = job.turned ? job.out.data + token : job.out.row(token);
       tile.out_stride = job.out.stride;
+      tile.turned = job.turned;
     }
     tile.scratch = context.scratch<std::byte>(worker, static_cast<size_t>(scratch_bytes));
     if (packer.packs(job)) {
       tile.packed = packer.tokens(job, index, token);
       tile.cut_cols = cut.cols;
       tile.end = job.end;
+      if (job.turned && job.end.bias != nullptr) tile.end.bias = job.end.bias + token;
       if (job.out16) {
         tile.out16 = job.out16->unit(token);
         tile.out16_panel_bytes = job.out16->panel_bytes();

@@ -151,6 +151,21 @@ void write_out(const MatmulTile& tile, const std::byte* sums, int64_t row, int64
   }
 }
 
+// 16 x 16 sums to a turned output, which is at the first row and token; `rows` of the rows, `tokens`
+// of the tokens. The bias is at the first token.
+void write_turned(const MatmulTile& tile, const std::byte* sums, int64_t rows, const float* bias,
+                  float* out, int64_t tokens) {
+  const __mmask16 lanes = first_lanes(tokens);
+  const __m512 more = bias != nullptr ? _mm512_maskz_loadu_ps(lanes, bias) : _mm512_setzero_ps();
+  for (int64_t r = 0; r < at_most(rows, 16); ++r) {
+    __m512 y = _mm512_load_ps(sums + r * kLine);
+    float* const to = out + r * tile.out_stride;
+    if (bias != nullptr) y = _mm512_add_ps(y, more);
+    if (tile.end.add) y = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, to), y);
+    _mm512_mask_storeu_ps(to, lanes, y);
+  }
+}
+
 // The sums of two rows of w and 16 tokens, rounded, to a line of packed tokens; `rows` of the rows
 // are there, and zeros stand for others.
 void write_pair(const MatmulTile& tile, const std::byte* sums, int64_t row, int64_t rows,
@@ -351,7 +366,8 @@ struct Outcome {
   }
   // Where piece i goes.
   float* tile_place(int64_t i) const {
-    return tile.out + (token + i % 2 * kUnitTokens) * tile.out_stride + row + i / 2 * 16;
+    const int64_t t = token + i % 2 * kUnitTokens, r = row + i / 2 * 16;
+    return tile.out + (tile.turned ? r * tile.out_stride + t : t * tile.out_stride + r);
   }
   std::byte* line_place(int64_t i) const {
     return tile.out16 + row / kUnitPanelCols * tile.out16_panel_bytes +
@@ -360,7 +376,12 @@ struct Outcome {
 
   [[gnu::always_inline]] void write_next() {
     const int64_t i = next++;
-    if (tile.out16 == nullptr) {
+    if (tile.turned) {
+      const int64_t t = token + i % 2 * kUnitTokens;
+      write_turned(tile, sums + i * kTileBytes, rows - i / 2 * 16,
+                   tile.end.bias != nullptr ? tile.end.bias + t : nullptr, tile_place(i),
+                   tile.tokens - t);
+    } else if (tile.out16 == nullptr) {
       write_out(tile, sums + i * kTileBytes, row + i / 2 * 16, rows - i / 2 * 16, tile_place(i),
                 tile.tokens - token - i % 2 * kUnitTokens);
     } else {  // 16 pairs of rows, eight from either tile of rows, for 16 tokens and for 16 more
@@ -422,7 +443,7 @@ void multiply_blocks(const MatmulTile& tile) {
             if (last && step < kUnitTokenPair) {
               if (tile.out16 != nullptr) {
                 expect_line(coming.line_place(step));
-              } else if (step < tokens) {
+              } else if (step < (tile.turned ? block.rows : tokens)) {
                 float* const out = coming.tile_place(0) + step * tile.out_stride;
                 expect_line(out);
                 expect_line(out + 16);
@@ -493,7 +514,8 @@ void matmul_tile_amx(const MatmulTile& tile) {
   switch (tile.type) {
     case DType::kBF16:
       if (tile.tokens <= kMostGroups * kUnitTokens &&
-          lie_in_tiles(tile.type, tile.w_rows, tile.cols) && tile.out16 == nullptr) {
+          lie_in_tiles(tile.type, tile.w_rows, tile.cols) && tile.out16 == nullptr &&
+          !tile.turned) {
         multiply_in_place(tile);
       } else {
         multiply_many<Bf16Weights>(tile);

@@ -1,6 +1,7 @@
 // The matrix unit against its definition.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -185,6 +186,63 @@ TEST(MatrixUnit, ARoundedOutputIsReadAsIfItsFloatsWereRoundedAfterwards) {
   }
 }
 
+// With the factors' places changed, as weights that are packed once are taken: the bits of the
+// product as it stands, and after its end.
+TEST(MatrixUnit, ATurnedProductIsTheProduct) {
+  if (no_matrix_unit()) GTEST_SKIP() << "this processor has no AMX";
+  struct Shape {
+    int64_t tokens, rows, cols;
+  };
+  for (const Shape shape : {Shape{1, 1, 32},
+                            {5, 31, 64},
+                            {33, 16, 96},
+                            {64, 64, 100},
+                            {65, 90, 513},
+                            {300, 150, 290},
+                            {70, 1300, 2080}}) {
+    std::mt19937 random(static_cast<uint32_t>(shape.rows));
+    Problem p(DType::kF32, shape.tokens, shape.rows, shape.cols, random);
+    p.rounded = true;
+    const auto [T, N, K] = shape;
+    const auto bias = random_floats(N, random), before = random_floats(T * N, random);
+    std::vector<float> x;
+    for (int64_t t = 0; t < T; ++t) {
+      x.insert(x.end(), p.x_view().row(t), p.x_view().row(t) + K);
+    }
+    const auto* w = reinterpret_cast<const float*>(p.w().data);
+    std::vector<float> weights(static_cast<size_t>(N * K));
+    std::memcpy(weights.data(), w, weights.size() * sizeof(float));
+    RoundedRows packed;
+    packed.resize(N, K);
+    for (int64_t n = 0; n < N; n += RoundedRows::kGroup) {
+      packed.put(n, {weights.data() + n * K, std::min(RoundedRows::kGroup, N - n), K, K});
+    }
+    for (const bool ends : {false, true}) {
+      const MatmulEnd end = {.bias = ends ? bias.data() : nullptr, .add = ends};
+      std::vector<float> expected = before;
+      const MatmulJob plain{.x = {x.data(), T, K, K},
+                            .w = p.w(),
+                            .out = {expected.data(), T, N, N},
+                            .end = end,
+                            .rounded = true};
+      matmul(context(Isa::kAmx), {&plain, 1});
+      for (const int threads : {1, 3}) {
+        std::vector<float> out = before;
+        const MatmulJob turned{
+            .x = {nullptr, N, K, K},
+            .w = {reinterpret_cast<const std::byte*>(x.data()), DType::kF32, T, K},
+            .out = {out.data(), T, N, N},
+            .end = end,
+            .rounded = true,
+            .x16 = &packed,
+            .turned = true};
+        matmul(context(Isa::kAmx, threads), {&turned, 1});
+        ASSERT_TRUE(same_bits(expected, out)) << "T=" << T << " N=" << N << " K=" << K;
+      }
+    }
+  }
+}
+
 TEST(MatrixUnit, RoundedRowsThatDoNotFitAreRefused) {
   std::mt19937 random(11);
   const Problem p(DType::kBF16, 2, 16, 64, random);
@@ -216,6 +274,10 @@ TEST(MatrixUnit, RoundedRowsThatDoNotFitAreRefused) {
     EXPECT_FALSE(fits([&](MatmulJob& j) { j.x16 = &other; }));
     EXPECT_FALSE(fits([&](MatmulJob& j) { j.out16 = &other; }));
     EXPECT_FALSE(fits([](MatmulJob& j) { j.end.add = true; }));  // to what?
+    const auto turn = [](MatmulJob& j) { j.out16 = nullptr, j.out.rows = 16, j.out.cols = 2; };
+    EXPECT_FALSE(fits([&](MatmulJob& j) { turn(j), j.turned = true, j.x16 = nullptr; }));
+    EXPECT_FALSE(fits([&](MatmulJob& j) { turn(j), j.turned = true, j.end.gelu = true; }));
+    EXPECT_FALSE(fits([&](MatmulJob& j) { turn(j), j.turned = true, j.out.rows = 15; }));
   }
 }
 

@@ -11,7 +11,7 @@ namespace drover {
 void RoundedRows::resize(int64_t rows, int64_t cols) {
   rows_ = rows;
   cols_ = cols;
-  reserve_huge(data_, static_cast<size_t>((cols + 255) / 256 * panel_bytes()));
+  reserve_huge(data_, static_cast<size_t>(bytes(rows, cols)));
 }
 
 void RoundedRows::put(int64_t first, ConstMatrixView x) {

@@ -33,7 +33,14 @@ class RoundedRows {
   std::byte* block(int64_t row, int64_t col) {
     return unit(row) + col / 256 * panel_bytes() + col % 256 / 32 * kBlockBytes;
   }
+  const std::byte* block(int64_t row, int64_t col) const {
+    return unit(row) + col / 256 * panel_bytes() + col % 256 / 32 * kBlockBytes;
+  }
   static constexpr int64_t kBlockBytes = 32 * 32 * 2;
+  // That so many take: whole blocks and panels.
+  static constexpr int64_t bytes(int64_t rows, int64_t cols) {
+    return (cols + 255) / 256 * ((rows + 31) / 32) * kUnitBytes;
+  }
   int64_t panel_bytes() const { return (rows_ + 31) / 32 * kUnitBytes; }
 
  private:
