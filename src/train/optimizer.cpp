@@ -66,7 +66,7 @@ double Optimizer::gradient_norm() {
   }
   context_.threads.run(static_cast<int64_t>(all.size()), [&](int64_t i, int) {
     Piece& piece = all[static_cast<size_t>(i)];
-    piece.sum = sum_of_squares(piece.first, piece.count);
+    piece.sum = sum_of_squares(context_.isa, piece.first, piece.count);
   });
   double sum = 0;
   for (const Piece& piece : all) sum += piece.sum;

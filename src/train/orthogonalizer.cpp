@@ -5,24 +5,14 @@
 
 #include "base/huge_pages.h"
 #include "kernels/matmul/matmul.h"
+#include "kernels/row/row_kernels.h"
 #include "kernels/transpose/transpose.h"
 #include "tensor/float16.h"
 
 namespace drover {
 
-double sum_of_squares(const float* x, int64_t count) {
-  double lanes[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    for (int64_t lane = 0; lane < 8; ++lane) {
-      const double value = x[i + lane];
-      lanes[lane] += value * value;
-    }
-  }
-  for (; i < count; ++i) lanes[0] += static_cast<double>(x[i]) * x[i];
-  double sum = 0;
-  for (const double lane : lanes) sum += lane;
-  return sum;
+double sum_of_squares(Isa isa, const float* x, int64_t count) {
+  return internal::row_kernels(isa).sum_of_squares(x, count);
 }
 
 WeightView Orthogonalizer::as_factor(const float* x, int64_t rows, int64_t cols) {
@@ -66,7 +56,8 @@ void Orthogonalizer::run(float* values, int64_t rows, int64_t cols) {
               reinterpret_cast<std::byte*>(to));
   };
   if (turned) turn(values, rows, cols, x);
-  const auto scale = static_cast<float>(1 / (std::sqrt(sum_of_squares(x, size)) + 1e-7));
+  const double length = std::sqrt(sum_of_squares(context_.isa, x, size));
+  const auto scale = static_cast<float>(1 / (length + 1e-7));
   for (int64_t k = 0; k < size; ++k) x[k] *= scale;
 
   reserve_huge(a_, static_cast<size_t>(m * m));

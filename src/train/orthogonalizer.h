@@ -41,6 +41,6 @@ class Orthogonalizer {
 };
 
 // The sum of squares in double, in an order that depends on the count alone.
-double sum_of_squares(const float* x, int64_t count);
+double sum_of_squares(Isa isa, const float* x, int64_t count);
 
 }  // namespace drover

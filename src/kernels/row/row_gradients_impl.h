@@ -73,6 +73,23 @@ void swiglu_backward_row(const float* dout, const float* gate, const float* up, 
   });
 }
 
+double sum_of_squares_row(const float* x, int64_t n) {
+  typedef float Floats __attribute__((vector_size(32)));
+  typedef double Doubles __attribute__((vector_size(64)));
+  Doubles lanes = {};
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    Floats v;
+    __builtin_memcpy(&v, x + i, sizeof(v));
+    const Doubles value = __builtin_convertvector(v, Doubles);
+    lanes += value * value;
+  }
+  for (; i < n; ++i) lanes[0] += static_cast<double>(x[i]) * x[i];
+  double sum = 0;
+  for (int lane = 0; lane < 8; ++lane) sum += lanes[lane];
+  return sum;
+}
+
 void adamw_row(const AdamWStep& step, int64_t n, const float* gradient, float* value, float* m,
                float* v) {
   const AdamWStep s = step;  // which no store can change

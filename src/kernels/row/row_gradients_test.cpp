@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/adamw/adamw.h"
 #include "kernels/context.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/gelu/gelu.h"
@@ -15,6 +16,7 @@
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/row/row_fixture.h"
+#include "kernels/row/row_kernels.h"
 #include "kernels/swiglu/swiglu.h"
 
 namespace drover {
@@ -403,8 +405,8 @@ std::vector<float> all_gradients(Context& context, int64_t d, int64_t first, int
   std::vector<int32_t> best(n);
   cross_entropy(context, part(logits), targets, std::vector<float>(n, 0.5f),
                 {losses.view().row(0) + first, n}, best);
-  for (Rows* m : {&dx, &layer, &heads, &turned, &dgate, &dup, &again, &gated, &curved, &slopes,
-                  &logits}) {
+  for (Rows* m :
+       {&dx, &layer, &heads, &turned, &dgate, &dup, &again, &gated, &curved, &slopes, &logits}) {
     keep(*m);
   }
   out.insert(out.end(), losses.view().row(0) + first, losses.view().row(0) + first + rows);
@@ -420,6 +422,50 @@ TEST(Gradients, HaveTheSameBitsOnEveryInstructionSet) {
       Context context(1, isa);
       EXPECT_TRUE(same_bits(expected, all_gradients(context, d, 0, 3)))
           << isa_name(isa) << ", d " << d;
+    }
+  }
+}
+
+// Vectors' square roots and sums in double as one element's, for lengths that are no multiple.
+TEST(AdamW, HasTheSameBitsOnEveryInstructionSetAndAnyNumberOfThreads) {
+  const AdamWStep step = {.scale = 0.7f,
+                          .beta1 = 0.9f,
+                          .other1 = 0.1f,
+                          .beta2 = 0.95f,
+                          .other2 = 0.05f,
+                          .keep = 0.999f,
+                          .step = 0.01f,
+                          .root = 1.3f,
+                          .epsilon = 1e-8f};
+  for (const int64_t n : {0, 1, 7, 33, 40000}) {
+    const auto gradient = random_floats(n, 1), begin = random_floats(n, 2);
+    auto squares = random_floats(n, 3);
+    for (float& v : squares) v *= v;
+    const auto of = [&](Isa isa, int threads) {
+      Context context(threads, isa);
+      auto value = begin, m = gradient, v = squares;
+      for (float& x : m) x *= 0.5f;
+      adamw(context, step, n, gradient.data(), value.data(), m.data(), v.data());
+      value.insert(value.end(), m.begin(), m.end());
+      value.insert(value.end(), v.begin(), v.end());
+      const double sum = internal::row_kernels(isa).sum_of_squares(gradient.data(), n);
+      value.push_back(static_cast<float>(sum));
+      value.push_back(static_cast<float>(sum - static_cast<float>(sum)));
+      return value;
+    };
+    const auto expected = of(Isa::kPlain, 1);
+    for (const Isa isa : available_isas()) {
+      for (const int threads : {1, 3}) {
+        EXPECT_TRUE(same_bits(expected, of(isa, threads))) << isa_name(isa) << ", n " << n;
+      }
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const double g = 0.7f * gradient[i], m = 0.45 * gradient[i] + 0.1 * g;
+      const double v = 0.95 * squares[i] + 0.05 * g * g;
+      const double moved = 0.01 * m / (std::sqrt(v) * 1.3 + 1e-8);
+      // The step goes through some ten roundings, of constants with the others.
+      EXPECT_NEAR(expected[static_cast<size_t>(i)], 0.999 * begin[i] - moved,
+                  kUnit * (4 * std::abs(begin[i]) + 20 * std::abs(moved)));
     }
   }
 }

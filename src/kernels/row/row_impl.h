@@ -82,6 +82,7 @@ const RowKernels DROVER_ROW_KERNELS = {
     .layer_norm_backward = layer_norm_backward_row,
     .rotate_back = rotate_row<-1>,
     .swiglu_backward = swiglu_backward_row,
+    .sum_of_squares = sum_of_squares_row,
     .adamw = adamw_row,
     .gelu = gelu_row,
     .gelu_backward = gelu_backward_row,

@@ -10,7 +10,8 @@ namespace {
 
 const internal::TransposeKernels& transpose_kernels(Isa isa) {
 #if defined(__x86_64__)
-  if (isa >= Isa::kAvx512) return internal::kTransposeAvx512;
+  if (isa == Isa::kAmx) return internal::kTransposeAmx;
+  if (isa == Isa::kAvx512) return internal::kTransposeAvx512;
   if (isa != Isa::kPlain) return internal::kTransposeAvx2;
 #endif
   (void)isa;

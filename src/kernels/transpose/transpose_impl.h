@@ -1,6 +1,7 @@
 // The bodies of the transposes, written once over a vector of W floats and compiled once per
 // instruction set. The including file sets DROVER_TRANSPOSE_KERNELS, their table's name, and
-// DROVER_VECTOR_FLOATS = W. See row_vector.h for what may not stand here.
+// DROVER_VECTOR_FLOATS = W. See row_vector.h for what may not stand here. With AVX512_BF16, which
+// every processor with a matrix unit has, that does the rounding.
 //
 // What moves is a cell of 32 bits: a float, or a pair of bf16 of two rows of x, which stand beside
 // each other in a row of the output. A block of 16 x 16 cells is a cache line of each row on either
@@ -35,8 +36,21 @@ struct Floats {
 struct Pairs {
   static constexpr int64_t kRows = 2;
   [[gnu::always_inline]] static U cells(const float* x, int64_t stride) {
+#ifdef __AVX512BF16__
+    // By the processor's own rounding, which makes zeros of numbers that the unit takes for zeros.
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(load(x + stride), load(x));
+    return (U)_mm512_permutexvar_epi16(__m512i(kPairs), halves);
+#else
     return (round_to_bf16(load(x)) >> 16) | (round_to_bf16(load(x + stride)) & 0xffff0000);
+#endif
   }
+#ifdef __AVX512BF16__
+  // Halves i and 16 + i beside each other.
+  typedef uint16_t Halves __attribute__((vector_size(64)));
+  static constexpr Halves kPairs = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                    21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                    11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+#endif
 };
 
 template <int... kLanes>

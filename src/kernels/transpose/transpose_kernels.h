@@ -1,5 +1,5 @@
-// What each instruction set provides for transposes. All give the same bits. Plain data, since
-// files with instruction-set flags include it. Thread-safe.
+// What each instruction set provides for transposes. All give the same bits, but for numbers below
+// 2^-126, of which Isa::kAmx makes zeros of bf16. Plain data, since files with instruction-set flags include it. Thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +26,6 @@ struct TransposeKernels {
   void (*to_block)(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out);
 };
 
-extern const TransposeKernels kTransposePlain, kTransposeAvx2, kTransposeAvx512;
+extern const TransposeKernels kTransposePlain, kTransposeAvx2, kTransposeAvx512, kTransposeAmx;
 
 }  // namespace drover::internal

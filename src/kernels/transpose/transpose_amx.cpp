@@ -1,0 +1,3 @@
+#define DROVER_TRANSPOSE_KERNELS kTransposeAmx
+#define DROVER_VECTOR_FLOATS 16
+#include "kernels/transpose/transpose_impl.h"
