@@ -16,8 +16,12 @@
 namespace drover {
 namespace {
 
-// Rows whose logits are there at a time: 16 MB of them at a vocabulary of 4,096.
+// Rows whose logits' gradients are there at a time: 8 MB of bf16 at a vocabulary of 4,096.
 constexpr int64_t kReadOutRows = 1024;
+
+// So many logits of a few rows, 1 MB, stay in the second-level cache. Of more they would not, and
+// then it is better to read the weights less often.
+constexpr int64_t kNarrowVocabulary = 4096, kFewRows = 64;
 
 // Rows that a thread takes through several operations: of 512 values 0.5 MB, of which three stay in
 // the second-level cache, and enough for the weights that come by.
@@ -39,6 +43,20 @@ int64_t panels(int64_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
 
 MatrixView part_of(MatrixView x, int64_t first, int64_t rows) {
   return {x.row(first), rows, x.cols, x.stride};
+}
+
+// So many rows cut in nearly equal pieces, none in two panels of dW.
+std::vector<RowSpan> pieces_of(int64_t rows, int64_t most) {
+  std::vector<RowSpan> out;
+  const RowPanels panels(rows);
+  for (int64_t panel = 0; panel < panels.count(); ++panel) {
+    const int64_t in_panel = panels.rows(panel), count = (in_panel + most - 1) / most;
+    const int64_t each = on_lines((in_panel + count - 1) / count);
+    for (int64_t t = 0; t < in_panel; t += each) {
+      out.push_back({panels.first(panel) + t, std::min(each, in_panel - t)});
+    }
+  }
+  return out;
 }
 
 // In lanes that a compiler may take for those of a vector.
@@ -298,13 +316,8 @@ template <typename Body>
 void DecoderPass::in_shares(std::span<const Share> shares, const Body& body) {
   std::vector<Piece> pieces;
   for (const Share& share : shares) {
-    const RowPanels panels(share.rows);
-    for (int64_t panel = 0; panel < panels.count(); ++panel) {
-      const int64_t rows = panels.rows(panel), count = (rows + kPieceRows - 1) / kPieceRows;
-      const int64_t each = on_lines((rows + count - 1) / count);
-      for (int64_t t = 0; t < rows; t += each) {
-        pieces.push_back({&share, panels.first(panel) + t, std::min(each, rows - t)});
-      }
+    for (const RowSpan& rows : pieces_of(share.rows, kPieceRows)) {
+      pieces.push_back({&share, rows.first, rows.count});
     }
   }
   context_.threads.run(static_cast<int64_t>(pieces.size()), [&](int64_t i, int worker) {
@@ -479,11 +492,14 @@ void DecoderPass::feed_forward_block_backward(int64_t index) {
         {.w = share.gate, .index = share.index, .x = of(f), .dy = gate, .dx = of(df)},
         {.w = share.up, .index = share.index, .x = of(f), .dy = up, .dx = of(df), .add = true}};
     worker.maps.pass_back(in);
-    turned.f.put(worker.context, piece.first, of(f));
-    turned.inner.put(worker.context, piece.first, inner);
-    turned.dgate.put(worker.context, piece.first, gate);
-    turned.dup.put(worker.context, piece.first, up);
-    turned.dout.put(worker.context, piece.first, dy);
+    const auto put = [&](auto& to, ConstMatrixView from) {
+      to.put(worker.context, piece.first, from, /*past_caches=*/true);
+    };
+    put(turned.f, of(f));
+    put(turned.inner, inner);
+    put(turned.dgate, gate);
+    put(turned.dup, up);
+    put(turned.dout, dy);
   });
   std::vector<LinearBackward> maps;
   for (const Share& share : networks) {
@@ -549,8 +565,9 @@ void DecoderPass::route_backward(int64_t index) {
   maps_.backward(scores);
 }
 
-// The loss of rows that count, and the gradient of the last h: a few rows at a time, since a row of
-// logits is longer than anything else.
+// The loss of rows that count, and the gradient of the last h. A row of logits is longer than
+// anything else: a thread takes a few from the product to their gradient, and dW is made of as many
+// as memory is there for.
 void DecoderPass::read_out(const TrainingBatch& batch) {
   const ModelConfig& c = config_;
   const int64_t T = tokens_, D = c.hidden, V = c.vocab, L = c.layer_count();
@@ -575,23 +592,40 @@ void DecoderPass::read_out(const TrainingBatch& batch) {
     const MatrixView last = all_of(out_, 3 * n, D);
     const MatrixView taken{last.row(0), n, D, D}, normed{last.row(n), n, D, D};
     const MatrixView dtaken{last.row(2 * n), n, D, D}, dnormed = all_of(dnormed_, n, D);
-    const MatrixView logits = all_of(logits_, n, V);
+    turned_normed_.resize(GradientForm(context_.isa, *parameters_.output), n, D);
+    turned_dlogits_.resize(GradientForm(context_.isa, *parameters_.output), n, V);
     std::vector<Token> targets(static_cast<size_t>(n)), best(static_cast<size_t>(n));
     std::vector<float> weights(static_cast<size_t>(n)), losses(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) {
       targets[static_cast<size_t>(i)] = batch.targets[static_cast<size_t>(at[i])];
       weights[static_cast<size_t>(i)] = scale_ * batch.weights[static_cast<size_t>(at[i])];
     }
-    in_panels(n, [&](int64_t first, int64_t count, Worker& worker) {
+    const std::vector<RowSpan> pieces =
+        pieces_of(n, V <= kNarrowVocabulary ? kFewRows : kPanelRows);
+    context_.threads.run(static_cast<int64_t>(pieces.size()), [&](int64_t piece, int index) {
+      const auto [first, count] = pieces[static_cast<size_t>(piece)];
+      const auto of = [&, first = first, count = count](auto& values) {
+        return std::span(values).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+      };
+      Worker& worker = workers_[static_cast<size_t>(index)];
+      const MatrixView x = part_of(normed, first, count), logits = all_of(worker.logits, count, V);
       for (int64_t i = first; i < first + count; ++i) {
         std::copy_n(h.data() + at[i] * D, D, taken.row(i));
       }
-      rms_norm(worker.context, part_of(normed, first, count), part_of(taken, first, count),
+      rms_norm(worker.context, x, part_of(taken, first, count),
                parameters_.output_norm->value.data(), c.norm_eps);
+      const LinearForward output = {.w = parameters_.output, .x = x, .y = logits};
+      worker.maps.forward({&output, 1});
+      cross_entropy(worker.context, logits, of(targets), of(weights), of(losses), of(best));
+      if (!learns) return;
+      const LinearBackward back = {.w = parameters_.output,
+                                   .x = x,
+                                   .dy = logits,
+                                   .dx = part_of(dnormed, first, count)};
+      worker.maps.pass_back({&back, 1});
+      turned_normed_.put(worker.context, first, x, /*past_caches=*/true);
+      turned_dlogits_.put(worker.context, first, logits, /*past_caches=*/true);
     });
-    const LinearForward output[] = {{.w = parameters_.output, .x = normed, .y = logits}};
-    maps_.forward(output);
-    cross_entropy(context_, logits, targets, weights, losses, best);
     for (int64_t i = 0; i < n; ++i) {
       const double weight = batch.weights[static_cast<size_t>(at[i])];
       losses_[static_cast<size_t>(at[i])] = losses[static_cast<size_t>(i)];
@@ -601,9 +635,11 @@ void DecoderPass::read_out(const TrainingBatch& batch) {
       if (hit) report_.correct += weight;
     }
     if (!learns) continue;
-    const LinearBackward doutput[] = {
-        {.w = parameters_.output, .x = normed, .dy = logits, .dx = dnormed}};
-    maps_.backward(doutput);
+    LinearBackward map;
+    map.w = parameters_.output;
+    map.turned_x = &turned_normed_;
+    map.turned_dy = &turned_dlogits_;
+    maps_.add_gradients({&map, 1});
     in_panels(n, [&](int64_t first, int64_t count, Worker&) {
       std::fill_n(dtaken.row(first), count * D, 0.0f);
     });

@@ -90,6 +90,7 @@ class DecoderPass {
     Context context;
     LinearMaps maps;
     AlignedArray<float> gate, up, inner;  // [rows, F]
+    AlignedArray<float> logits;           // [rows, V]
   };
   // What the gradients of a network's three maps are made of.
   struct Turned {
@@ -159,7 +160,8 @@ class DecoderPass {
   AlignedArray<float> dnormed_;                // [T + S, D]
   AlignedArray<float> dq_, dk_, dv_, dmixed_;  // [T, H*d], [T, K*d]
   AlignedArray<float> drouter_;                // [T, E]
-  AlignedArray<float> logits_;                 // [kReadOutRows, V]
+  TurnedInput turned_normed_;                  // of the rows that are read out at a time
+  TurnedOutput turned_dlogits_;
 };
 
 }  // namespace drover

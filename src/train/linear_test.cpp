@@ -100,6 +100,52 @@ TEST(LinearMaps, GiveTheGradientsOfTheirProductsForAnyNumberOfRows) {
   }
 }
 
+// The same, turned a few rows at a time by whoever has them: also of more columns than a strip, and
+// of rows in several panels.
+TEST(LinearMaps, GiveTheSameGradientFromRowsThatWereTurnedBefore) {
+  constexpr int64_t kRows = 600, kCols = 800, kPiece = 64;
+  for (const Isa isa : available_isas()) {
+    Context context(2, isa);
+    LinearMaps maps(context);
+    for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+      for (const int64_t rows : {1, 70, 700}) {
+        Parameter w = two_matrices(context, kRows, kCols, precision);
+        Parameter other = two_matrices(context, kRows, kCols, precision);
+        const auto x = random_floats(rows * kCols, 2), dy = random_floats(rows * kRows, 3);
+        LinearBackward map{.w = &w,
+                           .index = 1,
+                           .x = {x.data(), rows, kCols, kCols},
+                           .dy = {dy.data(), rows, kRows, kRows},
+                           .dx = {}};
+        maps.add_gradients({&map, 1});
+
+        TurnedInput turned_x;
+        TurnedOutput turned_dy;
+        turned_x.resize(GradientForm(isa, other), rows, kCols);
+        turned_dy.resize(GradientForm(isa, other), rows, kRows);
+        const RowPanels& panels = turned_x.panels();
+        for (int64_t panel = panels.count() - 1; panel >= 0; --panel) {
+          for (int64_t t = 0; t < panels.rows(panel); t += kPiece) {
+            const int64_t first = panels.first(panel) + t;
+            const int64_t count = std::min(kPiece, panels.rows(panel) - t);
+            turned_x.put(context, first, {x.data() + first * kCols, count, kCols, kCols},
+                         /*past_caches=*/t == 0);
+            turned_dy.put(context, first, {dy.data() + first * kRows, count, kRows, kRows},
+                          /*past_caches=*/t != 0);
+          }
+        }
+        map.w = &other;
+        map.x = {}, map.dy = {};
+        map.turned_x = &turned_x, map.turned_dy = &turned_dy;
+        maps.add_gradients({&map, 1});
+        EXPECT_TRUE(
+            std::equal(w.gradient.data(), w.gradient.data() + w.size(), other.gradient.data()))
+            << isa_name(isa) << ", " << rows << " rows";
+      }
+    }
+  }
+}
+
 // Threads share columns of dW, of several maps that read one x too, in panels of its rows.
 TEST(LinearMaps, GiveTheSameBitsOnAnyNumberOfThreads) {
   constexpr int64_t kRows = 200, kCols = 800, kTokens = 700;

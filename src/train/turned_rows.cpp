@@ -57,16 +57,16 @@ void TurnedInput::resize(GradientForm form, int64_t rows, int64_t cols) {
   }
 }
 
-void TurnedInput::put(Context& context, int64_t first, ConstMatrixView x) {
+void TurnedInput::put(Context& context, int64_t first, ConstMatrixView x, bool past_caches) {
   const Place place(panels_, first, x.rows);
   for (int64_t strip = 0; strip < strips(); ++strip) {
     Strip& to = data_[static_cast<size_t>(place.panel * strips() + strip)];
     const ConstMatrixView part{x.data + strip * kStrip, x.rows, strip_cols(strip), x.stride};
     if (in_unit_) {
-      transpose(context, part, to.rounded, place.at, place.length);
+      transpose(context, part, to.rounded, place.at, place.length, past_caches);
     } else {
       transpose(context, part, type_, to.plain.data() + row_bytes(type_, place.at), place.length,
-                panels_.length(place.panel));
+                panels_.length(place.panel), past_caches);
     }
   }
 }
@@ -79,10 +79,10 @@ void TurnedOutput::resize(GradientForm form, int64_t rows, int64_t cols) {
   reserve_huge(data_, static_cast<size_t>(panels_.count() * panel_bytes_));
 }
 
-void TurnedOutput::put(Context& context, int64_t first, ConstMatrixView dy) {
+void TurnedOutput::put(Context& context, int64_t first, ConstMatrixView dy, bool past_caches) {
   const Place place(panels_, first, dy.rows);
   std::byte* to = data_.data() + place.panel * panel_bytes_ + row_bytes(type_, place.at);
-  transpose(context, dy, type_, to, place.length, panels_.length(place.panel));
+  transpose(context, dy, type_, to, place.length, panels_.length(place.panel), past_caches);
 }
 
 void add_product(Context& context, const TurnedOutput& dy, const TurnedInput& x, int64_t panel,

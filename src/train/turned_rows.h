@@ -57,7 +57,8 @@ class TurnedInput {
 
   // Rows first, first + 1 ... of one panel; `first` is a multiple of 32, and so is their number
   // where the panel goes on. context: of the calling thread, or of all.
-  void put(Context& context, int64_t first, ConstMatrixView x);
+  // past_caches: it will not be read soon.
+  void put(Context& context, int64_t first, ConstMatrixView x, bool past_caches = false);
 
   const RowPanels& panels() const { return panels_; }
 
@@ -82,7 +83,7 @@ class TurnedInput {
 class TurnedOutput {
  public:
   void resize(GradientForm form, int64_t rows, int64_t cols);
-  void put(Context& context, int64_t first, ConstMatrixView dy);
+  void put(Context& context, int64_t first, ConstMatrixView dy, bool past_caches = false);
 
   const RowPanels& panels() const { return panels_; }
 

@@ -46,7 +46,7 @@ void run_pieces(Context& context, ConstMatrixView x, int64_t length, const Body&
 }  // namespace
 
 void transpose(Context& context, ConstMatrixView x, DType type, std::byte* out, int64_t length,
-               int64_t stride) {
+               int64_t stride, bool past_caches) {
   DROVER_CHECK(type == DType::kBF16 || type == DType::kF32);
   if (length == 0) length = x.rows;
   if (stride == 0) stride = length;
@@ -55,7 +55,7 @@ void transpose(Context& context, ConstMatrixView x, DType type, std::byte* out, 
   const auto kernel = type == DType::kF32 ? kernels.to_f32 : kernels.to_bf16;
   const int64_t row_stride = row_bytes(type, stride);
   const bool lines = row_stride % 64 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
-  const bool past_caches = lines && row_stride * x.cols >= kPastCaches;
+  past_caches = lines && (past_caches || row_stride * x.cols >= kPastCaches);
   run_pieces(context, x, length,
              [&](int64_t t, int64_t n, ConstMatrixView piece, int64_t out_cols) {
                kernel({.x = piece.data,
@@ -69,8 +69,8 @@ void transpose(Context& context, ConstMatrixView x, DType type, std::byte* out, 
              });
 }
 
-void transpose(Context& context, ConstMatrixView x, RoundedRows& out, int64_t first,
-               int64_t length) {
+void transpose(Context& context, ConstMatrixView x, RoundedRows& out, int64_t first, int64_t length,
+               bool past_caches) {
   DROVER_CHECK(length >= x.rows && first % 32 == 0 && out.rows() == x.cols);
   DROVER_CHECK(first + length == out.cols() || (length % 32 == 0 && first + length < out.cols()));
   const auto kernel = transpose_kernels(context.isa).to_block;
@@ -79,7 +79,7 @@ void transpose(Context& context, ConstMatrixView x, RoundedRows& out, int64_t fi
                for (int64_t row = 0; row < out_cols; row += 32) {
                  for (int64_t col = 0; col < piece.cols; col += 32) {
                    kernel(piece.row(row) + col, piece.stride, piece.rows - row, piece.cols - col,
-                          out.block(n + col, first + t + row));
+                          out.block(n + col, first + t + row), past_caches);
                  }
                }
              });

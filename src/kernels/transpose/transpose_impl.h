@@ -165,7 +165,8 @@ void transpose_piece(const TransposePiece& piece) {
 
 // The form has a pair of bf16 of two columns for each row, as x has them in two rows: there is
 // nothing to transpose but pairs.
-void to_block(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out) {
+void to_block(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out,
+              bool past_caches) {
   constexpr int64_t kSide = 2 * kBlock;
   float corner[kSide * kSide];
   if (rows < kSide || cols < kSide) {
@@ -177,9 +178,17 @@ void to_block(const float* x, int64_t stride, int64_t rows, int64_t cols, std::b
     for (int64_t n = 0; n < kSide; n += W) {
       const U cells = Pairs::cells(x + 2 * pair * stride + n, stride);
       std::byte* const tile = out + n / kBlock * kBlock * kLine;
-      __builtin_memcpy(tile + pair * kLine + n % kBlock * 4, &cells, sizeof(U));
+      std::byte* const to = tile + pair * kLine + n % kBlock * 4;
+      if (past_caches) {
+        stream(to, cells);
+      } else {
+        __builtin_memcpy(to, &cells, sizeof(U));
+      }
     }
   }
+#if DROVER_VECTOR_FLOATS > 4
+  if (past_caches) _mm_sfence();
+#endif
 }
 
 }  // namespace

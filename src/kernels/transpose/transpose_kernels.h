@@ -23,7 +23,9 @@ struct TransposeKernels {
   void (*to_f32)(const TransposePiece& piece);
   void (*to_bf16)(const TransposePiece& piece);
   // At most 32 rows and 32 columns, to a block of RoundedRows; zeros for those that are not there.
-  void (*to_block)(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out);
+  // past_caches as above.
+  void (*to_block)(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out,
+                   bool past_caches);
 };
 
 extern const TransposeKernels kTransposePlain, kTransposeAvx2, kTransposeAvx512, kTransposeAmx;

@@ -138,7 +138,7 @@ TEST(Transpose, IntoRoundedRowsFillsWholeBlocksUpWithZeros) {
           rounded.resize(cols, length);
           const auto all = static_cast<size_t>((length + 255) / 256 * rounded.panel_bytes());
           std::memset(rounded.unit(0), 0xff, all);
-          transpose(context, x.view(), rounded, 0, length);
+          transpose(context, x.view(), rounded, 0, length, /*past_caches=*/cols % 2 == 1);
           for (int64_t n = 0; n < on_lines(cols); ++n) {
             for (int64_t t = 0; t < on_lines(length); ++t) {
               const bool there = n < cols && t < rows;
@@ -148,6 +148,42 @@ TEST(Transpose, IntoRoundedRowsFillsWholeBlocksUpWithZeros) {
             }
           }
         }
+      }
+    }
+  }
+}
+
+// Some rows at a time, as they come, is the same as all of them; nothing beside them is touched.
+TEST(Transpose, OfSomeRowsGoesToTheirColumns) {
+  constexpr int64_t kRows = 75, kCols = 40;
+  const AnyBits x(kRows, kCols, 5);
+  const auto part = [&](int64_t first, int64_t rows) {
+    return ConstMatrixView{x.view().row(first), rows, kCols, x.view().stride};
+  };
+  for (const Isa isa : available_isas()) {
+    Context context(2, isa);
+    for (const bool past_caches : {false, true}) {
+      const int64_t length = on_lines(kRows);
+      AlignedArray<uint16_t> whole(kCols * length), pieces(kCols * length);
+      std::fill_n(pieces.data(), pieces.size(), 0xabcd);
+      const auto bytes = [](uint16_t* p) { return reinterpret_cast<std::byte*>(p); };
+      transpose(context, x.view(), DType::kBF16, bytes(whole.data()), length);
+      transpose(context, part(32, 43), DType::kBF16, bytes(pieces.data() + 32), length - 32, length,
+                past_caches);
+      for (int64_t n = 0; n < kCols; ++n) {
+        for (int64_t t = 0; t < 32; ++t) ASSERT_EQ(pieces[n * length + t], 0xabcd);
+      }
+      transpose(context, part(0, 32), DType::kBF16, bytes(pieces.data()), 32, length, past_caches);
+      EXPECT_TRUE(std::equal(whole.data(), whole.data() + whole.size(), pieces.data()));
+
+      RoundedRows all, some;
+      all.resize(kCols, kRows);
+      some.resize(kCols, kRows);
+      transpose(context, x.view(), all, 0, kRows);
+      transpose(context, part(32, 43), some, 32, 43, past_caches);
+      transpose(context, part(0, 32), some, 0, 32, past_caches);
+      for (int64_t n = 0; n < kCols; ++n) {
+        for (int64_t t = 0; t < kRows; ++t) ASSERT_EQ(number_of(all, n, t), number_of(some, n, t));
       }
     }
   }
