@@ -10,6 +10,7 @@
 #include "base/huge_pages.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/rms_norm/rms_norm.h"
+#include "kernels/rounding/rounding.h"
 #include "kernels/swiglu/swiglu.h"
 #include "kernels/transpose/transpose.h"
 
@@ -356,11 +357,21 @@ void DecoderPass::feed_forward_block(int64_t index) {
   });
   if (moe) route(index);
 
+  const bool keeps = keeps_wide() && scale_ != 0;
+  if (keeps) {
+    reserve_huge(kept.gate, static_cast<size_t>(rows * F));
+    reserve_huge(kept.up, static_cast<size_t>(rows * F));
+  }
   in_shares(shares(index), [&](const Piece& piece, Worker& worker) {
     const Share& share = *piece.share;
     const int64_t first = share.first + piece.first;
     const MatrixView inner = all_of(worker.inner, piece.rows, F);
     widen(share, part_of(f, first, piece.rows), F, worker);
+    if (keeps) {
+      const MatrixView gate = all_of(worker.gate, piece.rows, F);
+      round_to_bf16(worker.context, gate, kept.gate.data() + first * F);
+      round_to_bf16(worker.context, all_of(worker.up, piece.rows, F), kept.up.data() + first * F);
+    }
     swiglu(worker.context, inner, all_of(worker.gate, piece.rows, F),
            all_of(worker.up, piece.rows, F));
     const LinearForward down = {.w = share.down,
@@ -472,8 +483,6 @@ void DecoderPass::feed_forward_block_backward(int64_t index) {
       dy->resize(GradientForm(context_.isa, *share.gate), share.rows, dy == &share.turned->dout ? D : F);
     }
   }
-  // gate and up are made once more: that takes as long as to fetch them from memory would, and they
-  // need none.
   in_shares(networks, [&](const Piece& piece, Worker& worker) {
     const Share& share = *piece.share;
     Turned& turned = *share.turned;
@@ -484,7 +493,13 @@ void DecoderPass::feed_forward_block_backward(int64_t index) {
     const MatrixView gate = all_of(worker.gate, piece.rows, F);
     const MatrixView up = all_of(worker.up, piece.rows, F);
     const MatrixView inner = all_of(worker.inner, piece.rows, F);
-    widen(share, of(f), F, worker);
+    if (keeps_wide()) {
+      const int64_t first = (share.first + piece.first) * F;
+      widen_bf16(worker.context, kept.gate.data() + first, gate);
+      widen_bf16(worker.context, kept.up.data() + first, up);
+    } else {
+      widen(share, of(f), F, worker);
+    }
     const LinearBackward down = {.w = share.down, .index = share.index, .x = inner, .dy = dy, .dx = inner};
     worker.maps.pass_back({&down, 1});
     swiglu_backward(worker.context, /*dgate=*/gate, /*dup=*/up, /*out=*/inner, inner, gate, up);

@@ -15,6 +15,7 @@
 #include "kernels/context.h"
 #include "kernels/packed_attention/packed_attention.h"
 #include "kernels/rope/rope.h"
+#include "tensor/float16.h"
 #include "train/batch.h"
 #include "train/linear.h"
 #include "train/parameters.h"
@@ -77,6 +78,7 @@ class DecoderPass {
     AlignedArray<float> log_sums;            // [T, H]
     AlignedArray<float> middle;              // [T, D], h after attention
     AlignedArray<float> f;                   // [T + S, D], normed middle, then gated copies
+    AlignedArray<bf16> gate, up;             // [T + S, F]; none in f32, where they are made again
     AlignedArray<float> router;              // [T, E], logits
     std::vector<int64_t> chosen;             // [T, k], experts, ascending
     std::vector<int64_t> slots;              // [T, k], which of the S
@@ -131,6 +133,9 @@ class DecoderPass {
   void choose(int64_t layer, int64_t first, ConstMatrixView f, Worker& worker);
   void route(int64_t layer);
   void route_backward(int64_t layer);
+  // Whether what a network widens its input to is kept, in bf16, for the backward pass: one third of
+  // the forward products less there.
+  bool keeps_wide() const { return parameters_.precision() == Precision::kBF16; }
   static void widen(const Share& share, ConstMatrixView f, int64_t width, Worker& worker);
   void feed_forward_block(int64_t layer);
   void feed_forward_block_backward(int64_t layer);

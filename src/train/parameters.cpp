@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/huge_pages.h"
 #include "kernels/matmul/matmul.h"
+#include "kernels/rounding/rounding.h"
 #include "kernels/transpose/transpose.h"
 #include "model/tensor_table.h"
 #include "tensor/dequantize.h"
@@ -92,10 +93,7 @@ void Parameter::copy(Context& context, int64_t m) {
   }
   const DType type = rounds() ? DType::kBF16 : DType::kF32;
   if (rounds()) {
-    auto* to = reinterpret_cast<bf16*>(working.data()) + m * rows * cols;
-    for_slices(context, rows * cols, [=](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) to[i] = to_bf16(from.data[i]);
-    });
+    round_to_bf16(context, from, reinterpret_cast<bf16*>(working.data()) + m * rows * cols);
   }
   transpose(context, from, type, transposed.data() + m * cols * row_bytes(type, rows));
 }

@@ -6,17 +6,18 @@
 #include "kernels/transpose/transpose_kernels.h"
 
 namespace drover {
-namespace {
 
-const internal::TransposeKernels& transpose_kernels(Isa isa) {
+const internal::TransposeKernels& internal::transpose_kernels(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAmx) return internal::kTransposeAmx;
-  if (isa == Isa::kAvx512) return internal::kTransposeAvx512;
-  if (isa != Isa::kPlain) return internal::kTransposeAvx2;
+  if (isa == Isa::kAmx) return kTransposeAmx;
+  if (isa == Isa::kAvx512) return kTransposeAvx512;
+  if (isa != Isa::kPlain) return kTransposeAvx2;
 #endif
   (void)isa;
-  return internal::kTransposePlain;
+  return kTransposePlain;
 }
+
+namespace {
 
 // Work is cut in pieces of x of 32 KB: of each row a part that reads well, and for each column
 // whole lines to write.
@@ -51,7 +52,7 @@ void transpose(Context& context, ConstMatrixView x, DType type, std::byte* out, 
   if (length == 0) length = x.rows;
   if (stride == 0) stride = length;
   DROVER_CHECK(length >= x.rows && stride >= length);
-  const internal::TransposeKernels& kernels = transpose_kernels(context.isa);
+  const internal::TransposeKernels& kernels = internal::transpose_kernels(context.isa);
   const auto kernel = type == DType::kF32 ? kernels.to_f32 : kernels.to_bf16;
   const int64_t row_stride = row_bytes(type, stride);
   const bool lines = row_stride % 64 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
@@ -73,7 +74,7 @@ void transpose(Context& context, ConstMatrixView x, RoundedRows& out, int64_t fi
                bool past_caches) {
   DROVER_CHECK(length >= x.rows && first % 32 == 0 && out.rows() == x.cols);
   DROVER_CHECK(first + length == out.cols() || (length % 32 == 0 && first + length < out.cols()));
-  const auto kernel = transpose_kernels(context.isa).to_block;
+  const auto kernel = internal::transpose_kernels(context.isa).to_block;
   run_pieces(context, x, length,
              [&](int64_t t, int64_t n, ConstMatrixView piece, int64_t out_cols) {
                for (int64_t row = 0; row < out_cols; row += 32) {

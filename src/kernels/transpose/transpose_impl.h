@@ -191,12 +191,65 @@ void to_block(const float* x, int64_t stride, int64_t rows, int64_t cols, std::b
 #endif
 }
 
+// 2 W floats to the nearest bf16 each, in order.
+[[gnu::always_inline]] inline void round_some(const float* x, std::byte* out, bool past_caches) {
+#ifdef __AVX512BF16__
+  const U halves = (U)_mm512_cvtne2ps_pbh(load(x + W), load(x));
+#else
+  typedef uint16_t Halves __attribute__((vector_size(2 * W)));
+  const Halves parts[2] = {__builtin_convertvector(round_to_bf16(load(x)) >> 16, Halves),
+                           __builtin_convertvector(round_to_bf16(load(x + W)) >> 16, Halves)};
+  U halves;
+  __builtin_memcpy(&halves, parts, sizeof(halves));
+#endif
+  if (past_caches) {
+    stream(out, halves);
+  } else {
+    __builtin_memcpy(out, &halves, sizeof(halves));
+  }
+}
+
+void round_row(const float* x, int64_t n, uint16_t* out) {
+  const bool past_caches = n % 32 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
+  int64_t i = 0;
+  for (; i + 2 * W <= n; i += 2 * W) {
+    round_some(x + i, reinterpret_cast<std::byte*>(out + i), past_caches);
+  }
+  if (i < n) {
+    float last[2 * W] = {};
+    std::byte rounded[4 * W];
+    for (int64_t j = i; j < n; ++j) last[j - i] = x[j];
+    round_some(last, rounded, false);
+    __builtin_memcpy(out + i, rounded, static_cast<size_t>(2 * (n - i)));
+  }
+#if DROVER_VECTOR_FLOATS > 4
+  if (past_caches) _mm_sfence();
+#endif
+}
+
+void widen_row(const uint16_t* x, int64_t n, float* out) {
+  typedef uint16_t Halves __attribute__((vector_size(2 * W)));
+  int64_t i = 0;
+  for (; i + W <= n; i += W) {
+    Halves halves;
+    __builtin_memcpy(&halves, x + i, sizeof(halves));
+    const U bits = __builtin_convertvector(halves, U) << 16;
+    __builtin_memcpy(out + i, &bits, sizeof(bits));
+  }
+  for (; i < n; ++i) {
+    const uint32_t bits = uint32_t{x[i]} << 16;
+    __builtin_memcpy(out + i, &bits, sizeof(bits));
+  }
+}
+
 }  // namespace
 
 const TransposeKernels DROVER_TRANSPOSE_KERNELS = {
     .to_f32 = transpose_piece<Floats>,
     .to_bf16 = transpose_piece<Pairs>,
     .to_block = to_block,
+    .round = round_row,
+    .widen = widen_row,
 };
 
 }  // namespace drover::internal

@@ -1,9 +1,13 @@
-// What each instruction set provides for transposes. All give the same bits, but for numbers below
+// What each instruction set provides for transposes and for bf16 copies. All give the same bits, but for numbers below
 // 2^-126, of which Isa::kAmx makes zeros of bf16. Plain data, since files with instruction-set flags include it. Thread-safe.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+namespace drover {
+enum class Isa;
+}
 
 namespace drover::internal {
 
@@ -26,8 +30,13 @@ struct TransposeKernels {
   // past_caches as above.
   void (*to_block)(const float* x, int64_t stride, int64_t rows, int64_t cols, std::byte* out,
                    bool past_caches);
+  // n floats to bf16, past the caches where they are whole lines, and back.
+  void (*round)(const float* x, int64_t n, uint16_t* out);
+  void (*widen)(const uint16_t* x, int64_t n, float* out);
 };
 
 extern const TransposeKernels kTransposePlain, kTransposeAvx2, kTransposeAvx512, kTransposeAmx;
+
+const TransposeKernels& transpose_kernels(Isa isa);
 
 }  // namespace drover::internal

@@ -13,6 +13,7 @@
 
 #include "base/aligned.h"
 #include "kernels/matmul/matmul.h"
+#include "kernels/rounding/rounding.h"
 #include "tensor/float16.h"
 
 namespace drover {
@@ -213,6 +214,27 @@ TEST(Transpose, IntoRoundedRowsIsWhatRoundingTheTransposeMakes) {
               << "[" << rows << ", " << cols << "] at " << t << ", " << n;
         }
       }
+    }
+  }
+}
+
+TEST(Rounding, IsToTheNearestAndBackAgainExact) {
+  for (const Isa isa : available_isas()) {
+    Context context(2, isa);
+    for (const int64_t cols : kSizes) {
+      const AnyBits x(9, cols, static_cast<uint32_t>(cols));
+      const auto size = static_cast<size_t>(9 * cols);
+      AlignedArray<bf16> rounded(size + 1);
+      AlignedArray<float> back(size);
+      rounded[size].bits = 0xabcd;
+      round_to_bf16(context, x.view(), rounded.data());
+      widen_bf16(context, rounded.data(), {back.data(), 9, cols, cols});
+      for (size_t i = 0; i < size; ++i) {
+        const float from = x.at(static_cast<int64_t>(i) / cols, static_cast<int64_t>(i) % cols);
+        ASSERT_EQ(rounded[i].bits, rounded_bits(isa, from)) << isa_name(isa) << ", " << cols;
+        ASSERT_EQ(std::bit_cast<uint32_t>(back[i]), uint32_t{rounded[i].bits} << 16);
+      }
+      EXPECT_EQ(rounded[size].bits, 0xabcd);
     }
   }
 }
