@@ -73,6 +73,8 @@ float dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
+float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+
 // The gradient of a vector's values, or null while it is frozen.
 float* gradient_of(Parameter& vector) {
   return vector.taught ? vector.gradient.data() : nullptr;
@@ -344,7 +346,7 @@ void DecoderPass::feed_forward_block(int64_t index) {
   Kept& kept = kept_[static_cast<size_t>(index)];
   const int64_t T = tokens_, D = c.hidden, F = moe ? c.expert_width : c.dense_width;
   const int64_t chosen = moe ? c.experts_used : 0, rows = T * (1 + chosen);
-  const MatrixView middle = rows_of(kept.middle, 0, T, D), f = all_of(kept.f, rows, D);
+  const MatrixView middle = rows_of(kept.middle, 0, T, D), f = all_of(kept.f, T, D);
   const MatrixView out = all_of(out_, rows, D);
   if (moe) all_of(kept.router, T, c.experts);
   kept.chosen.resize(static_cast<size_t>(T * chosen));
@@ -366,7 +368,7 @@ void DecoderPass::feed_forward_block(int64_t index) {
     const Share& share = *piece.share;
     const int64_t first = share.first + piece.first;
     const MatrixView inner = all_of(worker.inner, piece.rows, F);
-    widen(share, part_of(f, first, piece.rows), F, worker);
+    widen(share, input_of(index, piece, worker), F, worker);
     if (keeps) {
       const MatrixView gate = all_of(worker.gate, piece.rows, F);
       round_to_bf16(worker.context, gate, kept.gate.data() + first * F);
@@ -428,11 +430,11 @@ void DecoderPass::choose(int64_t index, int64_t first, ConstMatrixView f, Worker
   }
 }
 
-// Gives every choice its slot, reports how even they are, and lays out the experts' inputs.
+// Gives every choice its slot, experts ascending, and reports how even they are.
 void DecoderPass::route(int64_t index) {
-  const int64_t T = tokens_, D = config_.hidden, E = config_.experts, chosen = config_.experts_used;
+  const int64_t T = tokens_, E = config_.experts, chosen = config_.experts_used;
   Kept& kept = kept_[static_cast<size_t>(index)];
-  const MatrixView f = rows_of(kept.f, 0, T, D), logits = rows_of(kept.router, 0, T, E);
+  kept.choices.resize(kept.chosen.size());
   kept.slots.resize(kept.chosen.size());
   kept.first.assign(static_cast<size_t>(E + 1), 0);
   for (const int64_t e : kept.chosen) ++kept.first[static_cast<size_t>(e + 1)];
@@ -450,14 +452,39 @@ void DecoderPass::route(int64_t index) {
   std::vector<int64_t> next(kept.first.begin(), kept.first.end() - 1);
   for (size_t i = 0; i < kept.slots.size(); ++i) {
     kept.slots[i] = next[static_cast<size_t>(kept.chosen[i])]++;
+    kept.choices[static_cast<size_t>(kept.slots[i])] = static_cast<int64_t>(i);
   }
+}
 
-  context_.threads.run(T * chosen, [&](int64_t i, int) {
-    const int64_t t = i / chosen, e = kept.chosen[static_cast<size_t>(i)];
-    const float gate = 1.0f / (1.0f + std::exp(-logits.row(t)[e]));
-    float* to = kept.f.data() + (T + kept.slots[static_cast<size_t>(i)]) * D;
-    for (int64_t k = 0; k < D; ++k) to[k] = gate * f.row(t)[k];
-  });
+// f of a piece's rows: of the normed tokens, or copies of those that chose the expert, each times
+// its gate, in the worker's memory.
+MatrixView DecoderPass::input_of(int64_t index, const Piece& piece, Worker& worker) {
+  const int64_t D = config_.hidden, E = config_.experts, chosen = config_.experts_used;
+  Kept& kept = kept_[static_cast<size_t>(index)];
+  if (piece.share->first < tokens_) return rows_of(kept.f, piece.first, piece.rows, D);
+  const MatrixView out = all_of(worker.f, piece.rows, D);
+  for (int64_t r = 0; r < piece.rows; ++r) {
+    const int64_t slot = piece.share->first - tokens_ + piece.first + r;
+    const int64_t choice = kept.choices[static_cast<size_t>(slot)], t = choice / chosen;
+    const float* logits = kept.router.data() + t * E;
+    const float gate = sigmoid(logits[kept.chosen[static_cast<size_t>(choice)]]);
+    const float* f = kept.f.data() + t * D;
+    for (int64_t k = 0; k < D; ++k) out.row(r)[k] = gate * f[k];
+  }
+  return out;
+}
+
+// The gradient of what the piece's rows give, from that of the tokens that they belong to.
+MatrixView DecoderPass::output_gradient_of(int64_t index, const Piece& piece, Worker& worker) {
+  const int64_t D = config_.hidden, chosen = config_.experts_used;
+  if (piece.share->first < tokens_) return rows_of(dh_, piece.first, piece.rows, D);
+  const MatrixView out = all_of(worker.dout, piece.rows, D);
+  const int64_t* choices = kept_[static_cast<size_t>(index)].choices.data() + piece.share->first -
+                           tokens_ + piece.first;
+  for (int64_t r = 0; r < piece.rows; ++r) {
+    std::copy_n(dh_.data() + choices[r] / chosen * D, D, out.row(r));
+  }
+  return out;
 }
 
 // dh comes in as the gradient of the next layer's h and becomes that of middle.
@@ -468,11 +495,7 @@ void DecoderPass::feed_forward_block_backward(int64_t index) {
   Kept& kept = kept_[static_cast<size_t>(index)];
   const int64_t T = tokens_, D = c.hidden, F = moe ? c.expert_width : c.dense_width;
   const int64_t chosen = moe ? c.experts_used : 0, rows = T * (1 + chosen);
-  const MatrixView dh = rows_of(dh_, 0, T, D), dout = all_of(out_, rows, D);
-  const MatrixView f = rows_of(kept.f, 0, rows, D), df = all_of(dnormed_, rows, D);
-  context_.threads.run(T * chosen, [&](int64_t i, int) {
-    std::copy_n(dh.row(i / chosen), D, dout.row(T + kept.slots[static_cast<size_t>(i)]));
-  });
+  const MatrixView dh = rows_of(dh_, 0, T, D), df = all_of(dnormed_, rows, D);
 
   const std::vector<Share> networks = shares(index);
   for (const Share& share : networks) {
@@ -486,10 +509,9 @@ void DecoderPass::feed_forward_block_backward(int64_t index) {
   in_shares(networks, [&](const Piece& piece, Worker& worker) {
     const Share& share = *piece.share;
     Turned& turned = *share.turned;
-    const auto of = [&](MatrixView x) {
-      return part_of(x, share.first + piece.first, piece.rows);
-    };
-    const MatrixView dy = share.first < T ? of(dh) : of(dout);
+    const MatrixView f = input_of(index, piece, worker);
+    const MatrixView dy = output_gradient_of(index, piece, worker);
+    const MatrixView df_here = part_of(df, share.first + piece.first, piece.rows);
     const MatrixView gate = all_of(worker.gate, piece.rows, F);
     const MatrixView up = all_of(worker.up, piece.rows, F);
     const MatrixView inner = all_of(worker.inner, piece.rows, F);
@@ -498,19 +520,19 @@ void DecoderPass::feed_forward_block_backward(int64_t index) {
       widen_bf16(worker.context, kept.gate.data() + first, gate);
       widen_bf16(worker.context, kept.up.data() + first, up);
     } else {
-      widen(share, of(f), F, worker);
+      widen(share, f, F, worker);
     }
     const LinearBackward down = {.w = share.down, .index = share.index, .x = inner, .dy = dy, .dx = inner};
     worker.maps.pass_back({&down, 1});
     swiglu_backward(worker.context, /*dgate=*/gate, /*dup=*/up, /*out=*/inner, inner, gate, up);
     const LinearBackward in[] = {
-        {.w = share.gate, .index = share.index, .x = of(f), .dy = gate, .dx = of(df)},
-        {.w = share.up, .index = share.index, .x = of(f), .dy = up, .dx = of(df), .add = true}};
+        {.w = share.gate, .index = share.index, .x = f, .dy = gate, .dx = df_here},
+        {.w = share.up, .index = share.index, .x = f, .dy = up, .dx = df_here, .add = true}};
     worker.maps.pass_back(in);
     const auto put = [&](auto& to, ConstMatrixView from) {
       to.put(worker.context, piece.first, from, /*past_caches=*/true);
     };
-    put(turned.f, of(f));
+    put(turned.f, f);
     put(turned.inner, inner);
     put(turned.dgate, gate);
     put(turned.dup, up);
@@ -564,20 +586,22 @@ void DecoderPass::route_backward(int64_t index) {
     for (int64_t e = 0; e < E; ++e) {
       d[e] *= balance * (share[static_cast<size_t>(e)] - mean_share) + z * log_sum;
     }
+    // What that says of f, in a few times its own length: E is far smaller than D.
+    float* const df_t = df.row(t);
+    const auto add = [&](float scale, const float* row) {
+      for (int64_t k = 0; k < D; ++k) df_t[k] += scale * row[k];
+    };
     for (int64_t j = 0; j < chosen; ++j) {
       const size_t i = static_cast<size_t>(t * chosen + j);
       const float* dcopy = df.row(T + kept.slots[i]);
-      const float gate = 1.0f / (1.0f + std::exp(-l[kept.chosen[i]]));
-      for (int64_t k = 0; k < D; ++k) df.row(t)[k] += gate * dcopy[k];
+      const float gate = sigmoid(l[kept.chosen[i]]);
+      add(gate, dcopy);
       d[kept.chosen[i]] += gate * (1.0f - gate) * dot(dcopy, f.row(t), D);
     }
+    for (int64_t e = 0; e < E; ++e) add(d[e], w.router->matrix(0) + e * D);
   });
-  const LinearBackward scores[] = {{.w = w.router,
-                                    .x = f,
-                                    .dy = dlogits,
-                                    .dx = {df.data, T, D, D},
-                                    .add = true}};
-  maps_.backward(scores);
+  const LinearBackward scores = {.w = w.router, .x = f, .dy = dlogits, .dx = {}};
+  maps_.add_gradients({&scores, 1});
 }
 
 // The loss of rows that count, and the gradient of the last h. A row of logits is longer than

@@ -77,11 +77,12 @@ class DecoderPass {
     AlignedArray<float> mixed;               // [T, H*d], attention's output
     AlignedArray<float> log_sums;            // [T, H]
     AlignedArray<float> middle;              // [T, D], h after attention
-    AlignedArray<float> f;                   // [T + S, D], normed middle, then gated copies
+    AlignedArray<float> f;                   // [T, D], normed middle
     AlignedArray<bf16> gate, up;             // [T + S, F]; none in f32, where they are made again
     AlignedArray<float> router;              // [T, E], logits
     std::vector<int64_t> chosen;             // [T, k], experts, ascending
     std::vector<int64_t> slots;              // [T, k], which of the S
+    std::vector<int64_t> choices;            // [S], which of the T k
     std::vector<int64_t> first;              // [E + 1], first slot of each expert
   };
 
@@ -91,6 +92,7 @@ class DecoderPass {
     explicit Worker(Isa isa) : context(/*threads=*/1, isa), maps(context) {}
     Context context;
     LinearMaps maps;
+    AlignedArray<float> f, dout;          // [rows, D], of an expert
     AlignedArray<float> gate, up, inner;  // [rows, F]
     AlignedArray<float> logits;           // [rows, V]
   };
@@ -132,6 +134,8 @@ class DecoderPass {
   void tune(const TrainingBatch& batch, const LayerConfig& layer, int64_t first, MatrixView q) const;
   void choose(int64_t layer, int64_t first, ConstMatrixView f, Worker& worker);
   void route(int64_t layer);
+  MatrixView input_of(int64_t layer, const Piece& piece, Worker& worker);
+  MatrixView output_gradient_of(int64_t layer, const Piece& piece, Worker& worker);
   void route_backward(int64_t layer);
   // Whether what a network widens its input to is kept, in bf16, for the backward pass: one third of
   // the forward products less there.
