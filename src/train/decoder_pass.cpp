@@ -76,9 +76,7 @@ float dot(const float* a, const float* b, int64_t n) {
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
 // The gradient of a vector's values, or null while it is frozen.
-float* gradient_of(Parameter& vector) {
-  return vector.taught ? vector.gradient.data() : nullptr;
-}
+float* gradient_of(Parameter& vector) { return vector.taught ? vector.gradient.data() : nullptr; }
 
 }  // namespace
 
@@ -93,6 +91,14 @@ DecoderPass::DecoderPass(Context& context, Parameters& parameters, const PassOpt
   for (int worker = 0; worker < context.threads.size(); ++worker) {
     workers_.emplace_back(context.isa);
   }
+}
+
+void DecoderPass::Turned::resize(GradientForm form, int64_t rows, int64_t hidden, int64_t width) {
+  f.resize(form, rows, hidden);
+  inner.resize(form, rows, width);
+  dgate.resize(form, rows, width);
+  dup.resize(form, rows, width);
+  dout.resize(form, rows, hidden);
 }
 
 template <typename Body>
@@ -134,9 +140,8 @@ void DecoderPass::backward(const TrainingBatch& batch, MatrixView dseen) {
 
 void DecoderPass::fill_rotations(const TrainingBatch& batch) {
   const auto any = [&](bool chunked) {
-    return std::any_of(config_.layers.begin(), config_.layers.end(), [&](const LayerConfig& l) {
-      return l.rope && l.chunked == chunked;
-    });
+    return std::any_of(config_.layers.begin(), config_.layers.end(),
+                       [&](const LayerConfig& l) { return l.rope && l.chunked == chunked; });
   };
   if (any(/*chunked=*/false)) rope_absolute_.fill(batch.positions, config_.rope_frequencies);
   if (any(/*chunked=*/true)) {
@@ -242,8 +247,8 @@ void DecoderPass::attention_block(const TrainingBatch& batch, int64_t index) {
     }
     tune(batch, layer, first, of(q));
   });
-  packed_attention(context_, how_to_attend(batch, layer), mixed,
-                   all_of(kept.log_sums, T, c.heads), q, k, v);
+  packed_attention(context_, how_to_attend(batch, layer), mixed, all_of(kept.log_sums, T, c.heads),
+                   q, k, v);
 
   in_panels(T, [&](int64_t first, int64_t rows, Worker& worker) {
     std::copy_n(h.row(first), rows * D, middle.row(first));
@@ -296,8 +301,8 @@ void DecoderPass::attention_block_backward(const TrainingBatch& batch, int64_t i
     worker.maps.pass_back(inputs);
   });
   maps_.add_gradients(maps);
-  rms_norm_backward(context_, dh, gradient_of(*w.attention_norm), dnormed,
-                    rows_of(kept.h, 0, T, D), w.attention_norm->value.data(), c.norm_eps);
+  rms_norm_backward(context_, dh, gradient_of(*w.attention_norm), dnormed, rows_of(kept.h, 0, T, D),
+                    w.attention_norm->value.data(), c.norm_eps);
 }
 
 std::vector<DecoderPass::Share> DecoderPass::shares(int64_t index) {
@@ -376,10 +381,8 @@ void DecoderPass::feed_forward_block(int64_t index) {
     }
     swiglu(worker.context, inner, all_of(worker.gate, piece.rows, F),
            all_of(worker.up, piece.rows, F));
-    const LinearForward down = {.w = share.down,
-                                .index = share.index,
-                                .x = inner,
-                                .y = part_of(out, first, piece.rows)};
+    const LinearForward down = {
+        .w = share.down, .index = share.index, .x = inner, .y = part_of(out, first, piece.rows)};
     worker.maps.forward({&down, 1});
   });
 
@@ -479,8 +482,8 @@ MatrixView DecoderPass::output_gradient_of(int64_t index, const Piece& piece, Wo
   const int64_t D = config_.hidden, chosen = config_.experts_used;
   if (piece.share->first < tokens_) return rows_of(dh_, piece.first, piece.rows, D);
   const MatrixView out = all_of(worker.dout, piece.rows, D);
-  const int64_t* choices = kept_[static_cast<size_t>(index)].choices.data() + piece.share->first -
-                           tokens_ + piece.first;
+  const int64_t* choices =
+      kept_[static_cast<size_t>(index)].choices.data() + piece.share->first - tokens_ + piece.first;
   for (int64_t r = 0; r < piece.rows; ++r) {
     std::copy_n(dh_.data() + choices[r] / chosen * D, D, out.row(r));
   }
@@ -498,13 +501,12 @@ void DecoderPass::feed_forward_block_backward(int64_t index) {
   const MatrixView dh = rows_of(dh_, 0, T, D), df = all_of(dnormed_, rows, D);
 
   const std::vector<Share> networks = shares(index);
+  const auto is_taught = [](const Share& share) {
+    return share.gate->taught || share.up->taught || share.down->taught;
+  };
   for (const Share& share : networks) {
-    for (TurnedInput* x : {&share.turned->f, &share.turned->inner}) {
-      x->resize(GradientForm(context_.isa, *share.gate), share.rows, x == &share.turned->f ? D : F);
-    }
-    for (TurnedOutput* dy : {&share.turned->dgate, &share.turned->dup, &share.turned->dout}) {
-      dy->resize(GradientForm(context_.isa, *share.gate), share.rows, dy == &share.turned->dout ? D : F);
-    }
+    if (!is_taught(share)) continue;
+    share.turned->resize(GradientForm(context_.isa, *share.gate), share.rows, D, F);
   }
   in_shares(networks, [&](const Piece& piece, Worker& worker) {
     const Share& share = *piece.share;
@@ -522,13 +524,15 @@ void DecoderPass::feed_forward_block_backward(int64_t index) {
     } else {
       widen(share, f, F, worker);
     }
-    const LinearBackward down = {.w = share.down, .index = share.index, .x = inner, .dy = dy, .dx = inner};
+    const LinearBackward down = {
+        .w = share.down, .index = share.index, .x = inner, .dy = dy, .dx = inner};
     worker.maps.pass_back({&down, 1});
     swiglu_backward(worker.context, /*dgate=*/gate, /*dup=*/up, /*out=*/inner, inner, gate, up);
     const LinearBackward in[] = {
         {.w = share.gate, .index = share.index, .x = f, .dy = gate, .dx = df_here},
         {.w = share.up, .index = share.index, .x = f, .dy = up, .dx = df_here, .add = true}};
     worker.maps.pass_back(in);
+    if (!is_taught(share)) return;
     const auto put = [&](auto& to, ConstMatrixView from) {
       to.put(worker.context, piece.first, from, /*past_caches=*/true);
     };
@@ -540,6 +544,7 @@ void DecoderPass::feed_forward_block_backward(int64_t index) {
   });
   std::vector<LinearBackward> maps;
   for (const Share& share : networks) {
+    if (!is_taught(share)) continue;
     const auto add = [&](Parameter* w, const TurnedInput& x, const TurnedOutput& dy) {
       LinearBackward& map = maps.emplace_back();
       map.w = w, map.index = share.index, map.turned_x = &x, map.turned_dy = &dy;
@@ -566,7 +571,8 @@ void DecoderPass::route_backward(int64_t index) {
   const MatrixView logits = rows_of(kept.router, 0, T, E), dlogits = all_of(drouter_, T, E);
   std::vector<float> share(static_cast<size_t>(E));  // of choices that fell on each expert
   for (int64_t e = 0; e < E; ++e) {
-    const int64_t count = kept.first[static_cast<size_t>(e + 1)] - kept.first[static_cast<size_t>(e)];
+    const int64_t count =
+        kept.first[static_cast<size_t>(e + 1)] - kept.first[static_cast<size_t>(e)];
     share[static_cast<size_t>(e)] = static_cast<float>(count) / static_cast<float>(T * chosen);
   }
   const float per_token = scale_ * static_cast<float>(weight_) / static_cast<float>(T);
@@ -631,8 +637,12 @@ void DecoderPass::read_out(const TrainingBatch& batch) {
     const MatrixView last = all_of(out_, 3 * n, D);
     const MatrixView taken{last.row(0), n, D, D}, normed{last.row(n), n, D, D};
     const MatrixView dtaken{last.row(2 * n), n, D, D}, dnormed = all_of(dnormed_, n, D);
-    turned_normed_.resize(GradientForm(context_.isa, *parameters_.output), n, D);
-    turned_dlogits_.resize(GradientForm(context_.isa, *parameters_.output), n, V);
+    const bool is_taught = learns && parameters_.output->taught;
+    if (is_taught) {
+      const GradientForm form(context_.isa, *parameters_.output);
+      turned_normed_.resize(form, n, D);
+      turned_dlogits_.resize(form, n, V);
+    }
     std::vector<Token> targets(static_cast<size_t>(n)), best(static_cast<size_t>(n));
     std::vector<float> weights(static_cast<size_t>(n)), losses(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) {
@@ -657,11 +667,10 @@ void DecoderPass::read_out(const TrainingBatch& batch) {
       worker.maps.forward({&output, 1});
       cross_entropy(worker.context, logits, of(targets), of(weights), of(losses), of(best));
       if (!learns) return;
-      const LinearBackward back = {.w = parameters_.output,
-                                   .x = x,
-                                   .dy = logits,
-                                   .dx = part_of(dnormed, first, count)};
+      const LinearBackward back = {
+          .w = parameters_.output, .x = x, .dy = logits, .dx = part_of(dnormed, first, count)};
       worker.maps.pass_back({&back, 1});
+      if (!is_taught) return;
       turned_normed_.put(worker.context, first, x, /*past_caches=*/true);
       turned_dlogits_.put(worker.context, first, logits, /*past_caches=*/true);
     });
@@ -674,11 +683,12 @@ void DecoderPass::read_out(const TrainingBatch& batch) {
       if (hit) report_.correct += weight;
     }
     if (!learns) continue;
-    LinearBackward map;
-    map.w = parameters_.output;
-    map.turned_x = &turned_normed_;
-    map.turned_dy = &turned_dlogits_;
-    maps_.add_gradients({&map, 1});
+    if (is_taught) {
+      LinearBackward map;
+      map.w = parameters_.output;
+      map.turned_x = &turned_normed_, map.turned_dy = &turned_dlogits_;
+      maps_.add_gradients({&map, 1});
+    }
     in_panels(n, [&](int64_t first, int64_t count, Worker&) {
       std::fill_n(dtaken.row(first), count * D, 0.0f);
     });

@@ -70,20 +70,20 @@ class DecoderPass {
  private:
   // What of a layer the backward pass needs. T rows; S = T k slots of experts behind them.
   struct Kept {
-    AlignedArray<float> h;                   // [T, D], what comes in
-    AlignedArray<float> normed;              // [T, D], of h
-    AlignedArray<float> q, k, v;             // [T, H*d], [T, K*d]: as attention takes them
+    AlignedArray<float> h;                     // [T, D], what comes in
+    AlignedArray<float> normed;                // [T, D], of h
+    AlignedArray<float> q, k, v;               // [T, H*d], [T, K*d]: as attention takes them
     AlignedArray<float> inverse_q, inverse_k;  // [T, H], [T, K]: what their norm multiplied by
-    AlignedArray<float> mixed;               // [T, H*d], attention's output
-    AlignedArray<float> log_sums;            // [T, H]
-    AlignedArray<float> middle;              // [T, D], h after attention
-    AlignedArray<float> f;                   // [T, D], normed middle
-    AlignedArray<bf16> gate, up;             // [T + S, F]; none in f32, where they are made again
-    AlignedArray<float> router;              // [T, E], logits
-    std::vector<int64_t> chosen;             // [T, k], experts, ascending
-    std::vector<int64_t> slots;              // [T, k], which of the S
-    std::vector<int64_t> choices;            // [S], which of the T k
-    std::vector<int64_t> first;              // [E + 1], first slot of each expert
+    AlignedArray<float> mixed;                 // [T, H*d], attention's output
+    AlignedArray<float> log_sums;              // [T, H]
+    AlignedArray<float> middle;                // [T, D], h after attention
+    AlignedArray<float> f;                     // [T, D], normed middle
+    AlignedArray<bf16> gate, up;               // [T + S, F]; none in f32, where they are made again
+    AlignedArray<float> router;                // [T, E], logits
+    std::vector<int64_t> chosen;               // [T, k], experts, ascending
+    std::vector<int64_t> slots;                // [T, k], which of the S
+    std::vector<int64_t> choices;              // [S], which of the T k
+    std::vector<int64_t> first;                // [E + 1], first slot of each expert
   };
 
   // What a thread needs to do rows by itself: some that go through several operations stay in its
@@ -100,6 +100,7 @@ class DecoderPass {
   struct Turned {
     TurnedInput f, inner;
     TurnedOutput dgate, dup, dout;
+    void resize(GradientForm form, int64_t rows, int64_t hidden, int64_t width);
   };
   // Rows [first, first + rows) of T + S, and the network that they go through: the shared one (or
   // the dense one), or an expert.
@@ -131,14 +132,15 @@ class DecoderPass {
   void attention_block(const TrainingBatch& batch, int64_t layer);
   void attention_block_backward(const TrainingBatch& batch, int64_t layer);
   const RopeTable& rotations(const LayerConfig& layer) const;
-  void tune(const TrainingBatch& batch, const LayerConfig& layer, int64_t first, MatrixView q) const;
+  void tune(const TrainingBatch& batch, const LayerConfig& layer, int64_t first,
+            MatrixView q) const;
   void choose(int64_t layer, int64_t first, ConstMatrixView f, Worker& worker);
   void route(int64_t layer);
   MatrixView input_of(int64_t layer, const Piece& piece, Worker& worker);
   MatrixView output_gradient_of(int64_t layer, const Piece& piece, Worker& worker);
   void route_backward(int64_t layer);
-  // Whether what a network widens its input to is kept, in bf16, for the backward pass: one third of
-  // the forward products less there.
+  // Whether what a network widens its input to is kept, in bf16, for the backward pass, which makes
+  // it once more otherwise.
   bool keeps_wide() const { return parameters_.precision() == Precision::kBF16; }
   static void widen(const Share& share, ConstMatrixView f, int64_t width, Worker& worker);
   void feed_forward_block(int64_t layer);

@@ -21,8 +21,7 @@ int64_t rows_of(const LinearBackward& map) {
 
 bool read_the_same(const LinearBackward& a, const LinearBackward& b) {
   return a.x.data == b.x.data && a.x.rows == b.x.rows && a.x.cols == b.x.cols &&
-         a.x.stride == b.x.stride && a.turned_x == b.turned_x &&
-         a.w->rounds() == b.w->rounds();
+         a.x.stride == b.x.stride && a.turned_x == b.turned_x && a.w->rounds() == b.w->rounds();
 }
 
 // sum += the rows of dy, in order.
@@ -73,9 +72,9 @@ void LinearMaps::forward(std::span<const LinearForward> maps) {
     if (map.x.rows == 0) continue;
     const Parameter& w = *map.w;
     const auto index = static_cast<size_t>(map.index);
-    MatmulJob& job = jobs.emplace_back(
-        w.packed.empty() ? product(map.x, w.view(map.index), w.rounds(), map.y)
-                         : product(map.x, w.packed[index], map.y));
+    MatmulJob& job =
+        jobs.emplace_back(w.packed.empty() ? product(map.x, w.view(map.index), w.rounds(), map.y)
+                                           : product(map.x, w.packed[index], map.y));
     job.end = {.bias = map.bias == nullptr ? nullptr : map.bias->value.data(), .add = map.add};
   }
   matmul(context_, jobs);

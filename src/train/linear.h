@@ -50,8 +50,8 @@ class LinearMaps {
   // overlap.
   void forward(std::span<const LinearForward> maps);
   // Maps that have dx in common, as the same view, add to it in order: the first overwrites it or
-  // not, the others say `add`. The sum over rows in dW is made of the sums of panels (turned_rows.h),
-  // in order: the same bits on any number of threads.
+  // not, the others say `add`. The sum over rows in dW is made of the sums of panels
+  // (turned_rows.h), in order: the same bits on any number of threads.
   void backward(std::span<const LinearBackward> maps) {
     pass_back(maps);
     add_gradients(maps);

@@ -45,13 +45,6 @@ const std::byte* bytes_of(const AlignedArray<float>& values) {
 // A slice of the values: enough for two threads to share, and few enough to have several each.
 constexpr int64_t kSlice = 1 << 15;
 
-template <typename Body>
-void for_slices(Context& context, int64_t size, const Body& body) {
-  context.threads.run((size + kSlice - 1) / kSlice, [&](int64_t slice, int) {
-    body(slice * kSlice, std::min(size, (slice + 1) * kSlice));
-  });
-}
-
 }  // namespace
 
 WeightView Parameter::view(int64_t i) const {
@@ -173,8 +166,7 @@ Parameter* Parameters::find(std::string_view name) {
 }
 
 int64_t Parameters::copy_bytes() const {
-  const bool packs =
-      precision_ == Precision::kBF16 && takes_rounded(detect_isa(), DType::kF32);
+  const bool packs = precision_ == Precision::kBF16 && takes_rounded(detect_isa(), DType::kF32);
   int64_t out = 0;
   for (const Parameter& p : all_) {
     if (!is_passed(p)) continue;
@@ -251,8 +243,8 @@ namespace {
 
 FindTensor finder(const std::deque<Parameter>& all) {
   return [&all](const std::string& name, const std::vector<int64_t>& shape) {
-    const auto p =
-        std::find_if(all.begin(), all.end(), [&](const Parameter& each) { return each.name == name; });
+    const auto p = std::find_if(all.begin(), all.end(),
+                                [&](const Parameter& each) { return each.name == name; });
     DROVER_CHECK(p != all.end());
     const WeightView view = p->view();
     return NamedTensor{.name = p->name,
@@ -289,9 +281,10 @@ void initialize(Parameters& parameters, const Initialization& how) {
     const bool writes_residual = p.name.find("attn_out") != std::string::npos ||
                                  p.name.find("ffn_down") != std::string::npos;
     if (writes_residual) {
-      deviation *= is_eye ? 1.0 / std::sqrt(2.0 * static_cast<double>(
-                                                      parameters.vision_config()->layer_count))
-                          : residual;
+      deviation *=
+          is_eye
+              ? 1.0 / std::sqrt(2.0 * static_cast<double>(parameters.vision_config()->layer_count))
+              : residual;
     }
     for (int64_t i = 0; i < p.size(); ++i) {
       p.value[static_cast<size_t>(i)] = static_cast<float>(deviation * random.normal());

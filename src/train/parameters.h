@@ -29,12 +29,12 @@ struct Parameter {
   // Optimizers treat them differently: Muon is for kMatrix alone.
   enum class Kind { kMatrix, kEmbedding, kOutput, kRouter, kVector };
 
-  std::string name;      // "blk.3.attn_q.weight"
+  std::string name;  // "blk.3.attn_q.weight"
   Kind kind = Kind::kMatrix;
   int64_t matrices = 1;  // of rows x cols each: as many as experts
   int64_t rows = 0;      // 1 for a vector
   int64_t cols = 0;
-  bool taught = true;    // frozen otherwise: no gradient is made
+  bool taught = true;  // frozen otherwise: no gradient is made
 
   AlignedArray<float> value;     // [matrices, rows, cols]
   AlignedArray<float> gradient;  // the same; no memory while it is not taught
@@ -50,7 +50,9 @@ struct Parameter {
   int64_t size() const { return matrices * rows * cols; }
   bool rounds() const { return working.size() > 0 || !packed.empty(); }
   float* matrix(int64_t i) { return value.data() + i * rows * cols; }
-  MatrixView gradient_of(int64_t i) { return {gradient.data() + i * rows * cols, rows, cols, cols}; }
+  MatrixView gradient_of(int64_t i) {
+    return {gradient.data() + i * rows * cols, rows, cols, cols};
+  }
   // What a forward product takes, and what its gradient does, unless they are packed.
   WeightView view(int64_t i = 0) const;
   WeightView transposed_view(int64_t i = 0) const;
@@ -63,9 +65,9 @@ struct Parameter {
 struct TaughtLayer {
   Parameter* attention_norm = nullptr;  // [D]
   Parameter *wq = nullptr, *wk = nullptr, *wv = nullptr, *wo = nullptr;
-  Parameter* ffn_norm = nullptr;                                         // [D]
-  Parameter *gate = nullptr, *up = nullptr, *down = nullptr;             // dense, or shared expert
-  Parameter* router = nullptr;                                           // MoE layers only
+  Parameter* ffn_norm = nullptr;                              // [D]
+  Parameter *gate = nullptr, *up = nullptr, *down = nullptr;  // dense, or shared expert
+  Parameter* router = nullptr;                                // MoE layers only
   Parameter *expert_gate = nullptr, *expert_up = nullptr, *expert_down = nullptr;
 };
 
@@ -101,7 +103,7 @@ class Parameters {
   Parameter* find(std::string_view name);  // null if there is none
 
   // By the names of the paper.
-  Parameter* embedding = nullptr;    // [V, D]
+  Parameter* embedding = nullptr;  // [V, D]
   std::vector<TaughtLayer> layers;
   Parameter* output_norm = nullptr;  // [D]
   Parameter* output = nullptr;       // [V, D]; the embedding again when tied

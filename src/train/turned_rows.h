@@ -45,9 +45,9 @@ struct GradientForm {
 
 class TurnedOutput;
 
-// x^T, in strips of columns of x. Owns its memory, which grows and is kept. Rows of different panels,
-// or from other multiples of 32 on, may be put by different threads at once; read by any number
-// after that.
+// x^T, in strips of columns of x. Owns its memory, which grows and is kept. Rows of different
+// panels, or from other multiples of 32 on, may be put by different threads at once; read by any
+// number after that.
 class TurnedInput {
  public:
   static constexpr int64_t kStrip = 768;
@@ -63,8 +63,8 @@ class TurnedInput {
   const RowPanels& panels() const { return panels_; }
 
  private:
-  friend void add_product(Context&, const TurnedOutput&, const TurnedInput&, int64_t, int64_t, int64_t,
-                          int64_t, MatrixView);
+  friend void add_product(Context&, const TurnedOutput&, const TurnedInput&, int64_t, int64_t,
+                          int64_t, int64_t, MatrixView);
   struct Strip {
     RoundedRows rounded;
     AlignedArray<std::byte> plain;  // [columns of the strip, length]
@@ -88,8 +88,8 @@ class TurnedOutput {
   const RowPanels& panels() const { return panels_; }
 
  private:
-  friend void add_product(Context&, const TurnedOutput&, const TurnedInput&, int64_t, int64_t, int64_t,
-                          int64_t, MatrixView);
+  friend void add_product(Context&, const TurnedOutput&, const TurnedInput&, int64_t, int64_t,
+                          int64_t, int64_t, MatrixView);
   RowPanels panels_{0};
   DType type_ = DType::kF32;
   int64_t cols_ = 0, panel_bytes_ = 0;

@@ -65,9 +65,10 @@ struct MatmulJob {
 
   // Only for a rounded job where takes_rounded(), and null otherwise:
   const RoundedRows* x16 = nullptr;  // x, rounded already; the data of x is not read then
-  // x and w change places for the unit, and so the sides of the result: out is [N,T] and out[n,t] is
-  // written, bias is [T]. Needs x16; the end has no gelu. Sums then go to the output as they leave
-  // the unit, without a transposition: for weights that are packed once for many products, as x16.
+  // x and w change places for the unit, and so the sides of the result: out is [N,T] and out[n,t]
+  // is written, bias is [T]. Needs x16; the end has no gelu. Sums then go to the output as they
+  // leave the unit, without a transposition: for weights that are packed once for many products, as
+  // x16.
   bool turned = false;
   // Written in place of out: [T,N], for the product that is next. The end's gelu is then
   // gelu_to_round() (math/gelu.h).

@@ -152,8 +152,8 @@ void write_out(const MatmulTile& tile, const std::byte* sums, int64_t row, int64
   }
 }
 
-// 16 x 16 sums to a turned output, which is at the first row and token; `rows` of the rows, `tokens`
-// of the tokens. The bias is at the first token.
+// 16 x 16 sums to a turned output, which is at the first row and token; `rows` of the rows,
+// `tokens` of the tokens. The bias is at the first token.
 void write_turned(const MatmulTile& tile, const std::byte* sums, int64_t rows, const float* bias,
                   float* out, int64_t tokens) {
   const __mmask16 lanes = first_lanes(tokens);

@@ -45,8 +45,8 @@ struct MatmulTile {
   int64_t x8_stride;    // blocks
   float* out;           // its first token, row 0 of w
   int64_t out_stride;   // floats
-  bool turned;          // out is [w_rows, tokens]; out and the end's bias begin with its first token
-  std::byte* scratch;   // matmul_scratch_bytes() of this worker, cache-line aligned
+  bool turned;         // out is [w_rows, tokens]; out and the end's bias begin with its first token
+  std::byte* scratch;  // matmul_scratch_bytes() of this worker, cache-line aligned
   PackedTokens packed;  // its first token, for the matrix unit; scratch is packed_scratch_bytes()
   int64_t cut_cols;     // the matrix unit takes K in cuts of so many columns, whole panels
 

@@ -45,8 +45,8 @@ struct RowKernels {
   // dgate, dup and out may be dout, gate and up, in any order.
   void (*swiglu_backward)(const float* dout, const float* gate, const float* up, int64_t n,
                           float* dgate, float* dup, float* out);
-  // In double, by 8 partial sums (component i to sum i mod 8; those of the last n mod 8 to the first)
-  // added up in order.
+  // In double, by 8 partial sums (component i to sum i mod 8; those of the last n mod 8 to the
+  // first) added up in order.
   double (*sum_of_squares)(const float* x, int64_t n);
   // As kernels/adamw has it.
   void (*adamw)(const AdamWStep& step, int64_t n, const float* gradient, float* value, float* m,

@@ -13,9 +13,9 @@ namespace drover {
 
 // out[n, t] = x[t, n] for t < T, and 0 for T <= t < length
 // x: [T, N].  out: [N, length] of type bf16 (to nearest, ties to even) or f32; from one row to the
-// next it is `stride` values, or as many as are written, as a WeightView has them, for 0. length: at
-// least T, or 0 for T. past_caches: it will not be read soon, and is written past the caches, as a
-// large output is anyway. May not alias. Does not fail.
+// next it is `stride` values, or as many as are written, as a WeightView has them, for 0. length:
+// at least T, or 0 for T. past_caches: it will not be read soon, and is written past the caches, as
+// a large output is anyway. May not alias. Does not fail.
 //
 // Where a sum over t is wanted, zeros do not matter, and rows that begin on cache lines do: with
 // on_lines(T) as length a large transpose takes half of the time, and its product need not copy it.

@@ -47,9 +47,8 @@ struct Pairs {
 #ifdef __AVX512BF16__
   // Halves i and 16 + i beside each other.
   typedef uint16_t Halves __attribute__((vector_size(64)));
-  static constexpr Halves kPairs = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                    21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                    11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  static constexpr Halves kPairs = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                    8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
 #endif
 };
 

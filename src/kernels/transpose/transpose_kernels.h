@@ -1,5 +1,6 @@
-// What each instruction set provides for transposes and for bf16 copies. All give the same bits, but for numbers below
-// 2^-126, of which Isa::kAmx makes zeros of bf16. Plain data, since files with instruction-set flags include it. Thread-safe.
+// What each instruction set provides for transposes and for bf16 copies. All give the same bits,
+// but for numbers below 2^-126, of which Isa::kAmx makes zeros of bf16. Plain data, since files
+// with instruction-set flags include it. Thread-safe.
 #pragma once
 
 #include <cstddef>
