@@ -103,7 +103,7 @@ TEST(LinearMaps, GiveTheGradientsOfTheirProductsForAnyNumberOfRows) {
 // The same, turned a few rows at a time by whoever has them: also of more columns than a strip, and
 // of rows in several panels.
 TEST(LinearMaps, GiveTheSameGradientFromRowsThatWereTurnedBefore) {
-  constexpr int64_t kRows = 600, kCols = 800, kPiece = 64;
+  constexpr int64_t kRows = 40, kCols = 800, kPiece = 64;
   for (const Isa isa : available_isas()) {
     Context context(2, isa);
     LinearMaps maps(context);
