@@ -308,7 +308,9 @@ void DecoderPass::attention_block_backward(const TrainingBatch& batch, int64_t i
 std::vector<DecoderPass::Share> DecoderPass::shares(int64_t index) {
   const TaughtLayer& w = parameters_.layers[static_cast<size_t>(index)];
   const bool moe = config_.layers[static_cast<size_t>(index)].moe;
-  turned_.resize(static_cast<size_t>(1 + (moe ? config_.experts : 0)));
+  while (turned_.size() < static_cast<size_t>(1 + (moe ? config_.experts : 0))) {
+    turned_.emplace_back();  // and kept: a dense layer needs fewer than the next
+  }
   std::vector<Share> out = {{0, tokens_, w.gate, w.up, w.down, 0, &turned_[0]}};
   if (!moe) return out;
   const std::vector<int64_t>& first = kept_[static_cast<size_t>(index)].first;
