@@ -594,7 +594,7 @@ void DecoderPass::route_backward(int64_t index) {
     for (int64_t e = 0; e < E; ++e) {
       d[e] *= balance * (share[static_cast<size_t>(e)] - mean_share) + z * log_sum;
     }
-    // What that says of f, in a few times its own length: E is far smaller than D.
+    // A product over the few columns of E would mostly be sums across lanes.
     float* const df_t = df.row(t);
     const auto add = [&](float scale, const float* row) {
       for (int64_t k = 0; k < D; ++k) df_t[k] += scale * row[k];
